@@ -1,0 +1,588 @@
+//! Guest physical memory: RAM and ROM in one memfd, with per-page dirty and code tracking.
+//!
+//! Nothing here calls back. Who keeps something derived from memory (decoded or translated code, a write path that
+//! skips the tracking) marks it and compares [`GuestMemory::code_epoch`] and [`GuestMemory::code_page_epoch`] later.
+
+use core::mem::size_of;
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use memmap2::{MmapOptions, MmapRaw};
+use ringworld_core::{GuestPhys, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, StateHasher};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd};
+use zerocopy::FromZeros;
+
+/// Bytes covered by one bit of a page's code bitmap.
+pub const SUB_BLOCK_SIZE: u32 = 64;
+
+/// One past the highest guest-physical address that the architecture can form (MAXPHYADDR is at most 52).
+const ADDRESS_LIMIT: u64 = 1 << 52;
+
+/// What backs a [`MemoryRegion`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+pub enum RegionKind {
+    /// Readable and writable.
+    Ram,
+    /// Readable; writes are lost, except those of [`GuestMemory::load_rom`].
+    Rom,
+}
+
+/// A page-aligned range of guest-physical addresses that is backed by memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+pub struct MemoryRegion {
+    /// Where it starts.
+    pub base: GuestPhys,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What it is.
+    pub kind: RegionKind,
+}
+
+/// Why a memory layout cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// There is nothing to back.
+    #[error("a machine needs at least one memory region")]
+    NoRegions,
+    /// A region of zero bytes.
+    #[error("the memory region at {0} is empty")]
+    Empty(GuestPhys),
+    /// A region that does not start and end at a page boundary.
+    #[error("the memory region at {base} of {size:#x} bytes is not aligned to {PAGE_SIZE} bytes")]
+    Unaligned {
+        /// The region's start.
+        base: GuestPhys,
+        /// The region's size in bytes.
+        size: u64,
+    },
+    /// A region that ends above the 52-bit physical address space.
+    #[error("the memory region at {base} of {size:#x} bytes ends above the 52-bit physical address space")]
+    TooBig {
+        /// The region's start.
+        base: GuestPhys,
+        /// The region's size in bytes.
+        size: u64,
+    },
+    /// Two regions that share addresses.
+    #[error("the memory regions at {0} and {1} overlap")]
+    Overlap(GuestPhys, GuestPhys),
+    /// The host has no room for it.
+    #[error("the host cannot provide {size:#x} bytes of guest memory: {source}")]
+    OutOfMemory {
+        /// The sum of all regions, in bytes.
+        size: u64,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+/// An access to an address that no memory backs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no memory at guest-physical address {0}")]
+pub struct Unbacked(
+    /// The first address that is not backed. Bytes before it have been transferred.
+    pub GuestPhys,
+);
+
+/// The host's view of one guest page. The pointer is valid for [`PAGE_SIZE`] bytes for as long as the
+/// [`GuestMemory`] lives; other CPUs and devices may write there at any time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostPage {
+    /// The page's first byte.
+    pub ptr: *mut u8,
+    /// The page's number in the tracking arrays.
+    pub index: usize,
+    /// Writes must be dropped.
+    pub rom: bool,
+}
+
+/// What is tracked of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PageFlags {
+    /// Written since the last [`GuestMemory::take_dirty`].
+    pub dirty: bool,
+    /// Holds marked code: writes have to go through [`GuestMemory::note_write`].
+    pub code: bool,
+}
+
+/// A region and where it lies in the memfd.
+#[derive(Clone, Copy, Debug)]
+struct Backing {
+    base: u64,
+    size: u64,
+    /// The index of its first page.
+    first_page: usize,
+    rom: bool,
+}
+
+impl Backing {
+    fn page_count(&self) -> usize {
+        (self.size >> PAGE_SHIFT) as usize
+    }
+
+    fn file_range(&self) -> Range<u64> {
+        let start = (self.first_page as u64) << PAGE_SHIFT;
+        start..start + self.size
+    }
+}
+
+/// The guest's physical memory, shared by its CPUs and devices.
+#[derive(Debug)]
+pub struct GuestMemory {
+    mapping: MmapRaw,
+    file: File,
+    /// The largest region first, so that the usual lookup ends at the first comparison.
+    backings: Box<[Backing]>,
+    regions: Box<[MemoryRegion]>,
+    dirty: Box<[AtomicU8]>,
+    /// A bit for each sub-block that holds code.
+    code: Box<[AtomicU64]>,
+    generations: Box<[AtomicU32]>,
+    code_epoch: AtomicU64,
+    code_page_epoch: AtomicU64,
+}
+
+macro_rules! accessors {
+    ($($read:ident $write:ident $type:ty, $atomic:ty;)*) => { $(
+        /// Reads a little-endian value; in one piece if it is naturally aligned.
+        #[inline]
+        pub fn $read(&self, addr: GuestPhys) -> Result<$type, Unbacked> {
+            if addr.0 % size_of::<$type>() as u64 == 0 {
+                let page = self.page(addr).ok_or(Unbacked(addr))?;
+                // SAFETY: aligned, so it lies within the page; the mapping lives as long as `self`, and all of its
+                // concurrent users write by atomics or raw copies.
+                let cell = unsafe { <$atomic>::from_ptr(page.ptr.add(addr.page_offset() as usize).cast()) };
+                return Ok(<$type>::from_le(cell.load(Ordering::Relaxed)));
+            }
+            let mut bytes = [0; size_of::<$type>()];
+            self.read(addr, &mut bytes)?;
+            Ok(<$type>::from_le_bytes(bytes))
+        }
+
+        /// Writes a little-endian value; in one piece if it is naturally aligned. Otherwise as [`Self::write`].
+        #[inline]
+        pub fn $write(&self, addr: GuestPhys, value: $type) -> Result<(), Unbacked> {
+            if addr.0 % size_of::<$type>() as u64 == 0 {
+                let page = self.page(addr).ok_or(Unbacked(addr))?;
+                if !page.rom {
+                    // SAFETY: as for reading.
+                    let cell = unsafe { <$atomic>::from_ptr(page.ptr.add(addr.page_offset() as usize).cast()) };
+                    cell.store(value.to_le(), Ordering::Relaxed);
+                    self.written(page.index, addr.page_offset() as u32, size_of::<$type>() as u32);
+                }
+                return Ok(());
+            }
+            self.write(addr, &value.to_le_bytes())
+        }
+    )* };
+}
+
+macro_rules! compare_exchange {
+    ($($name:ident $type:ty, $atomic:ty;)*) => { $(
+        /// Replaces the little-endian value at the naturally aligned `addr` by `new` if it is `old`, as one atomic
+        /// access: the value found, as `Ok` if it was `old`. In a ROM nothing is stored. `None` where no memory is, or
+        /// if `addr` is not aligned.
+        #[inline]
+        pub fn $name(&self, addr: GuestPhys, old: $type, new: $type) -> Option<Result<$type, $type>> {
+            if addr.0 % size_of::<$type>() as u64 != 0 {
+                return None;
+            }
+            let page = self.page(addr)?;
+            // SAFETY: aligned, so it lies within the page; the mapping lives as long as `self`, and all of its
+            // concurrent users write by atomics or raw copies.
+            let cell = unsafe { <$atomic>::from_ptr(page.ptr.add(addr.page_offset() as usize).cast()) };
+            if page.rom {
+                let found = <$type>::from_le(cell.load(Ordering::Relaxed));
+                return Some(if found == old { Ok(found) } else { Err(found) });
+            }
+            let result = cell
+                .compare_exchange(old.to_le(), new.to_le(), Ordering::SeqCst, Ordering::SeqCst)
+                .map(<$type>::from_le)
+                .map_err(<$type>::from_le);
+            if result.is_ok() {
+                self.written(page.index, addr.page_offset() as u32, size_of::<$type>() as u32);
+            }
+            Some(result)
+        }
+    )* };
+}
+
+impl GuestMemory {
+    /// Memory of zeros at `regions`, in any order. The host's memory is taken when the guest first touches a page.
+    pub fn new(regions: &[MemoryRegion]) -> Result<Self, MemoryError> {
+        let regions = checked_layout(regions)?;
+        let mut first_page = 0;
+        let mut backings: Box<[Backing]> = regions
+            .iter()
+            .map(|region| {
+                let rom = region.kind == RegionKind::Rom;
+                let backing = Backing { base: region.base.0, size: region.size, first_page, rom };
+                first_page += backing.page_count();
+                backing
+            })
+            .collect();
+        backings.sort_by_key(|backing| core::cmp::Reverse(backing.size));
+        let pages = first_page;
+        // Cannot overflow: the regions are disjoint parts of a 52-bit space.
+        let size = (pages as u64) << PAGE_SHIFT;
+        let out_of_memory = |source| MemoryError::OutOfMemory { size, source };
+        let file = memfd().map_err(out_of_memory)?;
+        file.set_len(size).map_err(out_of_memory)?;
+        let mapping = MmapOptions::new()
+            .len(pages << PAGE_SHIFT)
+            .no_reserve_swap()
+            .map_raw(&file)
+            .map_err(out_of_memory)?;
+        let no_room = |_| out_of_memory(io::ErrorKind::OutOfMemory.into());
+        Ok(Self {
+            mapping,
+            file,
+            backings,
+            regions,
+            dirty: <[AtomicU8]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
+            code: <[AtomicU64]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
+            generations: <[AtomicU32]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
+            code_epoch: AtomicU64::new(0),
+            code_page_epoch: AtomicU64::new(0),
+        })
+    }
+
+    /// The regions, by address.
+    pub fn regions(&self) -> &[MemoryRegion] {
+        &self.regions
+    }
+
+    /// The size of all RAM in bytes.
+    pub fn ram_size(&self) -> u64 {
+        self.regions.iter().filter(|region| region.kind == RegionKind::Ram).map(|region| region.size).sum()
+    }
+
+    /// The host page behind `addr`; `None` where no memory is.
+    #[inline]
+    pub fn page(&self, addr: GuestPhys) -> Option<HostPage> {
+        let backing =
+            self.backings.iter().find(|backing| addr.0.wrapping_sub(backing.base) < backing.size)?;
+        let index = backing.first_page + ((addr.0 - backing.base) >> PAGE_SHIFT) as usize;
+        Some(HostPage { ptr: self.page_pointer(index), index, rom: backing.rom })
+    }
+
+    /// The guest-physical address of the page of this index; `None` if there are not that many pages.
+    pub fn address_of(&self, index: usize) -> Option<GuestPhys> {
+        self.backings.iter().find_map(|backing| {
+            let page = index.checked_sub(backing.first_page).filter(|page| *page < backing.page_count())?;
+            Some(GuestPhys(backing.base + ((page as u64) << PAGE_SHIFT)))
+        })
+    }
+
+    /// The first byte of a page. `index` must be below the number of pages.
+    #[inline]
+    fn page_pointer(&self, index: usize) -> *mut u8 {
+        debug_assert!(index < self.dirty.len());
+        self.mapping.as_mut_ptr().wrapping_add(index << PAGE_SHIFT)
+    }
+
+    /// Reads across pages, byte for byte.
+    pub fn read(&self, addr: GuestPhys, data: &mut [u8]) -> Result<(), Unbacked> {
+        let mut done = 0;
+        while done < data.len() {
+            let at = addr.offset(done as u64);
+            let page = self.page(at).ok_or(Unbacked(at))?;
+            let len = in_page(at, data.len() - done);
+            let part = &mut data[done..][..len];
+            // SAFETY: `part` ends within the page, and cannot overlap the mapping, of which no references exist.
+            unsafe {
+                page.ptr.add(at.page_offset() as usize).copy_to_nonoverlapping(part.as_mut_ptr(), part.len())
+            };
+            done += part.len();
+        }
+        Ok(())
+    }
+
+    /// Writes across pages, byte for byte, as a CPU or a device does: bytes for a ROM are lost.
+    pub fn write(&self, addr: GuestPhys, data: &[u8]) -> Result<(), Unbacked> {
+        self.store(addr, data, false)
+    }
+
+    /// Writes across pages, also into ROMs.
+    pub fn load_rom(&self, addr: GuestPhys, data: &[u8]) -> Result<(), Unbacked> {
+        self.store(addr, data, true)
+    }
+
+    fn store(&self, addr: GuestPhys, data: &[u8], into_rom: bool) -> Result<(), Unbacked> {
+        let mut done = 0;
+        while done < data.len() {
+            let at = addr.offset(done as u64);
+            let page = self.page(at).ok_or(Unbacked(at))?;
+            let part = &data[done..][..in_page(at, data.len() - done)];
+            if into_rom || !page.rom {
+                let offset = at.page_offset();
+                // SAFETY: as in `read`.
+                unsafe { page.ptr.add(offset as usize).copy_from_nonoverlapping(part.as_ptr(), part.len()) };
+                self.written(page.index, offset as u32, part.len() as u32);
+            }
+            done += part.len();
+        }
+        Ok(())
+    }
+
+    /// The tracking after each write into a page.
+    #[inline]
+    fn written(&self, index: usize, offset: u32, len: u32) {
+        self.set_dirty(index);
+        self.note_write(index, offset, len);
+    }
+
+    accessors! {
+        read_u8 write_u8 u8, AtomicU8;
+        read_u16 write_u16 u16, AtomicU16;
+        read_u32 write_u32 u32, AtomicU32;
+        read_u64 write_u64 u64, AtomicU64;
+    }
+
+    compare_exchange! {
+        compare_exchange_u32 u32, AtomicU32;
+        compare_exchange_u64 u64, AtomicU64;
+    }
+
+    /// Marks a page as written. Who keeps a write path to the page that does not come here must give it up when
+    /// somebody calls [`Self::take_dirty`].
+    #[inline]
+    pub fn set_dirty(&self, index: usize) {
+        // A read first: the line stays shared while several CPUs write.
+        if let Some(flag) = self.dirty.get(index)
+            && flag.load(Ordering::Relaxed) == 0
+        {
+            flag.store(1, Ordering::Release);
+        }
+    }
+
+    /// Whether the page was written since the last [`Self::take_dirty`].
+    #[inline]
+    pub fn is_dirty(&self, index: usize) -> bool {
+        self.dirty.get(index).is_some_and(|flag| flag.load(Ordering::Acquire) != 0)
+    }
+
+    /// The pages written since the last call, by address; forgets them.
+    pub fn take_dirty(&self) -> Vec<GuestPhys> {
+        let mut pages = Vec::new();
+        for region in &self.regions {
+            let Some(first) = self.page(region.base) else { continue };
+            for page in 0..region.size >> PAGE_SHIFT {
+                let flag = &self.dirty[first.index + page as usize];
+                if flag.load(Ordering::Relaxed) != 0 && flag.swap(0, Ordering::AcqRel) != 0 {
+                    pages.push(region.base.offset(page << PAGE_SHIFT));
+                }
+            }
+        }
+        pages
+    }
+
+    /// What is tracked of the page.
+    #[inline]
+    pub fn flags(&self, index: usize) -> PageFlags {
+        PageFlags { dirty: self.is_dirty(index), code: self.is_code(index) }
+    }
+
+    /// Whether the page holds marked code.
+    #[inline]
+    pub fn is_code(&self, index: usize) -> bool {
+        self.code.get(index).is_some_and(|bits| bits.load(Ordering::Acquire) != 0)
+    }
+
+    /// Marks `len` bytes from `offset` of a page as decoded or translated; to be called *before* the bytes are read,
+    /// and again whenever derived code is brought back to life after a change of its page.
+    ///
+    /// True if the page held no marked code before: every write path to it that does not call [`Self::note_write`] must
+    /// go. The caller drops its own; other CPUs see [`Self::code_page_epoch`] change.
+    pub fn mark_code(&self, index: usize, offset: u32, len: u32) -> bool {
+        let Some(bits) = self.code.get(index) else { return false };
+        let mask = sub_blocks(offset, len);
+        if mask == 0 || bits.load(Ordering::Relaxed) & mask == mask {
+            return false;
+        }
+        let new_page = bits.fetch_or(mask, Ordering::SeqCst) == 0;
+        if new_page {
+            self.code_page_epoch.fetch_add(1, Ordering::SeqCst);
+        }
+        new_page
+    }
+
+    /// To be called *after* `len` bytes from `offset` of a page have been written: if that touched a sub-block with
+    /// marked code, forgets the marks of the touched sub-blocks, bumps the page's generation and the epoch, and returns
+    /// true.
+    #[inline]
+    pub fn note_write(&self, index: usize, offset: u32, len: u32) -> bool {
+        self.code.get(index).is_some_and(|bits| {
+            bits.load(Ordering::Acquire) != 0 && self.note_code_page_write(index, sub_blocks(offset, len))
+        })
+    }
+
+    #[cold]
+    fn note_code_page_write(&self, index: usize, mask: u64) -> bool {
+        if self.code[index].load(Ordering::SeqCst) & mask == 0 {
+            return false;
+        }
+        self.code[index].fetch_and(!mask, Ordering::SeqCst);
+        self.generations[index].fetch_add(1, Ordering::SeqCst);
+        self.code_epoch.fetch_add(1, Ordering::SeqCst);
+        true
+    }
+
+    /// How often marked code of the page has been overwritten. Code derived from the page at another generation is
+    /// stale.
+    #[inline]
+    pub fn code_generation(&self, index: usize) -> u32 {
+        self.generations.get(index).map_or(0, |generation| generation.load(Ordering::Acquire))
+    }
+
+    /// Changes whenever some page's [`Self::code_generation`] does.
+    #[inline]
+    pub fn code_epoch(&self) -> u64 {
+        self.code_epoch.load(Ordering::Acquire)
+    }
+
+    /// Changes whenever a page that held no marked code gets some (see [`Self::mark_code`]).
+    #[inline]
+    pub fn code_page_epoch(&self) -> u64 {
+        self.code_page_epoch.load(Ordering::Acquire)
+    }
+
+    /// Adds the layout and the contents (of RAMs and ROMs) to `hasher`. Equal contents give equal hashes, whether or not
+    /// a page of zeros was ever touched. Nobody should write meanwhile.
+    pub fn hash_ram(&self, hasher: &mut StateHasher) {
+        hasher.add(&self.regions);
+        let mut page = [0; PAGE_SIZE as usize];
+        for region in &self.regions {
+            let Some(first) = self.page(region.base) else { continue };
+            let start = first.index;
+            for index in self.touched_pages(start..start + (region.size >> PAGE_SHIFT) as usize) {
+                // SAFETY: `index` is a page of the region; the copy is private, as CPUs might still run.
+                unsafe { self.page_pointer(index).copy_to_nonoverlapping(page.as_mut_ptr(), page.len()) };
+                if page.iter().any(|byte| *byte != 0) {
+                    hasher.add(&(region.base.0 + (((index - start) as u64) << PAGE_SHIFT)));
+                    hasher.add(&page);
+                }
+            }
+        }
+    }
+
+    /// Makes all RAM zero and gives its memory back to the host; ROMs stay. Changed pages become dirty, their code
+    /// stale.
+    pub fn clear(&self) -> io::Result<()> {
+        for backing in self.backings.iter().filter(|backing| !backing.rom) {
+            let pages = backing.first_page..backing.first_page + backing.page_count();
+            let touched: Vec<usize> = self.touched_pages(pages).collect();
+            let range = backing.file_range();
+            let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            // SAFETY: changes bytes of our own file; mappings of it stay valid.
+            let result = unsafe {
+                libc::fallocate(self.file.as_raw_fd(), mode, range.start as i64, backing.size as i64)
+            };
+            if result != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            for index in touched {
+                self.written(index, 0, PAGE_SIZE as u32);
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of the pages that the host has memory for; all others are zero.
+    fn touched_pages(&self, pages: Range<usize>) -> impl Iterator<Item = usize> {
+        let end = pages.end;
+        let mut extent = pages.start..pages.start;
+        std::iter::from_fn(move || {
+            if extent.is_empty() {
+                extent = self.next_extent(extent.end..end)?;
+            }
+            extent.next()
+        })
+    }
+
+    /// The first run of pages with host memory among `pages`.
+    fn next_extent(&self, pages: Range<usize>) -> Option<Range<usize>> {
+        let seek = |from: usize, whence| {
+            // SAFETY: moves the position of our own file, which nobody uses.
+            let at = unsafe { libc::lseek(self.file.as_raw_fd(), (from << PAGE_SHIFT) as i64, whence) };
+            match at {
+                0.. => Ok(at as usize),
+                _ => Err(io::Error::last_os_error()),
+            }
+        };
+        if pages.is_empty() {
+            return None;
+        }
+        let start = match seek(pages.start, libc::SEEK_DATA) {
+            Ok(at) => at >> PAGE_SHIFT,
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return None,
+            // A host that cannot tell: every page may have data.
+            Err(_) => pages.start,
+        };
+        let end = seek(start, libc::SEEK_HOLE).map_or(pages.end, |at| at.div_ceil(PAGE_SIZE as usize));
+        (start < pages.end).then(|| start..end.min(pages.end))
+    }
+}
+
+/// How many of `len` bytes from `addr` lie in its page.
+fn in_page(addr: GuestPhys, len: usize) -> usize {
+    len.min((PAGE_SIZE - addr.page_offset()) as usize)
+}
+
+/// A bit for each sub-block that `len` bytes from `offset` touch; bytes beyond the page do not count.
+fn sub_blocks(offset: u32, len: u32) -> u64 {
+    let end = offset.saturating_add(len).min(PAGE_SIZE as u32);
+    if offset >= end {
+        return 0;
+    }
+    let first = offset / SUB_BLOCK_SIZE;
+    let last = (end - 1) / SUB_BLOCK_SIZE;
+    (u64::MAX << first) & (u64::MAX >> (63 - last))
+}
+
+/// The regions by address, if they can be had.
+fn checked_layout(regions: &[MemoryRegion]) -> Result<Box<[MemoryRegion]>, MemoryError> {
+    for &MemoryRegion { base, size, .. } in regions {
+        if size == 0 {
+            return Err(MemoryError::Empty(base));
+        }
+        if (base.0 | size) & PAGE_MASK != 0 {
+            return Err(MemoryError::Unaligned { base, size });
+        }
+        if base.0.checked_add(size).is_none_or(|end| end > ADDRESS_LIMIT) {
+            return Err(MemoryError::TooBig { base, size });
+        }
+    }
+    let mut regions: Box<[MemoryRegion]> = regions.into();
+    regions.sort_by_key(|region| region.base);
+    for pair in regions.windows(2) {
+        if pair[0].base.0 + pair[0].size > pair[1].base.0 {
+            return Err(MemoryError::Overlap(pair[0].base, pair[1].base));
+        }
+    }
+    if regions.is_empty() { Err(MemoryError::NoRegions) } else { Ok(regions) }
+}
+
+/// An empty anonymous file.
+fn memfd() -> io::Result<File> {
+    let create = |flags| {
+        // SAFETY: a static, terminated name; no other pointers.
+        unsafe { libc::memfd_create(c"guest-memory".as_ptr(), libc::MFD_CLOEXEC | flags) }
+    };
+    let mut fd = create(libc::MFD_NOEXEC_SEAL);
+    if fd < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) {
+        // Linux before 6.3 does not know the flag.
+        fd = create(0);
+    }
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the file is new and nobody else's.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;
