@@ -1,7 +1,10 @@
 //! Guest physical memory and the ways to it: dirty and code tracking, the page walkers.
 
 mod memory;
+mod tables;
+pub mod x86;
 
 pub use memory::{
     GuestMemory, HostPage, MemoryError, MemoryRegion, PageFlags, RegionKind, SUB_BLOCK_SIZE, Unbacked,
 };
+pub use tables::{EntryWidth, Inspector, PhysicalTables, Reference, Stage, TableReader};

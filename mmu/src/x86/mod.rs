@@ -1,0 +1,3 @@
+//! The x86 page walkers.
+
+pub mod paging;
