@@ -1,1 +1,28 @@
-//! Under construction.
+//! What a PC's firmware and boot loader leave in memory before the guest's first instruction: the kernel and its
+//! modules, the structures of its boot protocol, ACPI tables and the BIOS data area.
+//!
+//! [`load`] turns files into an [`Image`]: pieces of guest memory and the CPU state ([`Entry`]) that the protocol
+//! asks for. Nothing here runs; the machine writes the pieces and applies the entry.
+
+mod acpi;
+mod bios_data;
+mod boot;
+mod boot_params;
+mod bzimage;
+mod cpio;
+mod entry;
+mod error;
+mod image;
+mod initramfs;
+mod memory_map;
+mod page_tables;
+mod raw;
+
+pub use acpi::AcpiConfig;
+pub use boot::{BootFile, BootRequest, Kind, detect, load, read_file};
+pub use cpio::{Archive, CpioError};
+pub use entry::{DescriptorTable, Entry, Mode, Registers, Segment, Segments};
+pub use error::LoadError;
+pub use image::{Image, Piece};
+pub use initramfs::{Initramfs, USERSPACE_MARKER};
+pub use memory_map::{MemoryMap, MemoryRange, MemorySizeError, Usage};

@@ -1,0 +1,201 @@
+//! The ACPI tables of the board, built by the `acpi_tables` crate and placed in the BIOS area.
+
+mod dsdt;
+mod fadt;
+mod madt;
+
+use crate::LoadError;
+use crate::image::Placer;
+use crate::memory_map::{BIOS_AREA, BIOS_SEGMENT};
+use acpi_tables::sdt::{GenericAddress, Sdt};
+use acpi_tables::{Aml, facs::FACS};
+use ringworld_core::GuestPhys;
+
+const OEM_ID: [u8; 6] = *b"RINGWD";
+const OEM_TABLE_ID: [u8; 8] = *b"RINGWRLD";
+const OEM_REVISION: u32 = 1;
+/// A table's common header (ACPI 5.2.6).
+const HEADER_SIZE: u32 = 36;
+const RSDP_SIZE: usize = 36;
+/// The HPET's registers (IA-PC HPET 1.0a, 3.2.4).
+const HPET_ADDRESS: u64 = 0xfed0_0000;
+/// General capabilities, bits 31:0: Intel's vendor ID, legacy replacement, 64-bit counter, three comparators.
+const HPET_BLOCK_ID: u32 = 0x8086_a201;
+
+/// What the tables describe, beyond what every board of this machine has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AcpiConfig {
+    /// The number of CPUs; their local APIC IDs count from 0.
+    pub cpus: u32,
+    /// Whether there is an HPET.
+    pub hpet: bool,
+}
+
+/// Builds the tables and puts them into the BIOS area, the RSDP at its start, where operating systems search for it.
+/// Returns the RSDP's address.
+pub(crate) fn place(placer: &mut Placer, config: &AcpiConfig) -> Result<GuestPhys, LoadError> {
+    let mut area = Area(vec![0; RSDP_SIZE]);
+    // ACPI 5.2.10: the FACS lies on a 64-byte boundary.
+    let facs = area.add(&bytes_of(&FACS::new()), 64);
+    let dsdt = area.add(&dsdt::table(config), 16);
+    let mut tables = vec![area.add(&fadt::table(facs, dsdt), 16), area.add(&madt::table(config.cpus), 16)];
+    if config.hpet {
+        tables.push(area.add(&hpet(), 16));
+    }
+    let mut rsdt = sdt(*b"RSDT", 1);
+    let mut xsdt = sdt(*b"XSDT", 1);
+    for table in tables {
+        rsdt.append_slice(&table.to_le_bytes());
+        xsdt.append_slice(&u64::from(table).to_le_bytes());
+    }
+    let rsdt = area.add(rsdt.as_slice(), 16);
+    let xsdt = area.add(xsdt.as_slice(), 16);
+    area.0[..RSDP_SIZE].copy_from_slice(&rsdp(rsdt, xsdt));
+
+    let (size, room) = (area.0.len(), (BIOS_SEGMENT - BIOS_AREA) as usize);
+    if size > room {
+        return Err(LoadError::AcpiTooLarge { cpus: config.cpus, size, room });
+    }
+    placer.firmware("ACPI tables", BIOS_AREA, area.0.into(), 0);
+    Ok(GuestPhys(BIOS_AREA))
+}
+
+/// The tables one after the other, from [`BIOS_AREA`] on.
+struct Area(Vec<u8>);
+
+impl Area {
+    /// Appends a table at a multiple of `align` and returns its address.
+    fn add(&mut self, table: &[u8], align: usize) -> u32 {
+        self.0.resize(self.0.len().next_multiple_of(align), 0);
+        let address = BIOS_AREA as u32 + self.0.len() as u32;
+        self.0.extend_from_slice(table);
+        address
+    }
+}
+
+fn bytes_of(table: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    table.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+/// A table with only a header.
+fn sdt(signature: [u8; 4], revision: u8) -> Sdt {
+    Sdt::new(signature, HEADER_SIZE, revision, OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+}
+
+/// The root pointer of ACPI 2.0 and later, with both roots (ACPI 5.2.5.3).
+fn rsdp(rsdt: u32, xsdt: u32) -> [u8; RSDP_SIZE] {
+    let mut rsdp = [0; RSDP_SIZE];
+    rsdp[..8].copy_from_slice(b"RSD PTR ");
+    rsdp[9..15].copy_from_slice(&OEM_ID);
+    rsdp[15] = 2;
+    rsdp[16..20].copy_from_slice(&rsdt.to_le_bytes());
+    rsdp[20..24].copy_from_slice(&(RSDP_SIZE as u32).to_le_bytes());
+    rsdp[24..32].copy_from_slice(&u64::from(xsdt).to_le_bytes());
+    // The first checksum covers the ACPI 1.0 part, the second all.
+    rsdp[8] = checksum(&rsdp[..20]);
+    rsdp[32] = checksum(&rsdp);
+    rsdp
+}
+
+/// The byte that makes the sum zero.
+fn checksum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte))
+}
+
+/// The HPET description table (IA-PC HPET 1.0a, 3.2.4).
+fn hpet() -> Vec<u8> {
+    let mut table = sdt(*b"HPET", 1);
+    table.append_slice(&HPET_BLOCK_ID.to_le_bytes());
+    let address = GenericAddress::mmio_address::<u64>(HPET_ADDRESS);
+    table.append_slice(&[address.address_space_id, address.register_bit_width, 0, 0]);
+    table.append_slice(&HPET_ADDRESS.to_le_bytes());
+    // HPET number, the minimum period in clock ticks, no page protection.
+    table.append_slice(&[0, 0x80, 0, 0]);
+    table.as_slice().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Entry;
+    use crate::MemoryMap;
+
+    fn tables(cpus: u32, hpet: bool) -> Result<Vec<u8>, LoadError> {
+        let map = MemoryMap::pc(64 << 20).unwrap();
+        let mut placer = Placer::new(&map);
+        let rsdp = place(&mut placer, &AcpiConfig { cpus, hpet })?;
+        assert_eq!(rsdp.0, BIOS_AREA);
+        let image = placer.finish(Entry::real(0, 0, crate::Registers::default()));
+        Ok(image.pieces()[0].bytes().to_vec())
+    }
+
+    /// Follows the pointers as an operating system does, checking signatures, lengths and sums.
+    fn walk(area: &[u8]) -> Vec<(String, Vec<u8>)> {
+        let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        assert_eq!(&area[..8], b"RSD PTR ");
+        assert_eq!((sum(&area[..20]), sum(&area[..36]), area[15]), (0, 0, 2));
+        let mut found = Vec::new();
+        let mut table = |address: u32| {
+            let at = (address - BIOS_AREA as u32) as usize;
+            let bytes = area[at..at + word(area, at + 4) as usize].to_vec();
+            let name = String::from_utf8(bytes[..4].to_vec()).unwrap();
+            if name == "FACS" {
+                assert_eq!(address % 64, 0);
+            } else {
+                assert_eq!(sum(&bytes), 0, "{name}");
+            }
+            found.push((name, bytes.clone()));
+            bytes
+        };
+        let rsdt = table(word(area, 16));
+        let xsdt = table(word(area, 24));
+        let pointers: Vec<u32> = rsdt[36..].chunks(4).map(|pointer| word(pointer, 0)).collect();
+        let wide: Vec<u32> = xsdt[36..].chunks(8).map(|pointer| word(pointer, 0)).collect();
+        assert_eq!(pointers, wide);
+        for pointer in pointers {
+            let bytes = table(pointer);
+            if &bytes[..4] == b"FACP" {
+                table(word(&bytes, 36));
+                assert_eq!(word(&bytes, 40), word(&bytes, 140), "DSDT and X_DSDT");
+                table(word(&bytes, 40));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_table_is_reachable_and_sums_to_zero() {
+        for (cpus, hpet) in [(1, false), (4, true), (255, false), (300, true)] {
+            let found = walk(&tables(cpus, hpet).unwrap());
+            let names: Vec<&str> = found.iter().map(|(name, _)| &name[..]).collect();
+            let mut expected = vec!["RSDT", "XSDT", "FACP", "FACS", "DSDT", "APIC"];
+            expected.extend(hpet.then_some("HPET"));
+            assert_eq!(names, expected);
+        }
+    }
+
+    #[test]
+    fn too_many_cpus_are_refused() {
+        assert!(matches!(tables(5000, false), Err(LoadError::AcpiTooLarge { .. })));
+    }
+
+    #[test]
+    fn tables_disassemble_when_iasl_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in walk(&tables(300, true).unwrap()) {
+            let file = folder.path().join(format!("{name}.aml"));
+            std::fs::write(&file, &bytes).unwrap();
+            let Ok(output) = std::process::Command::new("iasl").arg("-d").arg(&file).output() else {
+                eprintln!("skipped: iasl is not installed");
+                return;
+            };
+            let text = String::from_utf8_lossy(&output.stdout).to_string()
+                + &String::from_utf8_lossy(&output.stderr);
+            println!("{text}{}", std::fs::read_to_string(file.with_extension("dsl")).unwrap_or_default());
+            assert!(output.status.success() && !text.contains("rror"), "{name}: {text}");
+        }
+    }
+}
