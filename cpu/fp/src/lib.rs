@@ -15,6 +15,7 @@
 //! The software path is complete and the same on every host. Where rounding is to nearest and all values are normal the host's
 //! own arithmetic gives the same bits and is used instead.
 
+mod approx;
 mod arith;
 mod avx512;
 mod compare;
@@ -24,6 +25,7 @@ mod fast;
 mod format;
 mod round;
 
+pub use approx::{rcp, rcp14, rsqrt, rsqrt14};
 pub use arith::{FmaNegate, add, div, fma, mul, sqrt, sub};
 pub use avx512::{fixupimm, fpclass, getexp, getmant, reduce, rndscale, scalef};
 pub use compare::{Relation, compare, compare_predicate, max, min, range};

@@ -7,6 +7,8 @@ mod silicon;
 mod apfloat;
 mod generate;
 #[cfg(target_arch = "x86_64")]
+mod host_approx;
+#[cfg(target_arch = "x86_64")]
 mod host_arith;
 #[cfg(target_arch = "x86_64")]
 mod host_avx512;
