@@ -62,15 +62,18 @@ pub(crate) fn round_pack<F: Format>(env: &mut FpEnv, sign: bool, exp: i32, sig: 
         return F::from_bits(sign_bit + (field << F::FRAC_BITS) + unbounded.kept as u64);
     }
     let tiny = rounded_exp < F::EMIN;
-    if tiny && env.masks.contains(FpFlags::UE) && env.ftz {
+    let masked = env.masks.contains(FpFlags::UE);
+    if tiny && masked && env.ftz {
         env.raise(FpFlags::UE | FpFlags::PE);
         return zero(sign);
     }
     let denormal = cut(sign, sig, drop.saturating_add((F::EMIN - exp) as u32), env.rounding);
-    if denormal.inexact {
+    // Unmasked underflow reports the inexactness of the rounding with unbounded exponent.
+    let inexact = if tiny && !masked { unbounded.inexact } else { denormal.inexact };
+    if inexact {
         env.raise(FpFlags::PE);
     }
-    if tiny && (denormal.inexact || !env.masks.contains(FpFlags::UE)) {
+    if tiny && (inexact || !masked) {
         env.raise(FpFlags::UE);
     }
     F::from_bits(sign_bit + denormal.kept as u64)

@@ -14,3 +14,5 @@ mod host_arith;
 mod host_avx512;
 #[cfg(target_arch = "x86_64")]
 mod host_convert;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod unmasked;
