@@ -1,0 +1,355 @@
+//! Memory access by instructions: the inline fast path, and the slow path that checks everything.
+//!
+//! The fast path asks two things: does the segment's limit allow the offset, and does the TLB entry of the linear
+//! address match. Whatever is not plain (page crossing, devices, code pages, watchpoints, alignment checks, faults) makes
+//! one of them fail, and the slow path decides.
+
+use crate::control::cr0;
+use crate::flags::bits;
+use crate::insn::{Insn, seg};
+use crate::paging::Target;
+use crate::{Cpu, Stop};
+use ringworld_core::{GuestPhys, PAGE_MASK};
+use ringworld_mmu::tlb::NO_CONTEXT;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// A value that can be loaded and stored: plain old data of 1 to 64 bytes.
+pub trait MemValue: Copy + FromBytes + IntoBytes + Immutable {
+    /// Size in bytes.
+    const SIZE: u64 = size_of::<Self>() as u64;
+}
+impl<T: Copy + FromBytes + IntoBytes + Immutable> MemValue for T {}
+
+/// Kind of a data access or fetch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Data read.
+    Read,
+    /// Data write (also the read half of a read-modify-write).
+    Write,
+    /// Instruction fetch.
+    Fetch,
+}
+
+/// On whose behalf memory is accessed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Privilege {
+    /// The running code's.
+    Current,
+    /// The processor's own (descriptor tables, TSS): supervisor, SMAP not overridden by EFLAGS.AC (SDM 3A 4.6).
+    Implicit,
+}
+
+impl Cpu {
+    #[inline(always)]
+    fn fast_pointer<T: MemValue>(&self, segment: u8, offset: u64, kind: Kind) -> Option<*mut u8> {
+        let fast = &self.fast[(segment & 7) as usize];
+        let linear = fast.base.wrapping_add(offset) & fast.mask;
+        let end = if kind == Kind::Write { fast.write_end } else { fast.read_end };
+        let entry = self.tlb.entry(linear);
+        let tag = if kind == Kind::Write { entry.write } else { entry.read };
+        // An access that leaves its page asks for the next page's tag, which lives in another slot: no match.
+        let wanted = (linear.wrapping_add(T::SIZE - 1) & !PAGE_MASK) | self.context;
+        (offset.wrapping_add(T::SIZE) <= end && tag == wanted)
+            .then(|| entry.host.wrapping_add(linear as usize) as *mut u8)
+    }
+
+    /// Reads from `offset` in a segment.
+    #[inline(always)]
+    pub fn read<T: MemValue>(&mut self, segment: u8, offset: u64) -> Result<T, Stop> {
+        if let Some(pointer) = self.fast_pointer::<T>(segment, offset, Kind::Read) {
+            // SAFETY: a matching read tag means that the page is mapped guest RAM and that the access stays in it. Guest
+            // memory is only ever accessed through raw pointers, and T is valid for any bytes.
+            return Ok(unsafe { pointer.cast::<T>().read_unaligned() });
+        }
+        self.read_slow(segment, offset)
+    }
+
+    /// Writes to `offset` in a segment.
+    #[inline(always)]
+    pub fn write<T: MemValue>(&mut self, segment: u8, offset: u64, value: T) -> Result<(), Stop> {
+        if let Some(pointer) = self.fast_pointer::<T>(segment, offset, Kind::Write) {
+            // SAFETY: as in `read`, with a write tag: the page is RAM, dirty already, and holds no decoded code.
+            unsafe { pointer.cast::<T>().write_unaligned(value) };
+            return Ok(());
+        }
+        self.write_slow(segment, offset, value)
+    }
+
+    /// Reads, for a write to the same place that follows: faults as the write would.
+    #[inline(always)]
+    pub fn read_for_write<T: MemValue>(&mut self, segment: u8, offset: u64) -> Result<T, Stop> {
+        if let Some(pointer) = self.fast_pointer::<T>(segment, offset, Kind::Write) {
+            // SAFETY: as in `read`: a page with a write tag is mapped guest RAM.
+            return Ok(unsafe { pointer.cast::<T>().read_unaligned() });
+        }
+        self.read_for_write_slow(segment, offset)
+    }
+
+    /// Loads the memory operand.
+    #[inline(always)]
+    pub fn load<T: MemValue>(&mut self, i: &Insn) -> Result<T, Stop> {
+        self.read(i.segment(), self.effective_address(i))
+    }
+
+    /// Stores to the memory operand.
+    #[inline(always)]
+    pub fn store<T: MemValue>(&mut self, i: &Insn, value: T) -> Result<(), Stop> {
+        self.write(i.segment(), self.effective_address(i), value)
+    }
+
+    /// Reads, modifies and writes the memory operand: faults before `modify` runs.
+    #[inline(always)]
+    pub fn modify<T: MemValue>(
+        &mut self,
+        i: &Insn,
+        modify: impl FnOnce(&mut Self, T) -> T,
+    ) -> Result<(), Stop> {
+        let offset = self.effective_address(i);
+        let old = self.read_for_write(i.segment(), offset)?;
+        let new = modify(self, old);
+        self.write(i.segment(), offset, new)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_slow<T: MemValue>(&mut self, segment: u8, offset: u64) -> Result<T, Stop> {
+        let mut value = [0; 64];
+        let bytes = &mut value[..size_of::<T>()];
+        let linear = self.check_operand(segment, offset, T::SIZE, Kind::Read)?;
+        self.access_linear(linear, Kind::Read, Privilege::Current, AccessBytes::Read(bytes))?;
+        Ok(T::read_from_bytes(&value[..size_of::<T>()]).unwrap_or(T::new_zeroed()))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_for_write_slow<T: MemValue>(&mut self, segment: u8, offset: u64) -> Result<T, Stop> {
+        let mut value = [0; 64];
+        let bytes = &mut value[..size_of::<T>()];
+        let linear = self.check_operand(segment, offset, T::SIZE, Kind::Write)?;
+        self.access_linear(linear, Kind::Write, Privilege::Current, AccessBytes::Read(bytes))?;
+        Ok(T::read_from_bytes(&value[..size_of::<T>()]).unwrap_or(T::new_zeroed()))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_slow<T: MemValue>(&mut self, segment: u8, offset: u64, value: T) -> Result<(), Stop> {
+        let linear = self.check_operand(segment, offset, T::SIZE, Kind::Write)?;
+        self.access_linear(linear, Kind::Write, Privilege::Current, AccessBytes::Write(value.as_bytes()))
+    }
+
+    /// Reads `data.len()` (at most 4096) bytes; any size, slower than [`Self::read`].
+    pub fn read_bytes(&mut self, segment: u8, offset: u64, data: &mut [u8]) -> Result<(), Stop> {
+        let linear = self.check_segment(segment, offset, data.len() as u64, Kind::Read)?;
+        self.access_linear(linear, Kind::Read, Privilege::Current, AccessBytes::Read(data))
+    }
+
+    /// Writes `data.len()` (at most 4096) bytes; any size. Nothing is written if any byte faults.
+    pub fn write_bytes(&mut self, segment: u8, offset: u64, data: &[u8]) -> Result<(), Stop> {
+        let linear = self.check_segment(segment, offset, data.len() as u64, Kind::Write)?;
+        self.access_linear(linear, Kind::Write, Privilege::Current, AccessBytes::Write(data))
+    }
+
+    /// Checks that `len` (1 to 4096) bytes could be accessed; raises what the access would raise.
+    pub fn probe(&mut self, segment: u8, offset: u64, len: u64, kind: Kind) -> Result<(), Stop> {
+        let linear = self.check_segment(segment, offset, len, kind)?;
+        self.translate(linear, kind, Privilege::Current)?;
+        let last = linear.wrapping_add(len - 1) & self.linear_mask();
+        if (linear ^ last) & !PAGE_MASK != 0 {
+            self.translate(last & !PAGE_MASK, kind, Privilege::Current)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a structure of the processor's own (descriptor, TSS field) at a linear address.
+    pub fn read_system<T: MemValue>(&mut self, linear: u64) -> Result<T, Stop> {
+        let mut value = [0; 64];
+        let linear = linear & self.linear_mask();
+        self.access_linear(
+            linear,
+            Kind::Read,
+            Privilege::Implicit,
+            AccessBytes::Read(&mut value[..size_of::<T>()]),
+        )?;
+        Ok(T::read_from_bytes(&value[..size_of::<T>()]).unwrap_or(T::new_zeroed()))
+    }
+
+    /// Writes a structure of the processor's own at a linear address.
+    pub fn write_system<T: MemValue>(&mut self, linear: u64, value: T) -> Result<(), Stop> {
+        let linear = linear & self.linear_mask();
+        self.access_linear(linear, Kind::Write, Privilege::Implicit, AccessBytes::Write(value.as_bytes()))
+    }
+
+    /// Width of linear addresses: 64 bits while IA-32e mode is active (system structures), else 32.
+    #[inline]
+    pub(crate) fn linear_mask(&self) -> u64 {
+        if self.long_mode() { u64::MAX } else { 0xffff_ffff }
+    }
+
+    /// Whether `linear` is canonical under the present paging mode (48 or 57 bits).
+    #[inline]
+    pub fn is_canonical(&self, linear: u64) -> bool {
+        let unused = if self.cr4 & crate::control::cr4::LA57 != 0 { 7 } else { 16 };
+        ((linear as i64) << unused >> unused) as u64 == linear
+    }
+
+    fn check_operand(&mut self, segment: u8, offset: u64, size: u64, kind: Kind) -> Result<u64, Stop> {
+        let linear = self.check_segment(segment, offset, size, kind)?;
+        // Operands of up to 8 bytes are checked here; vector instructions know their own alignment rules and x87's.
+        if size <= 8 && self.alignment_checked() && linear & (size - 1) != 0 && size.is_power_of_two() {
+            return Err(self.ac());
+        }
+        Ok(linear)
+    }
+
+    /// Alignment checking is on: CR0.AM, EFLAGS.AC and CPL 3 (SDM 3A 6.15, #AC).
+    #[inline]
+    pub fn alignment_checked(&self) -> bool {
+        self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.flags.has(bits::AC)
+    }
+
+    /// Segment-level checks of an access (SDM 3A 5.3–5.5): returns the linear address.
+    pub fn check_segment(&mut self, segment: u8, offset: u64, size: u64, kind: Kind) -> Result<u64, Stop> {
+        let n = segment & 7;
+        let stack = n == seg::SS || n == seg::FLAT_SS;
+        let fault = |cpu: &mut Self| if stack { cpu.ss(0) } else { cpu.gp(0) };
+        if self.long64() {
+            let linear = self.fast[n as usize].base.wrapping_add(offset);
+            let last = linear.wrapping_add(size - 1);
+            if !self.is_canonical(linear) || !self.is_canonical(last) {
+                return Err(fault(self));
+            }
+            return Ok(linear);
+        }
+        let s = self.seg[(n % 6) as usize];
+        let allowed = if self.mode.real_or_v8086() {
+            true
+        } else {
+            !s.unusable
+                && match kind {
+                    Kind::Read => s.readable(),
+                    Kind::Write => s.writable(),
+                    Kind::Fetch => true,
+                }
+        };
+        if !allowed || !s.contains(offset, size) {
+            return Err(fault(self));
+        }
+        Ok(s.base.wrapping_add(offset) & 0xffff_ffff)
+    }
+
+    /// Accesses up to 4096 bytes at a linear address. All pages are translated before the first byte moves.
+    fn access_linear(
+        &mut self,
+        linear: u64,
+        kind: Kind,
+        who: Privilege,
+        mut bytes: AccessBytes<'_>,
+    ) -> Result<(), Stop> {
+        self.counters.slow_accesses += 1;
+        let len = bytes.len();
+        if len == 0 {
+            return Ok(());
+        }
+        let in_first = ((PAGE_MASK + 1 - (linear & PAGE_MASK)) as usize).min(len);
+        let first = self.translate(linear, kind, who)?;
+        let second = if in_first < len {
+            let next = linear.wrapping_add(in_first as u64) & self.linear_mask();
+            Some(self.translate(next, kind, who)?)
+        } else {
+            None
+        };
+        if self.data_breakpoints {
+            self.check_data_breakpoints(linear, len as u64, kind);
+        }
+        self.move_bytes(first, bytes.part(0, in_first));
+        if let Some(second) = second {
+            self.move_bytes(second, bytes.part(in_first, len));
+        }
+        Ok(())
+    }
+
+    fn move_bytes(&mut self, target: Target, bytes: AccessBytes<'_>) {
+        match (target, bytes) {
+            (Target::Host { pointer, .. }, AccessBytes::Read(data)) => {
+                // SAFETY: `translate` returned a pointer into mapped guest RAM, and `access_linear` keeps each part within
+                // its page. Guest memory is never borrowed, so the ranges cannot overlap.
+                unsafe { core::ptr::copy_nonoverlapping(pointer, data.as_mut_ptr(), data.len()) };
+            }
+            (Target::Host { pointer, index, rom }, AccessBytes::Write(data)) => {
+                if rom {
+                    return;
+                }
+                // SAFETY: as above.
+                unsafe { core::ptr::copy_nonoverlapping(data.as_ptr(), pointer, data.len()) };
+                self.memory.set_dirty(index);
+                if self.memory.note_write(index, (pointer as usize as u32) & 0xfff, data.len() as u32) {
+                    // Decoded code changed: what follows in this block may be it.
+                    self.end_block();
+                }
+            }
+            (Target::Device(address), AccessBytes::Read(data)) => self.device_read(address, data),
+            (Target::Device(address), AccessBytes::Write(data)) => self.device_write(address, data),
+        }
+    }
+
+    fn device_read(&mut self, address: GuestPhys, data: &mut [u8]) {
+        self.counters.mmio += 1;
+        self.end_block();
+        if self.lapic_read(address, data) {
+            return;
+        }
+        let platform = self.platform.clone();
+        for (n, part) in data.chunks_mut(64).enumerate() {
+            platform.mmio_read(self.io_context(), address.offset(64 * n as u64), part);
+        }
+        self.after_io();
+    }
+
+    fn device_write(&mut self, address: GuestPhys, data: &[u8]) {
+        self.counters.mmio += 1;
+        self.end_block();
+        if self.lapic_write(address, data) {
+            return;
+        }
+        let platform = self.platform.clone();
+        for (n, part) in data.chunks(64).enumerate() {
+            platform.mmio_write(self.io_context(), address.offset(64 * n as u64), part);
+        }
+        self.after_io();
+    }
+
+    /// After the platform was touched: if it wants attention, this instruction is the last before the machine's loop.
+    pub(crate) fn after_io(&mut self) {
+        if self.platform.attention().is_raised() {
+            self.yield_to_machine();
+        }
+    }
+
+    /// The context that ordinary accesses use, or none that matches when every access must be looked at.
+    pub(crate) fn effective_context(&self, number: u16) -> u64 {
+        if self.alignment_checked() { NO_CONTEXT } else { u64::from(number) }
+    }
+}
+
+/// The bytes of a slow access.
+enum AccessBytes<'a> {
+    Read(&'a mut [u8]),
+    Write(&'a [u8]),
+}
+
+impl AccessBytes<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Read(data) => data.len(),
+            Self::Write(data) => data.len(),
+        }
+    }
+
+    fn part(&mut self, from: usize, to: usize) -> AccessBytes<'_> {
+        match self {
+            Self::Read(data) => AccessBytes::Read(&mut data[from..to]),
+            Self::Write(data) => AccessBytes::Write(&data[from..to]),
+        }
+    }
+}

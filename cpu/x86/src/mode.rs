@@ -1,0 +1,141 @@
+//! What a decoded block depends on besides its bytes.
+
+use crate::control::{cr0, cr4, efer, xcr0};
+use crate::flags::bits;
+use crate::insn::seg;
+use crate::segment::{Segment, SegmentFast};
+use crate::{Cpu, row::Group};
+
+/// The mode bits in a block's key. The decoder resolves everything that follows from them (privilege, availability of
+/// vector state), so that nothing of it is asked at run time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Mode(pub u32);
+
+impl Mode {
+    const CODE32: u32 = 1;
+    const CODE64: u32 = 2;
+    const CPL3: u32 = 4;
+    const CPL12: u32 = 8;
+    const V8086: u32 = 16;
+    const REAL: u32 = 32;
+    const EM: u32 = 64;
+    const TS: u32 = 128;
+    const MP: u32 = 256;
+    const OSFXSR: u32 = 512;
+    const AVX: u32 = 1024;
+    const AVX512: u32 = 2048;
+
+    /// Operand and address size of code: 16, 32 or 64.
+    pub const fn bitness(self) -> u32 {
+        if self.long64() {
+            64
+        } else if self.0 & Self::CODE32 != 0 {
+            32
+        } else {
+            16
+        }
+    }
+    /// 64-bit mode.
+    #[inline(always)]
+    pub const fn long64(self) -> bool {
+        self.0 & Self::CODE64 != 0
+    }
+    /// CPL is not 0.
+    pub const fn unprivileged(self) -> bool {
+        self.0 & (Self::CPL3 | Self::CPL12) != 0
+    }
+    /// Real-address or virtual-8086 mode.
+    pub const fn real_or_v8086(self) -> bool {
+        self.0 & (Self::REAL | Self::V8086) != 0
+    }
+
+    /// What using a group's state raises in this mode: `Some(true)` #UD, `Some(false)` #NM.
+    pub const fn unavailable(self, group: Group) -> Option<bool> {
+        let has = |bit: u32| self.0 & bit != 0;
+        let (ud, nm) = match group {
+            Group::Base => (false, false),
+            Group::X87 => (false, has(Self::EM) || has(Self::TS)),
+            Group::Wait => (false, has(Self::MP) && has(Self::TS)),
+            Group::Mmx => (has(Self::EM), has(Self::TS)),
+            Group::Sse => (has(Self::EM) || !has(Self::OSFXSR), has(Self::TS)),
+            Group::Avx => (!has(Self::AVX), has(Self::TS)),
+            Group::Avx512 => (!has(Self::AVX512), has(Self::TS)),
+            Group::VexGpr => (self.real_or_v8086(), false),
+        };
+        if ud {
+            Some(true)
+        } else if nm {
+            Some(false)
+        } else {
+            None
+        }
+    }
+}
+
+impl Cpu {
+    /// Recomputes what is derived from control registers, EFER, XCR0, CPL, RFLAGS.VM/AC and the segments. Everything
+    /// that changes one of them ends its block and calls this.
+    pub fn update_mode(&mut self) {
+        let cs = &self.seg[seg::CS as usize];
+        let long64 = self.long_mode() && cs.long();
+        let protected = self.protected();
+        let v8086 = protected && self.flags.has(bits::VM);
+        let avx_state = self.cr4 & cr4::OSXSAVE != 0 && protected && !v8086;
+        let sse_avx = xcr0::SSE | xcr0::AVX;
+        let avx = avx_state && self.xcr0 & sse_avx == sse_avx;
+        let avx512 = avx && self.xcr0 & xcr0::AVX512 == xcr0::AVX512;
+        let mut mode = 0;
+        for (set, bit) in [
+            (!long64 && cs.big() && !v8086, Mode::CODE32),
+            (long64, Mode::CODE64),
+            (self.cpl == 3, Mode::CPL3),
+            (self.cpl == 1 || self.cpl == 2, Mode::CPL12),
+            (v8086, Mode::V8086),
+            (!protected, Mode::REAL),
+            (self.cr0 & cr0::EM != 0, Mode::EM),
+            (self.cr0 & cr0::TS != 0, Mode::TS),
+            (self.cr0 & cr0::MP != 0, Mode::MP),
+            (self.cr4 & cr4::OSFXSR != 0, Mode::OSFXSR),
+            (avx, Mode::AVX),
+            (avx512, Mode::AVX512),
+        ] {
+            if set {
+                mode |= bit;
+            }
+        }
+        self.mode = Mode(mode);
+        self.update_fast_segments();
+        self.update_context();
+        self.end_block();
+    }
+
+    /// Recomputes the fast path's view of all segments.
+    pub(crate) fn update_fast_segments(&mut self) {
+        let long64 = self.long_mode() && self.seg[seg::CS as usize].long();
+        for n in [seg::ES, seg::CS, seg::SS, seg::DS, seg::FS, seg::GS] {
+            self.update_fast_segment(n, long64);
+        }
+        self.fast[seg::FLAT as usize] = SegmentFast::flat(0);
+        self.fast[seg::FLAT_SS as usize] = SegmentFast::flat(0);
+    }
+
+    /// Recomputes the fast path's view of one segment.
+    pub(crate) fn update_fast_segment(&mut self, n: u8, long64: bool) {
+        let segment: &Segment = &self.seg[n as usize];
+        self.fast[n as usize] = match (long64, n) {
+            (true, seg::FS | seg::GS) => SegmentFast::flat(segment.base),
+            (true, _) => SegmentFast::flat(0),
+            (false, _) if self.protected() && !self.v8086() => SegmentFast::legacy(segment),
+            // Real-address and virtual-8086 mode check the limit, but not the type.
+            (false, _) => {
+                let end = u64::from(segment.limit) + 1;
+                SegmentFast { base: segment.base, mask: 0xffff_ffff, read_end: end, write_end: end }
+            }
+        };
+    }
+
+    /// Whether EFER.LMA and paging say that IA-32e mode is active but code is not 64-bit.
+    pub fn compatibility_mode(&self) -> bool {
+        self.efer & efer::LMA != 0 && !self.long64()
+    }
+}
