@@ -129,6 +129,11 @@ impl Tlb {
         }
     }
 
+    /// Whether a page of more than 4 KiB may be in.
+    pub fn has_large(&self) -> bool {
+        self.large
+    }
+
     /// The live entries, for a monitor: (entry, guest-physical page, page size as log2).
     pub fn iter(&self) -> impl Iterator<Item = (&TlbEntry, u64, u8)> {
         self.entries

@@ -119,6 +119,8 @@ pub struct Cpu {
     pub flags: Flags,
     /// Context of ordinary accesses, as in TLB tags.
     pub(crate) context: u64,
+    /// Context of ordinary accesses, even while all of them must take the slow path.
+    pub(crate) context_number: u64,
     /// Context of implicit supervisor accesses.
     pub(crate) context_system: u64,
     /// Segments as the memory fast path wants them, see [`seg`].

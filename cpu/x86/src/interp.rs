@@ -1,0 +1,412 @@
+//! The interpreter: a cache of decoded blocks, and the loop that runs them.
+//!
+//! Blocks are keyed by guest-physical address and [`Mode`](crate::mode::Mode). They are never changed while they run: a write to decoded code
+//! only bumps the page's generation in [`GuestMemory`](ringworld_mmu::GuestMemory), and the next look-up sees that the
+//! block is stale.
+
+use crate::decode::{self, Decoded};
+use crate::insn::{Insn, REG_RIP};
+use crate::mem::{Kind, Privilege};
+use crate::paging::Target;
+use crate::state::boundary;
+use crate::{Cpu, Stop};
+use core::hash::{BuildHasherDefault, Hasher};
+use iced_x86::{Decoder, Instruction};
+use ringworld_core::{GuestPhys, PAGE_MASK, PAGE_SIZE};
+use std::collections::HashMap;
+
+/// Longest block, in instructions.
+const MAX_BLOCK: usize = 64;
+/// Most bytes of code looked at for one block.
+const MAX_BYTES: usize = 512;
+/// Entries of the look-up by linear address; a power of two.
+const LOOKUP: usize = 1 << 13;
+/// Decoded instructions kept before everything is forgotten (32 bytes each).
+const MAX_INSNS: usize = 4 << 20;
+
+/// Why a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RunEnd {
+    /// The instruction count reached the limit.
+    Limit,
+    /// Somebody asked for the machine's loop (platform attention, a changed timer).
+    Attention,
+    /// The CPU is not active: halted, waiting or shut down.
+    Inactive,
+}
+
+struct Block {
+    /// First instruction.
+    start: u32,
+    len: u16,
+    /// Bytes of code; compared when the page's generation has changed.
+    bytes: Box<[u8]>,
+    page_index: usize,
+    generation: u32,
+    /// The guest-physical second page of an instruction that crosses pages (such a block has one instruction).
+    second: Option<(GuestPhys, usize, u32)>,
+}
+
+impl Block {
+    fn byte_len(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Lookup {
+    linear: u64,
+    /// Mode, TLB context and fetch generation.
+    stamp: u64,
+    block: u32,
+}
+
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &b in bytes {
+            self.write_u64(b.into());
+        }
+    }
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(n.into());
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+}
+
+/// Per-instruction and per-event observers; compiled out where they say so.
+pub trait Observer {
+    /// Whether [`Self::instruction`] is called.
+    const INSTRUCTIONS: bool;
+    /// Before an instruction runs; RIP still points at it.
+    fn instruction(&mut self, cpu: &Cpu, insn: &Insn);
+}
+
+/// Observes nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoObserver;
+
+impl Observer for NoObserver {
+    const INSTRUCTIONS: bool = false;
+    fn instruction(&mut self, _: &Cpu, _: &Insn) {}
+}
+
+/// The decoded code of one CPU.
+pub struct Interpreter {
+    insns: Vec<Insn>,
+    blocks: Vec<Block>,
+    by_address: HashMap<(u64, u32), u32, BuildHasherDefault<KeyHasher>>,
+    lookup: Box<[Lookup]>,
+    scratch: Instruction,
+    code_epoch: u64,
+    code_page_epoch: u64,
+}
+
+impl Default for Interpreter {
+    fn default() -> Self {
+        Self {
+            insns: Vec::new(),
+            blocks: Vec::new(),
+            by_address: HashMap::default(),
+            lookup: vec![Lookup { linear: 0, stamp: u64::MAX, block: 0 }; LOOKUP].into_boxed_slice(),
+            scratch: Instruction::default(),
+            code_epoch: 0,
+            code_page_epoch: 0,
+        }
+    }
+}
+
+impl Interpreter {
+    /// Runs `cpu` until its instruction count reaches `limit`, it goes inactive, or attention is asked for.
+    pub fn run<O: Observer>(&mut self, cpu: &mut Cpu, limit: u64, observer: &mut O) -> RunEnd {
+        cpu.boundary |= boundary::INTERRUPT;
+        loop {
+            if cpu.boundary != 0
+                && let Some(end) = cpu.at_boundary()
+            {
+                return end;
+            }
+            if cpu.icount >= limit {
+                return RunEnd::Limit;
+            }
+            self.sync_code(cpu);
+            let block = match self.find(cpu) {
+                Ok(block) => block,
+                Err(Stop::Exception) => {
+                    cpu.icount += 1;
+                    cpu.deliver_pending();
+                    continue;
+                }
+            };
+            let (start, len) = block;
+            // While something must be looked at after each instruction, blocks are of one instruction.
+            let single = cpu.boundary != 0;
+            let longest = if single { 1 } else { limit - cpu.icount };
+            let stepping = single && cpu.before_single_step();
+            cpu.block_end = (len as u64).min(longest) as usize;
+            let insns = &self.insns[start..start + len];
+            let mut n = 0;
+            while n < cpu.block_end {
+                let Some(insn) = insns.get(n) else { break };
+                if O::INSTRUCTIONS {
+                    observer.instruction(cpu, insn);
+                }
+                let rip = cpu.regs[REG_RIP as usize];
+                cpu.regs[REG_RIP as usize] = rip.wrapping_add(u64::from(insn.len));
+                cpu.icount += 1;
+                if let Err(Stop::Exception) = (insn.exec)(cpu, insn) {
+                    cpu.regs[REG_RIP as usize] = rip;
+                    cpu.deliver_pending();
+                    break;
+                }
+                n += 1;
+            }
+            if stepping && n == 1 {
+                cpu.after_single_step();
+            }
+        }
+    }
+
+    /// Sees what happened to code since the last block: other CPUs and devices write it too.
+    #[inline(always)]
+    fn sync_code(&mut self, cpu: &mut Cpu) {
+        if self.code_epoch != cpu.memory.code_epoch() || self.code_page_epoch != cpu.memory.code_page_epoch() {
+            self.code_changed(cpu);
+        }
+    }
+
+    #[cold]
+    fn code_changed(&mut self, cpu: &mut Cpu) {
+        let epoch = cpu.memory.code_epoch();
+        if self.code_epoch != epoch {
+            self.code_epoch = epoch;
+            cpu.counters.blocks_invalidated += 1;
+            cpu.drop_code_lookups();
+        }
+        let pages = cpu.memory.code_page_epoch();
+        if self.code_page_epoch != pages {
+            // Somebody else decoded code on a page that this CPU may be writing without looking.
+            self.code_page_epoch = pages;
+            cpu.tlb.drop_all_writes();
+        }
+    }
+
+    /// The block at the CPU's RIP: first instruction and length.
+    #[inline(always)]
+    fn find(&mut self, cpu: &mut Cpu) -> Result<(usize, usize), Stop> {
+        let linear = cpu.code_linear();
+        let stamp = cpu.code_stamp();
+        let entry = &self.lookup[linear as usize & (LOOKUP - 1)];
+        if entry.linear == linear && entry.stamp == stamp {
+            let block = &self.blocks[entry.block as usize];
+            return Ok((block.start as usize, usize::from(block.len)));
+        }
+        self.find_slow(cpu, linear)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_slow(&mut self, cpu: &mut Cpu, linear: u64) -> Result<(usize, usize), Stop> {
+        if self.insns.len() > MAX_INSNS {
+            self.forget(cpu);
+        }
+        if self.insns.is_empty() {
+            // The place of instructions that are not kept.
+            self.insns.push(decode::invalid());
+        }
+        let room = cpu.code_room()?;
+        let target = cpu.translate(linear, Kind::Fetch, Privilege::Current)?;
+        let (Target::Host { pointer, index, .. }, 15..) = (target, room) else {
+            return self.decode_once(cpu, linear, room);
+        };
+        let physical = cpu.tlb.physical_page(linear) | linear & PAGE_MASK;
+        let key = (physical, cpu.mode.0);
+        if let Some(&id) = self.by_address.get(&key)
+            && u64::from(self.blocks[id as usize].byte_len()) <= room
+            && self.revalidate(cpu, id, linear, pointer)?
+        {
+            return Ok(self.remember(cpu, linear, id));
+        }
+        let block = self.build(cpu, linear, room, pointer, index)?;
+        let id = self.blocks.len() as u32;
+        self.blocks.push(block);
+        self.by_address.insert(key, id);
+        Ok(self.remember(cpu, linear, id))
+    }
+
+    /// Notes a block in the look-up by linear address.
+    fn remember(&mut self, cpu: &mut Cpu, linear: u64, id: u32) -> (usize, usize) {
+        self.lookup[linear as usize & (LOOKUP - 1)] = Lookup { linear, stamp: cpu.code_stamp(), block: id };
+        let block = &self.blocks[id as usize];
+        (block.start as usize, usize::from(block.len))
+    }
+
+    /// Whether a block found by its physical address still stands for the bytes there.
+    fn revalidate(&mut self, cpu: &mut Cpu, id: u32, linear: u64, pointer: *const u8) -> Result<bool, Stop> {
+        let block = &self.blocks[id as usize];
+        let second = match block.second {
+            None => None,
+            Some(_) => Some(second_page(cpu, linear)?),
+        };
+        let generation = cpu.memory.code_generation(block.page_index);
+        let second_now = second.map(|(page, index, _)| (page, index, cpu.memory.code_generation(index)));
+        if generation == block.generation && second_now == block.second {
+            return Ok(true);
+        }
+        if second.map(|(page, index, _)| (page, index)) != block.second.map(|(page, index, _)| (page, index)) {
+            return Ok(false);
+        }
+        let offset = (linear & PAGE_MASK) as u32;
+        let in_first = block.bytes.len().min((PAGE_SIZE as u32 - offset) as usize);
+        mark(cpu, block.page_index, offset, in_first as u32);
+        let mut now = [0; MAX_BYTES];
+        let now = &mut now[..block.bytes.len()];
+        copy(pointer, &mut now[..in_first]);
+        if let Some((_, index, pointer)) = second {
+            mark(cpu, index, 0, (block.bytes.len() - in_first) as u32);
+            copy(pointer, &mut now[in_first..]);
+        }
+        if *now != *block.bytes {
+            return Ok(false);
+        }
+        let block = &mut self.blocks[id as usize];
+        block.generation = generation;
+        block.second = second_now;
+        Ok(true)
+    }
+
+    /// Decodes the block at `linear`, whose first page is at `pointer`.
+    fn build(
+        &mut self,
+        cpu: &mut Cpu,
+        linear: u64,
+        room: u64,
+        pointer: *const u8,
+        page_index: usize,
+    ) -> Result<Block, Stop> {
+        let offset = (linear & PAGE_MASK) as usize;
+        let in_page = (PAGE_SIZE as usize - offset).min(MAX_BYTES - 16).min(room as usize);
+        let generation = cpu.memory.code_generation(page_index);
+        mark(cpu, page_index, offset as u32, in_page as u32);
+        let mut bytes = [0; MAX_BYTES];
+        copy(pointer, &mut bytes[..in_page]);
+        let start = self.insns.len();
+        let options = cpu.model.decoder_options();
+        let mut decoder =
+            Decoder::with_ip(cpu.mode.bitness(), &bytes[..in_page], cpu.regs[REG_RIP as usize], options);
+        let mut end = 0;
+        while self.insns.len() - start < MAX_BLOCK && end < in_page {
+            match decode::decode(&mut decoder, &mut self.scratch, cpu.mode, &cpu.model) {
+                Decoded::Instruction(insn, last) => {
+                    self.insns.push(insn);
+                    end = decoder.position();
+                    if last {
+                        break;
+                    }
+                }
+                Decoded::NeedMore => break,
+            }
+        }
+        cpu.counters.blocks_decoded += 1;
+        if self.insns.len() > start {
+            return Ok(Block {
+                start: start as u32,
+                len: (self.insns.len() - start) as u16,
+                bytes: bytes[..end].into(),
+                page_index,
+                generation,
+                second: None,
+            });
+        }
+        // The first instruction crosses into the next page.
+        let (page, second_index, second_pointer) = second_page(cpu, linear)?;
+        let second_generation = cpu.memory.code_generation(second_index);
+        let want = 15.min(room as usize);
+        mark(cpu, second_index, 0, (want - in_page) as u32);
+        copy(second_pointer, &mut bytes[in_page..want]);
+        let mut decoder =
+            Decoder::with_ip(cpu.mode.bitness(), &bytes[..want], cpu.regs[REG_RIP as usize], options);
+        match decode::decode(&mut decoder, &mut self.scratch, cpu.mode, &cpu.model) {
+            Decoded::Instruction(insn, _) => self.insns.push(insn),
+            // `want` is 15: the decoder never asks for more than that.
+            Decoded::NeedMore => return Err(cpu.gp0()),
+        }
+        Ok(Block {
+            start: start as u32,
+            len: 1,
+            bytes: bytes[..decoder.position().max(in_page + 1)].into(),
+            page_index,
+            generation,
+            second: Some((page, second_index, second_generation)),
+        })
+    }
+
+    /// Decodes one instruction and does not keep it: code in device memory, or near the code segment's limit.
+    fn decode_once(&mut self, cpu: &mut Cpu, linear: u64, room: u64) -> Result<(usize, usize), Stop> {
+        let mut bytes = [0; 15];
+        let room = room.min(15) as usize;
+        let mut have = 0;
+        loop {
+            let in_page = (PAGE_SIZE - (linear.wrapping_add(have as u64) & PAGE_MASK)) as usize;
+            let end = (have + in_page).min(room);
+            cpu.fetch_bytes(linear.wrapping_add(have as u64), &mut bytes[have..end])?;
+            have = end;
+            let mut decoder = Decoder::with_ip(
+                cpu.mode.bitness(),
+                &bytes[..have],
+                cpu.regs[REG_RIP as usize],
+                cpu.model.decoder_options(),
+            );
+            match decode::decode(&mut decoder, &mut self.scratch, cpu.mode, &cpu.model) {
+                Decoded::Instruction(insn, _) => {
+                    self.insns[0] = insn;
+                    return Ok((0, 1));
+                }
+                // Past the limit of the code segment.
+                Decoded::NeedMore if have == room => return Err(cpu.gp0()),
+                Decoded::NeedMore => {}
+            }
+        }
+    }
+
+    /// Forgets all decoded code.
+    pub fn forget(&mut self, cpu: &mut Cpu) {
+        self.insns.clear();
+        self.blocks.clear();
+        self.by_address.clear();
+        cpu.drop_code_lookups();
+    }
+}
+
+/// Marks bytes as code before they are read; the page's writes then take the slow path.
+fn mark(cpu: &mut Cpu, index: usize, offset: u32, len: u32) {
+    if cpu.memory.mark_code(index, offset, len)
+        && let Some(page) = cpu.memory.address_of(index)
+    {
+        cpu.tlb.drop_writes(page.0);
+    }
+}
+
+/// The page after that of `linear`: guest-physical address, tracking index, host address.
+fn second_page(cpu: &mut Cpu, linear: u64) -> Result<(GuestPhys, usize, *const u8), Stop> {
+    let next = (linear & !PAGE_MASK).wrapping_add(PAGE_SIZE) & cpu.linear_mask();
+    match cpu.translate(next, Kind::Fetch, Privilege::Current)? {
+        Target::Host { pointer, index, .. } => {
+            Ok((GuestPhys(cpu.tlb.physical_page(next)), index, pointer.cast_const()))
+        }
+        // An instruction that runs from memory into a device: there is no code to keep.
+        Target::Device(_) => Err(cpu.gp0()),
+    }
+}
+
+fn copy(from: *const u8, to: &mut [u8]) {
+    // SAFETY: callers pass a pointer into a mapped guest page that has at least `to.len()` bytes left.
+    unsafe { core::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
+}

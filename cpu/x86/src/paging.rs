@@ -1,0 +1,392 @@
+//! The CPU's side of address translation: paging parameters from the control registers, TLB contexts, and the slow path's
+//! translation of one page.
+
+use crate::control::{cr0, cr4, efer};
+use crate::flags::bits;
+use crate::mem::{Kind, Privilege};
+use crate::state::boundary;
+use crate::{Cpu, Stop};
+use core::convert::Infallible;
+use ringworld_core::{GuestPhys, GuestVirt, PAGE_MASK};
+use ringworld_mmu::tables::PhysicalTables;
+use ringworld_mmu::tlb::{Contexts, NO_TAG, TlbEntry};
+use ringworld_mmu::x86::paging::{
+    self, Access, AccessKind, EntryFormat, Mode, Paging, Translation, WalkFault, load_pdptes,
+};
+use std::collections::HashMap;
+
+/// Where an access goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Target {
+    /// Memory: the byte's host address, its page's tracking index, and whether writes are dropped.
+    Host {
+        /// The byte.
+        pointer: *mut u8,
+        /// Index of the page in the memory's tracking arrays.
+        index: usize,
+        /// Read-only memory.
+        rom: bool,
+    },
+    /// A device, or nothing.
+    Device(GuestPhys),
+}
+
+/// What a TLB context number stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct ContextKey {
+    /// Number of the address space (a PCID's present incarnation); 0 while paging is off.
+    space: u32,
+    /// CR0, CR4, EFER bits that take part, and the user bit.
+    control: u32,
+    pkru: u32,
+    pkrs: u32,
+}
+
+/// Numbers address spaces and contexts, and keeps the walker's parameters.
+#[derive(Debug)]
+pub struct AddressSpaces {
+    contexts: Contexts<ContextKey>,
+    /// The present incarnation of each PCID.
+    spaces: HashMap<u16, u32>,
+    next_space: u32,
+    /// `None` while paging is off.
+    pub(crate) paging: Option<Paging>,
+    /// Pages (hashed) from which code was fetched since the code look-ups were dropped last.
+    fetched: [u64; 64],
+}
+
+impl Default for AddressSpaces {
+    fn default() -> Self {
+        Self {
+            contexts: Contexts::default(),
+            spaces: HashMap::new(),
+            next_space: 1,
+            paging: None,
+            fetched: [0; 64],
+        }
+    }
+}
+
+impl AddressSpaces {
+    fn space(&mut self, pcid: u16) -> u32 {
+        *self.spaces.entry(pcid).or_insert_with(|| {
+            self.next_space += 1;
+            self.next_space
+        })
+    }
+}
+
+impl Cpu {
+    /// CR4.PCIDE: the current PCID, else 0.
+    pub fn pcid(&self) -> u16 {
+        if self.cr4 & cr4::PCIDE != 0 { self.cr3 as u16 & 0xfff } else { 0 }
+    }
+
+    /// MAXPHYADDR.
+    pub fn physical_bits(&self) -> u8 {
+        self.model.physical_bits()
+    }
+
+    /// Recomputes the walker's parameters and selects the contexts, after anything that they depend on has changed.
+    pub(crate) fn update_context(&mut self) {
+        let paging_on = self.cr0 & cr0::PG != 0;
+        self.spaces.paging = paging_on.then(|| {
+            let mode = match (self.long_mode(), self.cr4 & cr4::PAE != 0) {
+                (true, _) if self.cr4 & cr4::LA57 != 0 => Mode::Level5,
+                (true, _) => Mode::Level4,
+                (false, true) => Mode::Pae,
+                (false, false) => Mode::Bits32,
+            };
+            Paging {
+                cr3: self.cr3,
+                pdptes: self.pdptes,
+                wp: self.cr0 & cr0::WP != 0,
+                smep: self.cr4 & cr4::SMEP != 0,
+                smap: self.cr4 & cr4::SMAP != 0,
+                pge: self.cr4 & cr4::PGE != 0,
+                pkru: if self.long_mode() && self.cr4 & cr4::PKE != 0 { self.pkru } else { 0 },
+                pkrs: if self.long_mode() && self.cr4 & cr4::PKS != 0 { self.msrs.pkrs as u32 } else { 0 },
+                ..Paging::new(EntryFormat {
+                    mode,
+                    nxe: self.efer & efer::NXE != 0,
+                    pse: self.cr4 & cr4::PSE != 0,
+                    pse36: self.model.has_pse36(),
+                    pages_1g: self.model.has_pages_1g(),
+                    max_phys_bits: self.physical_bits(),
+                    amd: self.model.is_amd(),
+                })
+            }
+        });
+        self.select_context();
+    }
+
+    /// Selects the TLB contexts for the present privilege, EFLAGS.AC and address space.
+    pub(crate) fn select_context(&mut self) {
+        let (space, control, pkru, pkrs) = match &self.spaces.paging {
+            None => (0, 0, 0, 0),
+            Some(p) => {
+                let (wp, smep, smap, pkru, pkrs) = (p.wp, p.smep, p.smap, p.pkru, p.pkrs);
+                let nxe = p.format().nxe;
+                let mode = p.format().mode as u32;
+                let pcid = self.pcid();
+                let pse = self.cr4 & cr4::PSE != 0;
+                let control = mode
+                    | u32::from(wp) << 3
+                    | u32::from(smep) << 4
+                    | u32::from(smap) << 5
+                    | u32::from(nxe) << 6
+                    | u32::from(pse) << 7;
+                (self.spaces.space(pcid), control | 1 << 8, pkru, pkrs)
+            }
+        };
+        let user = u32::from(self.cpl == 3 && space != 0) << 9;
+        let smap = control & 1 << 5 != 0;
+        let ac = u32::from(smap && self.cpl != 3 && self.flags.has(bits::AC)) << 10;
+        let mut exhausted = false;
+        let mut number = |control: u32| {
+            let (number, again) = self.spaces.contexts.number(ContextKey { space, control, pkru, pkrs });
+            exhausted |= again;
+            number
+        };
+        let mut numbers = [number(control), number(control | user | ac)];
+        if exhausted {
+            self.tlb.flush();
+            self.spaces.contexts.clear();
+            self.drop_code_lookups();
+            for (slot, control) in numbers.iter_mut().zip([control, control | user | ac]) {
+                *slot = self.spaces.contexts.number(ContextKey { space, control, pkru, pkrs }).0;
+            }
+        }
+        self.context_system = u64::from(numbers[0]);
+        self.context_number = u64::from(numbers[1]);
+        self.context = self.effective_context(numbers[1]);
+    }
+
+    /// Flushes everything, global pages included (MOV to CR0/CR4 that changes paging, INVPCID type 2, reset).
+    pub fn flush_all(&mut self) {
+        self.tlb.flush();
+        self.spaces.contexts.clear();
+        self.spaces.spaces.clear();
+        self.drop_code_lookups();
+        self.update_context();
+    }
+
+    /// Flushes one PCID's translations. (Its global pages go too, which an implementation may do.)
+    pub fn flush_pcid(&mut self, pcid: u16) {
+        self.spaces.spaces.remove(&pcid);
+        self.update_context();
+    }
+
+    /// Flushes the translations of all PCIDs, which INVPCID type 3 asks for but for global pages.
+    pub fn flush_non_global(&mut self) {
+        self.spaces.spaces.clear();
+        self.update_context();
+    }
+
+    /// INVLPG: flushes one page in the current PCID, and its global translations in all.
+    pub fn flush_page(&mut self, linear: u64) {
+        self.tlb.flush_page(GuestVirt(linear));
+        let bit = (linear >> 12) as usize;
+        // A large page's code may have been fetched at any of its 4-KiB parts.
+        if self.spaces.fetched[bit >> 6 & 63] & 1 << (bit & 63) != 0 || self.tlb.has_large() {
+            self.drop_code_lookups();
+        }
+    }
+
+    /// Forgets which block is at which linear address.
+    pub(crate) fn drop_code_lookups(&mut self) {
+        self.fetch_generation = self.fetch_generation.wrapping_add(1) & 0x00ff_ffff;
+        self.spaces.fetched = [0; 64];
+        self.end_block();
+    }
+
+    /// The linear address of the next instruction.
+    #[inline(always)]
+    pub(crate) fn code_linear(&self) -> u64 {
+        let cs = &self.fast[crate::insn::seg::CS as usize];
+        cs.base.wrapping_add(self.regs[crate::insn::REG_RIP as usize]) & cs.mask
+    }
+
+    /// What, besides the linear address, selects the block to run.
+    #[inline(always)]
+    pub(crate) fn code_stamp(&self) -> u64 {
+        u64::from(self.mode.0) << 36 | self.context_number << 24 | u64::from(self.fetch_generation)
+    }
+
+    /// The bytes from RIP to the end of the code segment; raises what an instruction fetch would raise there.
+    pub(crate) fn code_room(&mut self) -> Result<u64, Stop> {
+        if self.long64() {
+            return if self.is_canonical(self.rip()) { Ok(u64::MAX) } else { Err(self.gp0()) };
+        }
+        // Outside of 64-bit mode RIP has 32 bits.
+        let rip = self.rip() & 0xffff_ffff;
+        self.set_rip(rip);
+        let limit = u64::from(self.seg[crate::insn::seg::CS as usize].limit);
+        if rip > limit { Err(self.gp0()) } else { Ok(limit - rip + 1) }
+    }
+
+    /// Translates one page's worth of an access, entering it into the TLB; raises #PF.
+    pub(crate) fn translate(&mut self, linear: u64, kind: Kind, who: Privilege) -> Result<Target, Stop> {
+        let context = match who {
+            Privilege::Current => self.context_number,
+            Privilege::Implicit => self.context_system,
+        };
+        let entry = *self.tlb.entry(linear);
+        let (tag, wanted) = match kind {
+            Kind::Read => (entry.read, linear & !PAGE_MASK | context),
+            Kind::Write => (entry.write, linear & !PAGE_MASK | context),
+            Kind::Fetch => (entry.fetch, linear & !PAGE_MASK | context),
+        };
+        if tag == wanted {
+            let gpa = GuestPhys(self.tlb.physical_page(linear) | linear & PAGE_MASK);
+            return Ok(self.target(gpa));
+        }
+        let page = self.walk(linear, kind, who)?;
+        let target = self.target(page.gpa);
+        if let Target::Host { pointer, index, rom } = target {
+            self.enter(linear, kind, who, context, &page, (pointer, index, rom));
+        }
+        if kind == Kind::Fetch {
+            let bit = (linear >> 12) as usize;
+            self.spaces.fetched[bit >> 6 & 63] |= 1 << (bit & 63);
+        }
+        Ok(target)
+    }
+
+    fn target(&self, gpa: GuestPhys) -> Target {
+        if self.lapic_claims(gpa) {
+            return Target::Device(gpa);
+        }
+        match self.memory.page(gpa) {
+            Some(page) => Target::Host {
+                pointer: page.ptr.wrapping_add(gpa.page_offset() as usize),
+                index: page.index,
+                rom: page.rom,
+            },
+            None => Target::Device(gpa),
+        }
+    }
+
+    /// Walks the tables for an access.
+    fn walk(&mut self, linear: u64, kind: Kind, who: Privilege) -> Result<Translation, Stop> {
+        let Some(paging) = &self.spaces.paging else {
+            return Ok(Translation {
+                gpa: GuestPhys(linear & 0xffff_ffff),
+                shift: 12,
+                writable: true,
+                user: true,
+                executable: true,
+                dirty: true,
+                global: false,
+                pat_index: 0,
+                key: 0,
+            });
+        };
+        self.counters.walks += 1;
+        let access = self.access(kind, who);
+        match paging::walk(paging, GuestVirt(linear), access, &mut PhysicalTables(&self.memory)) {
+            Ok(page) => Ok(page),
+            Err(WalkFault::Page(fault)) => Err(self.page_fault(linear, fault.error_code)),
+            Err(WalkFault::Table(never)) => match never {},
+        }
+    }
+
+    fn access(&self, kind: Kind, who: Privilege) -> Access {
+        let current = who == Privilege::Current;
+        Access {
+            kind: match kind {
+                Kind::Read => AccessKind::Read,
+                Kind::Write => AccessKind::Write,
+                Kind::Fetch => AccessKind::Fetch,
+            },
+            user: current && self.cpl == 3,
+            ac: current && self.flags.has(bits::AC),
+        }
+    }
+
+    /// Enters a translation, with the tags that later accesses may use without looking.
+    fn enter(
+        &mut self,
+        linear: u64,
+        kind: Kind,
+        who: Privilege,
+        context: u64,
+        page: &Translation,
+        (pointer, index, rom): (*mut u8, usize, bool),
+    ) {
+        let base = linear & !PAGE_MASK;
+        let tag = base | context;
+        let watched = self.data_breakpoints && self.page_is_watched(base);
+        let allowed = |cpu: &Self, kind| match &cpu.spaces.paging {
+            Some(paging) => paging.denies(page, cpu.access(kind, who)).is_none(),
+            None => true,
+        };
+        let readable = !watched && (kind == Kind::Read || allowed(self, Kind::Read));
+        // The dirty flag must be set in the tables, and the write path may not skip code or read-only memory.
+        let writable = !watched
+            && !rom
+            && page.dirty
+            && (kind == Kind::Write || allowed(self, Kind::Write))
+            && !self.memory.is_code(index);
+        if writable {
+            self.memory.set_dirty(index);
+        }
+        let executable = kind == Kind::Fetch;
+        let select = |yes| if yes { tag } else { NO_TAG };
+        let entry = TlbEntry {
+            read: select(readable),
+            write: select(writable),
+            fetch: select(executable),
+            host: (pointer as usize).wrapping_sub(linear as usize),
+        };
+        self.tlb.insert(linear, entry, page.gpa.page().0, page.shift);
+    }
+
+    /// Reads bytes of code without caching them (device memory, the end of a segment).
+    pub(crate) fn fetch_bytes(&mut self, linear: u64, data: &mut [u8]) -> Result<(), Stop> {
+        match self.translate(linear, Kind::Fetch, Privilege::Current)? {
+            Target::Host { pointer, .. } => {
+                let room = (PAGE_MASK + 1 - (linear & PAGE_MASK)) as usize;
+                let len = data.len().min(room);
+                // SAFETY: `pointer` is the host address of a byte in a mapped guest page; `len` bytes stay in the page.
+                unsafe { core::ptr::copy_nonoverlapping(pointer, data.as_mut_ptr(), len) };
+            }
+            Target::Device(address) => {
+                let platform = self.platform.clone();
+                platform.mmio_read(self.io_context(), address, data);
+                self.boundary |= boundary::INTERRUPT;
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads the PDPTE registers for PAE paging (SDM 3A 4.4.1): #GP(0) on reserved bits.
+    pub(crate) fn load_pdptes(&mut self, cr3: u64) -> Result<(), Stop> {
+        let loaded: Result<_, paging::PdpteFault<Infallible>> =
+            load_pdptes(cr3, self.physical_bits(), &mut PhysicalTables(&self.memory));
+        match loaded {
+            Ok(pdptes) => {
+                self.pdptes = pdptes;
+                Ok(())
+            }
+            Err(_) => Err(self.gp0()),
+        }
+    }
+
+    /// Translates an address as the running code would read it, without any side effect; for monitors and debuggers.
+    pub fn debug_translate(&self, linear: u64) -> Option<GuestPhys> {
+        let Some(paging) = &self.spaces.paging else { return Some(GuestPhys(linear & 0xffff_ffff)) };
+        let access = Access { kind: AccessKind::Read, user: false, ac: true };
+        let mut paging = *paging;
+        paging.pkru = 0;
+        paging.pkrs = 0;
+        paging::walk(&paging, GuestVirt(linear), access, &mut ringworld_mmu::tables::Inspector::new(&self.memory))
+            .ok()
+            .map(|page| page.gpa)
+    }
+
+    /// The walker's parameters; `None` while paging is off. For a monitor's own walk.
+    pub fn paging(&self) -> Option<&Paging> {
+        self.spaces.paging.as_ref()
+    }
+}
