@@ -2,6 +2,7 @@
 
 mod memory;
 mod tables;
+pub mod tlb;
 pub mod x86;
 
 pub use memory::{

@@ -177,7 +177,8 @@ impl Interpreter {
     /// Sees what happened to code since the last block: other CPUs and devices write it too.
     #[inline(always)]
     fn sync_code(&mut self, cpu: &mut Cpu) {
-        if self.code_epoch != cpu.memory.code_epoch() || self.code_page_epoch != cpu.memory.code_page_epoch() {
+        if self.code_epoch != cpu.memory.code_epoch() || self.code_page_epoch != cpu.memory.code_page_epoch()
+        {
             self.code_changed(cpu);
         }
     }
@@ -260,7 +261,8 @@ impl Interpreter {
         if generation == block.generation && second_now == block.second {
             return Ok(true);
         }
-        if second.map(|(page, index, _)| (page, index)) != block.second.map(|(page, index, _)| (page, index)) {
+        if second.map(|(page, index, _)| (page, index)) != block.second.map(|(page, index, _)| (page, index))
+        {
             return Ok(false);
         }
         let offset = (linear & PAGE_MASK) as u32;

@@ -50,7 +50,7 @@ impl Mode {
     }
 
     /// What using a group's state raises in this mode: `Some(true)` #UD, `Some(false)` #NM.
-    pub const fn unavailable(self, group: Group) -> Option<bool> {
+    pub fn unavailable(self, group: Group) -> Option<bool> {
         let has = |bit: u32| self.0 & bit != 0;
         let (ud, nm) = match group {
             Group::Base => (false, false),

@@ -8,11 +8,11 @@ use crate::state::boundary;
 use crate::{Cpu, Stop};
 use core::convert::Infallible;
 use ringworld_core::{GuestPhys, GuestVirt, PAGE_MASK};
-use ringworld_mmu::tables::PhysicalTables;
 use ringworld_mmu::tlb::{Contexts, NO_TAG, TlbEntry};
 use ringworld_mmu::x86::paging::{
     self, Access, AccessKind, EntryFormat, Mode, Paging, Translation, WalkFault, load_pdptes,
 };
+use ringworld_mmu::{Inspector, PhysicalTables};
 use std::collections::HashMap;
 
 /// Where an access goes.
@@ -97,25 +97,28 @@ impl Cpu {
                 (false, true) => Mode::Pae,
                 (false, false) => Mode::Bits32,
             };
-            Paging {
-                cr3: self.cr3,
-                pdptes: self.pdptes,
-                wp: self.cr0 & cr0::WP != 0,
-                smep: self.cr4 & cr4::SMEP != 0,
-                smap: self.cr4 & cr4::SMAP != 0,
-                pge: self.cr4 & cr4::PGE != 0,
-                pkru: if self.long_mode() && self.cr4 & cr4::PKE != 0 { self.pkru } else { 0 },
-                pkrs: if self.long_mode() && self.cr4 & cr4::PKS != 0 { self.msrs.pkrs as u32 } else { 0 },
-                ..Paging::new(EntryFormat {
-                    mode,
-                    nxe: self.efer & efer::NXE != 0,
-                    pse: self.cr4 & cr4::PSE != 0,
-                    pse36: self.model.has_pse36(),
-                    pages_1g: self.model.has_pages_1g(),
-                    max_phys_bits: self.physical_bits(),
-                    amd: self.model.is_amd(),
-                })
+            let mut paging = Paging::new(EntryFormat {
+                mode,
+                nxe: self.efer & efer::NXE != 0,
+                pse: self.cr4 & cr4::PSE != 0,
+                pse36: self.model.has_pse36(),
+                pages_1g: self.model.has_pages_1g(),
+                max_phys_bits: self.physical_bits(),
+                amd: self.model.is_amd(),
+            });
+            paging.cr3 = self.cr3;
+            paging.pdptes = self.pdptes;
+            paging.wp = self.cr0 & cr0::WP != 0;
+            paging.smep = self.cr4 & cr4::SMEP != 0;
+            paging.smap = self.cr4 & cr4::SMAP != 0;
+            paging.pge = self.cr4 & cr4::PGE != 0;
+            if self.long_mode() && self.cr4 & cr4::PKE != 0 {
+                paging.pkru = self.pkru;
             }
+            if self.long_mode() && self.cr4 & cr4::PKS != 0 {
+                paging.pkrs = self.msrs.pkrs as u32;
+            }
+            paging
         });
         self.select_context();
     }
@@ -195,7 +198,7 @@ impl Cpu {
 
     /// Forgets which block is at which linear address.
     pub(crate) fn drop_code_lookups(&mut self) {
-        self.fetch_generation = self.fetch_generation.wrapping_add(1) & 0x00ff_ffff;
+        self.fetch_generation = self.fetch_generation.wrapping_add(1) & 0xff_ffff_ffff;
         self.spaces.fetched = [0; 64];
         self.end_block();
     }
@@ -210,7 +213,7 @@ impl Cpu {
     /// What, besides the linear address, selects the block to run.
     #[inline(always)]
     pub(crate) fn code_stamp(&self) -> u64 {
-        u64::from(self.mode.0) << 36 | self.context_number << 24 | u64::from(self.fetch_generation)
+        u64::from(self.mode.0) << 52 | self.context_number << 40 | self.fetch_generation
     }
 
     /// The bytes from RIP to the end of the code segment; raises what an instruction fetch would raise there.
@@ -380,7 +383,7 @@ impl Cpu {
         let mut paging = *paging;
         paging.pkru = 0;
         paging.pkrs = 0;
-        paging::walk(&paging, GuestVirt(linear), access, &mut ringworld_mmu::tables::Inspector::new(&self.memory))
+        paging::walk(&paging, GuestVirt(linear), access, &mut Inspector::new(&self.memory))
             .ok()
             .map(|page| page.gpa)
     }

@@ -205,7 +205,7 @@ pub struct Cpu {
     /// TLB context numbers and paging parameters.
     pub(crate) spaces: AddressSpaces,
     /// Bumped whenever cached look-ups of code by linear address become stale.
-    pub(crate) fetch_generation: u32,
+    pub(crate) fetch_generation: u64,
     /// Monitored range of MONITOR (guest-physical line), if armed.
     pub(crate) monitor: Option<u64>,
     /// Number in the machine.

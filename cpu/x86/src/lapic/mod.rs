@@ -1,0 +1,5 @@
+//! The local APIC.
+
+/// A local APIC.
+#[derive(Debug, Default)]
+pub struct Lapic {}
