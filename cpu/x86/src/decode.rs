@@ -208,6 +208,9 @@ fn lower(i: &Instruction, row: &Row, mode: Mode) -> Insn {
     if !matches!(i.code().encoding(), iced_x86::EncodingKind::Legacy) {
         insn.prefixes |= prefix::VEX;
     }
+    let widest = (0..i.op_count()).map(|n| i.op_register(n)).chain([i.memory_index()]);
+    let length = widest.map(|r| if r.is_zmm() { 2 } else { u8::from(r.is_ymm()) }).max().unwrap_or(0);
+    insn.prefixes |= length << prefix::LENGTH_SHIFT;
     let rounding = i.rounding_control();
     insn.evex = if i.has_op_mask() { i.op_mask().number() as u8 } else { 0 }
         | u8::from(i.zeroing_masking()) << 3

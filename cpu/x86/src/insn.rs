@@ -38,6 +38,8 @@ pub mod prefix {
     pub const MEMORY: u8 = 8;
     /// VEX- or EVEX-encoded: upper bits of the destination are cleared.
     pub const VEX: u8 = 16;
+    /// Position of the vector length (two bits, see [`super::Insn::vector_length`]).
+    pub const LENGTH_SHIFT: u8 = 5;
 }
 
 /// A decoded instruction.
@@ -109,6 +111,18 @@ impl Insn {
     #[inline(always)]
     pub const fn has_memory(&self) -> bool {
         self.prefixes & prefix::MEMORY != 0
+    }
+
+    /// Length of the widest vector register operand in bytes, the index of a VSIB included: 16, 32 or 64.
+    #[inline(always)]
+    pub const fn vector_length(&self) -> usize {
+        16 << (self.prefixes >> prefix::LENGTH_SHIFT & 3)
+    }
+
+    /// VEX- or EVEX-encoded.
+    #[inline(always)]
+    pub const fn is_vex(&self) -> bool {
+        self.prefixes & prefix::VEX != 0
     }
 
     /// Opmask register number; 0 means unmasked.
