@@ -1,0 +1,302 @@
+//! What connects the devices: interrupt lines and the two interrupt controllers behind them, pending events, power
+//! requests, the A20 gate.
+
+use crate::ioapic::{IoApic, PINS};
+use crate::pic::PicPair;
+use ringworld_core::{
+    CpuId, Delivery, Destination, EventKey, EventQueue, InterruptMessage, PlatformAttention, StateHasher,
+    TriggerMode, VirtualTime,
+};
+use serde::{Deserialize, Serialize};
+
+/// A change of the machine's power state that a device asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum PowerRequest {
+    /// Soft off (ACPI S5).
+    PowerOff,
+    /// Hard reset of the whole machine.
+    Reset,
+    /// INIT# to all CPUs: they start at the reset vector; memory and devices stay as they are.
+    Init,
+    /// Suspend to memory (ACPI S3).
+    Suspend,
+    /// End of the run with this exit code (debug-exit device).
+    Exit(u32),
+    /// The guest says that it has crashed (pvpanic).
+    Panicked,
+}
+
+/// The two gates of address line 20; it is open while either is (as ICH ORs A20GATE and ALT_A20_GATE).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum A20Source {
+    /// Bit 1 of the keyboard controller's output port.
+    KeyboardController,
+    /// Bit 1 of port 0x92.
+    Port92,
+}
+
+/// ISA IRQ 0 reaches the IOAPIC at input 2; input 0 gets the 8259's output (ACPI 5.2.12.5, MP 1.4 chapter 4.3.4).
+const TIMER_PIN: u8 = 2;
+
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+struct State {
+    pic: PicPair,
+    ioapic: IoApic,
+    /// Per line: which devices assert it, one bit each.
+    sources: [u64; PINS],
+    messages: Vec<InterruptMessage>,
+    power: Option<PowerRequest>,
+    a20_keyboard: bool,
+    a20_port92: bool,
+    nmi_masked: bool,
+    /// The device (HPET) that has taken over IRQ 0 and 8.
+    legacy_replacement: Option<u32>,
+}
+
+/// The connections between the devices and the outside.
+#[derive(Clone, Debug)]
+pub(crate) struct Fabric {
+    state: State,
+    events: EventQueue,
+    /// The earliest event that the machine's loop knows about.
+    horizon: VirtualTime,
+    intr_seen: bool,
+    pub(crate) attention: PlatformAttention,
+}
+
+impl Default for Fabric {
+    fn default() -> Self {
+        Self {
+            state: State {
+                pic: PicPair::default(),
+                ioapic: IoApic::default(),
+                sources: [0; PINS],
+                messages: Vec::new(),
+                power: None,
+                a20_keyboard: true,
+                a20_port92: false,
+                nmi_masked: false,
+                legacy_replacement: None,
+            },
+            events: EventQueue::default(),
+            horizon: VirtualTime::NEVER,
+            intr_seen: false,
+            attention: PlatformAttention::default(),
+        }
+    }
+}
+
+impl Fabric {
+    /// The most devices that can drive interrupt lines.
+    pub(crate) const MAX_OWNERS: u32 = 64;
+
+    /// Back to power-on; the attention flag stays the same object.
+    pub(crate) fn reset(&mut self) {
+        *self = Self { attention: self.attention.clone(), ..Self::default() };
+    }
+
+    pub(crate) fn set_irq(&mut self, owner: u32, line: u8, asserted: bool) {
+        let Some(sources) = self.state.sources.get_mut(usize::from(line)) else { return };
+        let bit = 1u64 << (owner % Self::MAX_OWNERS);
+        *sources = if asserted { *sources | bit } else { *sources & !bit };
+        self.drive(line);
+    }
+
+    /// Whether any device asserts `line`.
+    pub(crate) fn irq(&self, line: u8) -> bool {
+        let asserted = self.state.sources.get(usize::from(line)).copied().unwrap_or(0);
+        match self.state.legacy_replacement {
+            Some(owner) if line == 0 || line == 8 => asserted & (1 << (owner % Self::MAX_OWNERS)) != 0,
+            _ => asserted != 0,
+        }
+    }
+
+    /// Brings a line's level to the inputs that it is wired to.
+    fn drive(&mut self, line: u8) {
+        let level = self.irq(line);
+        if line < 16 {
+            self.state.pic.set_line(line, level);
+        }
+        match line {
+            0 => self.set_pin(TIMER_PIN, level),
+            // The cascade has no wire to the IOAPIC.
+            2 => {}
+            _ => self.set_pin(line, level),
+        }
+        self.pic_changed();
+    }
+
+    fn set_pin(&mut self, pin: u8, asserted: bool) {
+        let message = self.state.ioapic.set_pin(pin, asserted);
+        self.deliver(message);
+    }
+
+    /// To be called after anything that may have changed the 8259's output.
+    fn pic_changed(&mut self) {
+        let intr = self.state.pic.intr();
+        if intr != self.intr_seen {
+            self.intr_seen = intr;
+            self.attention.raise();
+            self.set_pin(0, intr);
+        }
+    }
+
+    fn deliver(&mut self, message: Option<InterruptMessage>) {
+        if let Some(message) = message {
+            self.send(message);
+        }
+    }
+
+    /// Queues a message for the local interrupt controllers. Equal messages that wait already are merged, as the
+    /// controllers would.
+    pub(crate) fn send(&mut self, message: InterruptMessage) {
+        if !self.state.messages.contains(&message) {
+            self.state.messages.push(message);
+        }
+        self.attention.raise();
+    }
+
+    pub(crate) fn raise_smi(&mut self) {
+        self.send(InterruptMessage {
+            source: None,
+            destination: Destination::All,
+            delivery: Delivery::Smi,
+            vector: 0,
+            trigger: TriggerMode::Edge,
+            assert: true,
+        });
+    }
+
+    pub(crate) fn take_messages(&mut self) -> Vec<InterruptMessage> {
+        core::mem::take(&mut self.state.messages)
+    }
+
+    pub(crate) fn intr(&self) -> bool {
+        self.state.pic.intr()
+    }
+
+    pub(crate) fn acknowledge(&mut self) -> u8 {
+        let vector = self.state.pic.acknowledge();
+        self.pic_changed();
+        vector
+    }
+
+    pub(crate) fn pic_read(&mut self, offset: u64) -> u8 {
+        let value = self.state.pic.read(offset);
+        self.pic_changed();
+        value
+    }
+
+    pub(crate) fn pic_write(&mut self, offset: u64, value: u8) {
+        self.state.pic.write(offset, value);
+        self.pic_changed();
+    }
+
+    pub(crate) fn ioapic_read(&mut self, offset: u64, data: &mut [u8]) {
+        self.state.ioapic.read(offset, data);
+    }
+
+    pub(crate) fn ioapic_write(&mut self, offset: u64, data: &[u8]) {
+        for message in self.state.ioapic.write(offset, data) {
+            self.send(message);
+        }
+    }
+
+    pub(crate) fn end_of_interrupt(&mut self, vector: u8) {
+        for message in self.state.ioapic.end_of_interrupt(vector) {
+            self.send(message);
+        }
+    }
+
+    /// The IOAPIC, to look at.
+    pub(crate) fn ioapic(&self) -> &IoApic {
+        &self.state.ioapic
+    }
+
+    /// The 8259 pair, to look at.
+    pub(crate) fn pic(&self) -> &PicPair {
+        &self.state.pic
+    }
+
+    pub(crate) fn schedule(&mut self, owner: u32, timer: u32, at: VirtualTime) {
+        self.events.schedule(EventKey { owner, timer }, at);
+        if self.events.next() < self.horizon {
+            self.attention.raise();
+        }
+    }
+
+    /// The next event, as told to the machine's loop: from now on, an earlier one raises the attention flag.
+    pub(crate) fn next_event(&mut self) -> VirtualTime {
+        self.horizon = self.events.next();
+        self.horizon
+    }
+
+    pub(crate) fn pop_due(&mut self, now: VirtualTime) -> Option<(VirtualTime, EventKey)> {
+        self.events.pop_due(now)
+    }
+
+    /// Only the first request counts until it is taken: nothing that the guest does after it matters.
+    pub(crate) fn request_power(&mut self, request: PowerRequest) {
+        self.state.power.get_or_insert(request);
+        self.attention.raise();
+    }
+
+    pub(crate) fn take_power(&mut self) -> Option<PowerRequest> {
+        self.state.power.take()
+    }
+
+    pub(crate) fn set_a20(&mut self, source: A20Source, enabled: bool) {
+        let before = self.a20();
+        match source {
+            A20Source::KeyboardController => self.state.a20_keyboard = enabled,
+            A20Source::Port92 => self.state.a20_port92 = enabled,
+        }
+        if self.a20() != before {
+            self.attention.raise();
+        }
+    }
+
+    pub(crate) fn a20(&self) -> bool {
+        self.state.a20_keyboard || self.state.a20_port92
+    }
+
+    pub(crate) fn mask_nmi(&mut self, masked: bool) {
+        if self.state.nmi_masked != masked {
+            self.state.nmi_masked = masked;
+            self.attention.raise();
+        }
+    }
+
+    pub(crate) fn nmi_masked(&self) -> bool {
+        self.state.nmi_masked
+    }
+
+    pub(crate) fn set_legacy_replacement(&mut self, owner: u32, on: bool) {
+        self.state.legacy_replacement = on.then_some(owner);
+        self.drive(0);
+        self.drive(8);
+    }
+
+    pub(crate) fn hash_state(&self, hasher: &mut StateHasher) {
+        hasher.add(&self.state);
+        let mut events = self.events.clone();
+        while let Some((at, key)) = events.pop_due(VirtualTime::NEVER) {
+            hasher.add(&(at, key));
+        }
+    }
+
+    pub(crate) fn save(&self) -> Result<Vec<u8>, crate::StateError> {
+        Ok(postcard::to_stdvec(&(&self.state, &self.events))?)
+    }
+
+    pub(crate) fn restore(&mut self, image: &[u8]) -> Result<(), crate::StateError> {
+        (self.state, self.events) = postcard::from_bytes(image)?;
+        self.horizon = VirtualTime::NEVER;
+        self.intr_seen = self.state.pic.intr();
+        self.attention.raise();
+        Ok(())
+    }
+}
+
+/// The CPU that is named as the accessing one when none is.
+pub(crate) const NO_CPU: CpuId = CpuId(0);
