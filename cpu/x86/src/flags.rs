@@ -130,7 +130,7 @@ impl Flags {
 
     /// Sets ZF, leaving the others.
     #[inline(always)]
-    pub const fn set_zf(&mut self, zf: bool) {
+    pub const fn set_zf_only(&mut self, zf: bool) {
         self.zero = !zf as u64;
     }
 
