@@ -12,6 +12,8 @@
 //! assert_eq!(env.outcome().flags, FpFlags::PE);
 //! ```
 //!
+//! [`x87`] has the same for the x87, on [`F80`].
+//!
 //! The software path is complete and the same on every host. Where rounding is to nearest and all values are normal the host's
 //! own arithmetic gives the same bits and is used instead.
 
@@ -21,9 +23,11 @@ mod avx512;
 mod compare;
 mod convert;
 mod env;
+mod f80;
 mod fast;
 mod format;
 mod round;
+pub mod x87;
 
 pub use approx::{rcp, rcp14, rsqrt, rsqrt14};
 pub use arith::{FmaNegate, add, div, fma, mul, sqrt, sub};
@@ -34,6 +38,7 @@ pub use convert::{
     to_integer,
 };
 pub use env::{FpEnv, FpFlags, Outcome, Rounding};
+pub use f80::F80;
 pub use format::Format;
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ pub(crate) struct Cut {
     pub kept: u128,
     /// The dropped bits were not all zero.
     pub inexact: bool,
+    /// The magnitude was rounded up.
+    pub up: bool,
 }
 
 /// Drops the `drop` (at least 1) low bits of `sig`, rounding the value `sig` with `sign` by `mode`.
@@ -25,7 +27,7 @@ pub(crate) fn cut(sign: bool, sig: u128, drop: u32, mode: Rounding) -> Cut {
         Rounding::Up => !sign && inexact,
         Rounding::Zero => false,
     };
-    Cut { kept: kept + up as u128, inexact }
+    Cut { kept: kept + up as u128, inexact, up }
 }
 
 /// The result of an overflow in `F` (SDM 1 table 4-10).

@@ -3,6 +3,9 @@
 #[cfg(target_arch = "x86_64")]
 #[macro_use]
 mod silicon;
+#[cfg(target_arch = "x86_64")]
+#[macro_use]
+mod x87_silicon;
 
 mod apfloat;
 mod generate;
@@ -14,5 +17,9 @@ mod host_arith;
 mod host_avx512;
 #[cfg(target_arch = "x86_64")]
 mod host_convert;
+#[cfg(target_arch = "x86_64")]
+mod host_transcendental;
+#[cfg(target_arch = "x86_64")]
+mod host_x87;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod unmasked;
