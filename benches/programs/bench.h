@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <termios.h>
 #include <unistd.h>
 
 static uint64_t work(uint64_t n);
@@ -42,6 +43,8 @@ int main(int argc, char **argv)
 	uint64_t n = strtoull(argv[1], NULL, 0);
 	snprintf(line, sizeof line, "@begin %s\n", name);
 	say(line);
+	/* On a terminal, the line is out before the work begins. */
+	tcdrain(1);
 	uint64_t sum = work(n);
 	snprintf(line, sizeof line, "@end %s %016llx\n", name, (unsigned long long)sum);
 	say(line);

@@ -1,0 +1,201 @@
+//! Benchmarks in a guest: an emulator's process, and its CPU time whenever the guest says something.
+
+use crate::cpu_time;
+use crate::markers::Costs;
+use crate::programs::output;
+use anyhow::{Context, Result, ensure};
+use ringworld_firmware::USERSPACE_MARKER;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// The kernel's command line.
+pub const APPEND: &str = "console=ttyS0 quiet panic=-1";
+
+/// Whose guest it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Emulator {
+    Ringworld,
+    Qemu,
+    Bochs,
+}
+
+/// What to boot, and how.
+#[derive(Debug)]
+pub struct Guest<'a> {
+    /// The bzImage.
+    pub kernel: &'a Path,
+    /// The initramfs.
+    pub initrd: &'a Path,
+    /// RAM in MiB.
+    pub memory: u32,
+    /// More options for `ringworld run`.
+    pub ringworld_options: &'a [String],
+    /// A guest that is not done after this time is stopped.
+    pub timeout: Duration,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Run {
+    /// What the benchmarks cost.
+    pub costs: Costs,
+    /// Why it ended early.
+    pub failure: Option<String>,
+}
+
+impl Emulator {
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ringworld => "ringworld",
+            Self::Qemu => "qemu",
+            Self::Bochs => "bochs",
+        }
+    }
+
+    /// The first line of what it says about its version; an error if it is not there.
+    pub fn version(self, binary: &Path) -> Result<String> {
+        let argument = if self == Self::Bochs { "--help" } else { "--version" };
+        let all = Command::new(binary)
+            .arg(argument)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("{} is not installed ({})", self.name(), binary.display()))?;
+        // Bochs says it in its banner, and on the other stream.
+        let text = [all.stdout, all.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().find(|line| line.contains(|c: char| c.is_ascii_digit()));
+        Ok(line.unwrap_or("unknown version").trim().to_owned())
+    }
+
+    fn command(self, binary: &Path, guest: &Guest, folder: &Path) -> Result<Command> {
+        let mut command = Command::new(binary);
+        match self {
+            Self::Ringworld => {
+                command.arg("run").arg("--kernel").arg(guest.kernel).arg("--initrd").arg(guest.initrd);
+                command.args(["--append", APPEND, "--memory", &format!("{}M", guest.memory)]);
+                command.args(guest.ringworld_options);
+            }
+            Self::Qemu => {
+                command.args(["-accel", "tcg", "-cpu", "max", "-m", &guest.memory.to_string()]);
+                command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+                command.args(["-serial", "stdio", "-append", APPEND]);
+                command.arg("-kernel").arg(guest.kernel).arg("-initrd").arg(guest.initrd);
+            }
+            Self::Bochs => {
+                command.args(["-q", "-f"]).arg(crate::bochs::prepare(guest, folder)?).current_dir(folder);
+            }
+        }
+        Ok(command)
+    }
+
+    /// Boots the guest and measures what it does until it switches off.
+    pub fn run(self, binary: &Path, guest: &Guest) -> Result<Run> {
+        let folder = tempfile::tempdir()?;
+        let errors = folder.path().join("errors");
+        let mut command = self.command(binary, guest, folder.path())?;
+        command.stdin(Stdio::null()).stderr(File::create(&errors)?);
+        if self == Self::Bochs {
+            // Builds with a debugger wait for the command to continue; others do not read it.
+            let commands = folder.path().join("commands");
+            std::fs::write(&commands, "c\n")?;
+            command.stdin(File::open(commands)?);
+        }
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let console = child.stdout.take().context("no standard output")?;
+        let mut run = watch(Stopped(child), console, guest.timeout)?;
+        if let Some(failure) = &mut run.failure {
+            let text = std::fs::read(&errors).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            if let Some(last) = text.trim_end().lines().last() {
+                *failure = format!("{failure}: {last}");
+            }
+        }
+        Ok(run)
+    }
+}
+
+/// A child that does not outlive this.
+struct Stopped(Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // Fails only if it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn watch(mut child: Stopped, console: ChildStdout, timeout: Duration) -> Result<Run> {
+    let pid = child.0.id();
+    let (sender, lines) = mpsc::channel();
+    // The thread samples the clock at once; it ends with the console, which ends with the child.
+    std::thread::spawn(move || {
+        let mut console = BufReader::new(console);
+        let mut line = Vec::new();
+        while console.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let message = (String::from_utf8_lossy(&line).into_owned(), cpu_time::of_process(pid));
+            if sender.send(message).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    });
+    let deadline = Instant::now() + timeout;
+    let mut costs = Costs::default();
+    let mut failure = None;
+    let mut last = String::new();
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            // A process that has just ended has no clock, and no marker is its last line.
+            Ok((line, Ok(seconds))) => {
+                costs.line(&line, seconds, USERSPACE_MARKER);
+                last = line;
+            }
+            Ok((_, Err(_))) => (),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                failure = Some(format!("stopped after {} s", timeout.as_secs()));
+                break;
+            }
+        }
+    }
+    if failure.is_none() && costs.boot.is_none() {
+        failure = Some(format!("{}, without reaching user space", child.0.wait()?));
+    }
+    if let Some(failure) = &mut failure {
+        if let Some(name) = costs.running() {
+            *failure += &format!(", in {name}");
+        }
+        *failure += &format!(", after the line {:?}", last.trim_end());
+    }
+    Ok(Run { costs, failure })
+}
+
+/// Where the emulator is: `given`, or for Ringworld beside this program, else by `$PATH`.
+pub fn binary(emulator: Emulator, given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(given) = given {
+        ensure!(given.is_file(), "{} is not there", given.display());
+        return Ok(given.into());
+    }
+    Ok(match emulator {
+        Emulator::Ringworld => {
+            let path = std::env::current_exe()?.with_file_name("ringworld");
+            ensure!(path.is_file(), "{} is not there: cargo build --release first", path.display());
+            path
+        }
+        Emulator::Qemu => "qemu-system-x86_64".into(),
+        Emulator::Bochs => "bochs".into(),
+    })
+}
+
+/// The host's kernel.
+pub fn host_kernel() -> String {
+    output(Command::new("uname").args(["-srm"]))
+        .map_or_else(|_| "unknown".into(), |text| String::from_utf8_lossy(&text).trim().to_owned())
+}
