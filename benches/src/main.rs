@@ -14,6 +14,8 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use emulator::{Emulator, Guest};
 use report::{Line, Measured, Report};
+use ringworld_guests::Guest::Debian;
+use ringworld_guests::{Architecture, Guests, terminal_progress};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::IsTerminal;
@@ -65,9 +67,6 @@ struct Options {
     /// Seconds after which a guest is stopped
     #[arg(long, default_value_t = 1200)]
     timeout: u64,
-    /// Where the built programs are kept [default: ~/.cache/ringworld/benches]
-    #[arg(long)]
-    cache: Option<PathBuf>,
     /// Writes all numbers to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -85,17 +84,6 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
-}
-
-fn cache_folder(options: &Options) -> Result<PathBuf> {
-    if let Some(folder) = &options.cache {
-        return Ok(folder.clone());
-    }
-    let folder = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| {
-        let home = std::env::var_os("HOME")?;
-        Some(PathBuf::from(home).join(".cache"))
-    });
-    Ok(folder.context("neither XDG_CACHE_HOME nor HOME is set: use --cache")?.join("ringworld/benches"))
 }
 
 /// The emulators to measure, where they are and what they say they are.
@@ -139,9 +127,15 @@ fn run(options: &Options) -> Result<bool> {
         }
     }
     let emulators = emulators(options)?;
-    let kernel = options.kernel.clone().context("--kernel is needed")?;
-    let busybox = options.busybox.clone().context("--busybox is needed")?;
-    let built = programs::Built::new(&cache_folder(options)?, &busybox)?;
+    let guests = Guests::open()?;
+    let (kernel, busybox) = match (&options.kernel, &options.busybox) {
+        (Some(kernel), Some(busybox)) => (kernel.clone(), busybox.clone()),
+        (kernel, busybox) => {
+            let debian = guests.ensure(Debian, Architecture::Amd64, &mut terminal_progress())?;
+            (kernel.clone().unwrap_or(debian.kernel), busybox.clone().unwrap_or(debian.busybox))
+        }
+    };
+    let built = programs::Built::new(&guests.folder().join("benches"), &busybox)?;
     let work = |work: u64| ((work as f64 * options.scale) as u64).max(1);
     let programs: Vec<_> = programs::all()
         .filter(|program| options.only.is_empty() || options.only.iter().any(|name| name == program.name))
