@@ -666,7 +666,7 @@ proptest! {
         paging.pdptes = [cr3 | 1, addr, entries[0], entries[1]];
         for kind in [AccessKind::Read, AccessKind::Write, AccessKind::Fetch] {
             let access = Access { kind, user, ac: bit(9) };
-            let mut go = || walk(&paging, GuestVirt(addr), access, &mut PhysicalTables(&memory));
+            let go = || walk(&paging, GuestVirt(addr), access, &mut PhysicalTables(&memory));
             let found = go();
             prop_assert_eq!(go(), found);
             match found {
