@@ -56,6 +56,8 @@ impl Cpu {
             lapic: Lapic::default(),
             activity: Activity::Active,
             shadow: Shadow::None,
+            in_shadow: false,
+            external: 0,
             pending_db: 0,
             nmi_blocked: false,
             nmi_pending: false,
@@ -116,6 +118,8 @@ impl Cpu {
         self.data_breakpoints = false;
         self.activity = Activity::Active;
         self.shadow = Shadow::None;
+        self.in_shadow = false;
+        self.external = 0;
         self.pending_db = 0;
         self.nmi_blocked = false;
         self.nmi_pending = false;
