@@ -1,6 +1,6 @@
 //! Delivery of exceptions and interrupts through the IVT or the IDT (SDM 3A chapter 6).
 
-use crate::control::{cr4};
+use crate::control::cr4;
 use crate::descriptor::kind;
 use crate::fault::vector;
 use crate::flags::bits;
@@ -172,8 +172,7 @@ impl Cpu {
     fn enter_vector_table(&mut self, entry: u32, image: u16) -> Result<(), Stop> {
         let rsp = self.regs[RSP];
         let (cs, ip) = (self.seg[seg::CS as usize].selector, self.rip() as u16);
-        let pushed =
-            self.push(image).and_then(|()| self.push(cs)).and_then(|()| self.push(ip));
+        let pushed = self.push(image).and_then(|()| self.push(cs)).and_then(|()| self.push(ip));
         if pushed.is_err() {
             self.regs[RSP] = rsp;
         }
@@ -316,7 +315,11 @@ impl Cpu {
             } else {
                 self.regs[RSP]
             };
-            let ss = if switch { Self::null_stack(u16::from(new_cpl), new_cpl) } else { self.seg[seg::SS as usize] };
+            let ss = if switch {
+                Self::null_stack(u16::from(new_cpl), new_cpl)
+            } else {
+                self.seg[seg::SS as usize]
+            };
             (ss, rsp & !15)
         } else if switch {
             self.inner_stack(new_cpl)?

@@ -140,11 +140,8 @@ impl Cpu {
             self.set_segment(n, segment);
             return Ok(());
         }
-        let segment = if n == seg::SS {
-            self.stack_descriptor(selector)?
-        } else {
-            self.data_descriptor(n, selector)?
-        };
+        let segment =
+            if n == seg::SS { self.stack_descriptor(selector)? } else { self.data_descriptor(n, selector)? };
         self.set_segment(n, segment);
         Ok(())
     }

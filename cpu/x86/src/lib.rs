@@ -7,6 +7,7 @@ mod apic;
 pub mod control;
 pub mod decode;
 mod deliver;
+mod descriptor;
 mod events;
 pub mod exec;
 pub mod fault;
@@ -23,6 +24,7 @@ mod reset;
 pub mod row;
 pub mod segment;
 pub mod state;
+mod task;
 pub mod x87;
 
 pub use fault::Stop;

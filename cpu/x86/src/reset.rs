@@ -58,6 +58,7 @@ impl Cpu {
             shadow: Shadow::None,
             in_shadow: false,
             external: 0,
+            stepping: false,
             pending_db: 0,
             nmi_blocked: false,
             nmi_pending: false,

@@ -104,11 +104,9 @@ macro_rules! jcc_rows {
 }
 
 macro_rules! loop_rows {
-    ($rows:ident, $($f:ident $(<$when:literal>)?: $($code:ident $a:ty, $t:ty;)*)*) => {$($(
-        $rows.add(Code::$code, loop_rows!(@ $f, $a, $t $(, $when)?)).ends_block();
-    )*)*};
-    (@ $f:ident, $a:ty, $t:ty) => { $f::<$a, $t> };
-    (@ $f:ident, $a:ty, $t:ty, $when:literal) => { $f::<$a, $t, $when> };
+    ($rows:ident, $($code:ident: $f:expr;)*) => {$(
+        $rows.add(Code::$code, $f).ends_block();
+    )*};
 }
 
 /// Adds this family.
@@ -159,37 +157,33 @@ pub fn rows(rows: &mut Rows) {
         15: Jg_rel8_16 Jg_rel8_32 Jg_rel8_64 Jg_rel16 Jg_rel32_32 Jg_rel32_64;
     }
     loop_rows! { rows,
-        jcxz:
-            Jcxz_rel8_16 u16, u16;
-            Jcxz_rel8_32 u16, u32;
-            Jecxz_rel8_16 u32, u16;
-            Jecxz_rel8_32 u32, u32;
-            Jecxz_rel8_64 u32, u64;
-            Jrcxz_rel8_16 u64, u16;
-            Jrcxz_rel8_64 u64, u64;
-        loop_<2>:
-            Loop_rel8_16_CX u16, u16;
-            Loop_rel8_32_CX u16, u32;
-            Loop_rel8_16_ECX u32, u16;
-            Loop_rel8_32_ECX u32, u32;
-            Loop_rel8_64_ECX u32, u64;
-            Loop_rel8_16_RCX u64, u16;
-            Loop_rel8_64_RCX u64, u64;
-        loop_<1>:
-            Loope_rel8_16_CX u16, u16;
-            Loope_rel8_32_CX u16, u32;
-            Loope_rel8_16_ECX u32, u16;
-            Loope_rel8_32_ECX u32, u32;
-            Loope_rel8_64_ECX u32, u64;
-            Loope_rel8_16_RCX u64, u16;
-            Loope_rel8_64_RCX u64, u64;
-        loop_<0>:
-            Loopne_rel8_16_CX u16, u16;
-            Loopne_rel8_32_CX u16, u32;
-            Loopne_rel8_16_ECX u32, u16;
-            Loopne_rel8_32_ECX u32, u32;
-            Loopne_rel8_64_ECX u32, u64;
-            Loopne_rel8_16_RCX u64, u16;
-            Loopne_rel8_64_RCX u64, u64;
+        Jcxz_rel8_16: jcxz::<u16, u16>;
+        Jcxz_rel8_32: jcxz::<u16, u32>;
+        Jecxz_rel8_16: jcxz::<u32, u16>;
+        Jecxz_rel8_32: jcxz::<u32, u32>;
+        Jecxz_rel8_64: jcxz::<u32, u64>;
+        Jrcxz_rel8_16: jcxz::<u64, u16>;
+        Jrcxz_rel8_64: jcxz::<u64, u64>;
+        Loop_rel8_16_CX: loop_::<u16, u16, 2>;
+        Loop_rel8_32_CX: loop_::<u16, u32, 2>;
+        Loop_rel8_16_ECX: loop_::<u32, u16, 2>;
+        Loop_rel8_32_ECX: loop_::<u32, u32, 2>;
+        Loop_rel8_64_ECX: loop_::<u32, u64, 2>;
+        Loop_rel8_16_RCX: loop_::<u64, u16, 2>;
+        Loop_rel8_64_RCX: loop_::<u64, u64, 2>;
+        Loope_rel8_16_CX: loop_::<u16, u16, 1>;
+        Loope_rel8_32_CX: loop_::<u16, u32, 1>;
+        Loope_rel8_16_ECX: loop_::<u32, u16, 1>;
+        Loope_rel8_32_ECX: loop_::<u32, u32, 1>;
+        Loope_rel8_64_ECX: loop_::<u32, u64, 1>;
+        Loope_rel8_16_RCX: loop_::<u64, u16, 1>;
+        Loope_rel8_64_RCX: loop_::<u64, u64, 1>;
+        Loopne_rel8_16_CX: loop_::<u16, u16, 0>;
+        Loopne_rel8_32_CX: loop_::<u16, u32, 0>;
+        Loopne_rel8_16_ECX: loop_::<u32, u16, 0>;
+        Loopne_rel8_32_ECX: loop_::<u32, u32, 0>;
+        Loopne_rel8_64_ECX: loop_::<u32, u64, 0>;
+        Loopne_rel8_16_RCX: loop_::<u64, u16, 0>;
+        Loopne_rel8_64_RCX: loop_::<u64, u64, 0>;
     }
 }

@@ -287,8 +287,7 @@ impl Cpu {
         let saved = (self.seg, self.cpl, self.regs[RSP], self.flags);
         self.seg[seg::SS as usize] = ss;
         self.set_v8086(false);
-        self.seg[seg::CS as usize] =
-            Segment { selector: cs.selector & !3 | u16::from(cpl), ..*cs };
+        self.seg[seg::CS as usize] = Segment { selector: cs.selector & !3 | u16::from(cpl), ..*cs };
         self.cpl = cpl;
         self.update_mode();
         self.regs[RSP] = if ss.big() || self.long64() { sp } else { self.regs[RSP] & !0xffff | sp & 0xffff };
@@ -333,8 +332,9 @@ impl Cpu {
         let rpl = (selector & 3) as u8;
         let error = self.selector_error(selector);
         let conforming = segment.rights & rights::DC != 0;
-        let allowed =
-            segment.is_code() && rpl >= self.cpl && if conforming { segment.dpl() <= rpl } else { segment.dpl() == rpl };
+        let allowed = segment.is_code()
+            && rpl >= self.cpl
+            && if conforming { segment.dpl() <= rpl } else { segment.dpl() == rpl };
         if !allowed {
             return Err(self.gp(error));
         }

@@ -45,6 +45,7 @@ impl Cpu {
         let mut data = [0; 4];
         let platform = self.platform.clone();
         platform.port_read(self.io_context(), port, &mut data[..usize::from(size.0)]);
+        self.check_port_breakpoints(port, size.0.into());
         self.end_block();
         self.after_io();
         u32::from_le_bytes(data)
@@ -55,6 +56,7 @@ impl Cpu {
         self.counters.port_io += 1;
         let platform = self.platform.clone();
         platform.port_write(self.io_context(), port, &value.to_le_bytes()[..usize::from(size.0)]);
+        self.check_port_breakpoints(port, size.0.into());
         self.end_block();
         self.after_io();
     }

@@ -27,8 +27,7 @@ impl Cpu {
     #[inline(always)]
     pub(crate) fn set_sp(&mut self, sp: u64) {
         let mask = self.stack_mask();
-        self.regs[RSP] =
-            if mask == 0xffff { self.regs[RSP] & !0xffff | sp & 0xffff } else { sp & mask };
+        self.regs[RSP] = if mask == 0xffff { self.regs[RSP] & !0xffff | sp & 0xffff } else { sp & mask };
     }
 
     /// Pushes a value.
@@ -242,10 +241,14 @@ pub fn rows(rows: &mut Rows) {
     for code in [Code::Pushq_imm32, Code::Pushq_imm8] {
         rows.add(code, push::<u64, Imm>);
     }
-    for code in [Code::Pushw_ES, Code::Pushw_CS, Code::Pushw_SS, Code::Pushw_DS, Code::Pushw_FS, Code::Pushw_GS] {
+    for code in
+        [Code::Pushw_ES, Code::Pushw_CS, Code::Pushw_SS, Code::Pushw_DS, Code::Pushw_FS, Code::Pushw_GS]
+    {
         rows.add(code, push_segment::<u16>);
     }
-    for code in [Code::Pushd_ES, Code::Pushd_CS, Code::Pushd_SS, Code::Pushd_DS, Code::Pushd_FS, Code::Pushd_GS] {
+    for code in
+        [Code::Pushd_ES, Code::Pushd_CS, Code::Pushd_SS, Code::Pushd_DS, Code::Pushd_FS, Code::Pushd_GS]
+    {
         rows.add(code, push_segment::<u32>);
     }
     for code in [Code::Pushq_FS, Code::Pushq_GS] {
