@@ -113,6 +113,8 @@ pub fn register_number(register: Register) -> u8 {
         }
         Register::RIP | Register::EIP => REG_RIP,
         Register::None => REG_ZERO,
+        // iced numbers all 20 byte registers in one row.
+        _ if register.is_gpr8() => register.full_register().number() as u8,
         _ => register.number() as u8,
     }
 }
