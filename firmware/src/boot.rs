@@ -112,7 +112,7 @@ pub fn load(request: &BootRequest) -> Result<Image, LoadError> {
         None => detect(&request.kernel)?,
     };
     let mut placer = Placer::new(request.memory);
-    bios_data::place(&mut placer);
+    bios_data::place(&mut placer, request.acpi.serial_ports);
     let rsdp = acpi::place(&mut placer, &request.acpi)?;
     let entry = match kind {
         Kind::Linux64 | Kind::Linux32 => bzimage::load(&mut placer, request, kind, rsdp),
