@@ -7,7 +7,6 @@ mod apic;
 pub mod control;
 pub mod decode;
 mod deliver;
-mod descriptor;
 mod events;
 pub mod exec;
 pub mod fault;
@@ -20,11 +19,14 @@ pub mod mode;
 pub mod model;
 pub mod msr;
 pub mod paging;
+mod pmu;
 mod reset;
 pub mod row;
 pub mod segment;
 pub mod state;
-mod task;
+#[cfg(test)]
+mod testing;
+mod timers;
 pub mod x87;
 
 pub use fault::Stop;

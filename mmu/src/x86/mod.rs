@@ -1,4 +1,3 @@
 //! The x86 page walkers.
 
-pub mod ept;
 pub mod paging;
