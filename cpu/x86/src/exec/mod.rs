@@ -9,6 +9,7 @@ mod muldiv;
 pub mod operand;
 mod shift;
 mod tsc;
+pub mod simd;
 
 use crate::row::Rows;
 
@@ -22,4 +23,5 @@ pub fn rows(rows: &mut Rows) {
     cpuid::rows(rows);
     msr::rows(rows);
     tsc::rows(rows);
+    simd::rows(rows);
 }
