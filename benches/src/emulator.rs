@@ -167,6 +167,8 @@ fn watch(mut child: Stopped, console: ChildStdout, timeout: Duration) -> Result<
     }
     if failure.is_none() && costs.boot.is_none() {
         failure = Some(format!("{}, without reaching user space", child.0.wait()?));
+    } else if failure.is_none() && costs.running().is_some() {
+        failure = Some(child.0.wait()?.to_string());
     }
     if let Some(failure) = &mut failure {
         if let Some(name) = costs.running() {
@@ -198,4 +200,61 @@ pub fn binary(emulator: Emulator, given: Option<&Path>) -> Result<PathBuf> {
 pub fn host_kernel() -> String {
     output(Command::new("uname").args(["-srm"]))
         .map_or_else(|_| "unknown".into(), |text| String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A run of a shell script in an emulator's place.
+    fn run(script: &str, timeout: u64) -> Run {
+        let folder = tempfile::tempdir().unwrap();
+        let binary = folder.path().join("emulator");
+        std::fs::write(&binary, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&binary, PermissionsExt::from_mode(0o755)).unwrap();
+        let guest = Guest {
+            kernel: Path::new("kernel"),
+            initrd: Path::new("initrd"),
+            memory: 64,
+            ringworld_options: &["--engine=none".into()],
+            timeout: Duration::from_secs(timeout),
+        };
+        // Another test's fork may hold the script open for writing for a moment ("text file busy").
+        loop {
+            match Emulator::Ringworld.run(&binary, &guest) {
+                Err(error) if error.to_string().contains("busy") => continue,
+                result => return result.unwrap(),
+            }
+        }
+    }
+
+    #[test]
+    fn cpu_time_is_counted_between_markers() {
+        let busy = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
+        let run = run(
+            &format!(
+                "echo {USERSPACE_MARKER}; echo @begin sleep; sleep 0.3; echo @end sleep 1\n\
+                 echo @begin busy; {busy}; echo @end busy \"$*\" | tr ' ' _ | sed 's/@end_busy_/@end busy /'; sleep 0.1"
+            ),
+            60,
+        );
+        assert_eq!(run.failure, None);
+        let (idle, _) = &run.costs.programs["sleep"];
+        let (busy, arguments) = &run.costs.programs["busy"];
+        assert!(idle < busy && *busy > 0.001, "{idle} {busy}");
+        assert!(arguments.starts_with("run_--kernel_kernel_--initrd_initrd_"), "{arguments}");
+        assert!(arguments.ends_with("_--memory_64M_--engine=none"), "{arguments}");
+    }
+
+    #[test]
+    fn failures_have_reasons() {
+        let failure = |script, timeout| run(script, timeout).failure.unwrap();
+        let early = failure("echo no such kernel >&2; exit 3", 60);
+        assert!(early.contains("exit status: 3") && early.contains("no such kernel"), "{early}");
+        let crash = failure("echo RINGWORLD-USERSPACE; echo @begin jit; echo oh no >&2; exit 101", 60);
+        assert!(crash.contains("101, in jit") && crash.contains("oh no"), "{crash}");
+        let late = failure("echo RINGWORLD-USERSPACE; echo @begin sieve; exec sleep 60", 1);
+        assert!(late.contains("stopped after 1 s, in sieve"), "{late}");
+    }
 }

@@ -32,6 +32,7 @@ impl Costs {
                 }
             }
             (Some("@skip"), Some(name), Some(first)) => {
+                self.begun.take_if(|begun| begun.0 == name);
                 let reason = words.fold(first.to_owned(), |reason, word| reason + " " + word);
                 self.skipped.insert(name.into(), reason);
             }
@@ -60,13 +61,14 @@ mod tests {
             ("\x1b[0m@end sieve 00ff\r", 2.0),
             ("@begin avx2", 2.0),
             ("@skip avx2 no such thing", 2.25),
-            ("@end other 12", 2.5),
+            ("@end avx2 12", 2.5),
             ("@begin fork", 3.0),
         ] {
             costs.line(line, seconds, "USERSPACE");
         }
         assert_eq!(costs.boot, Some(1.0));
         assert_eq!(costs.programs, BTreeMap::from([("sieve".into(), (0.5, "00ff".into()))]));
+        assert!(!costs.programs.contains_key("avx2"));
         assert_eq!(costs.skipped["avx2"], "no such thing");
         assert_eq!(costs.running(), Some("fork"));
     }

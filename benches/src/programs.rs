@@ -236,3 +236,40 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     );
     Ok(output.stdout)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::markers::Costs;
+
+    #[test]
+    fn programs_compute_the_same_for_the_same_work_only() {
+        let folder = tempfile::tempdir().unwrap();
+        build(&compiler(), folder.path(), b"no busybox").unwrap();
+        let text = fs::read(folder.path().join("text")).unwrap();
+        assert!(text.len() >= TEXT_SIZE as usize * 1024);
+        for program in C_PROGRAMS {
+            let run = |work| {
+                let mut shell = Command::new("sh");
+                shell.current_dir(folder.path()).args(["-c", &program.command(work)]);
+                let mut costs = Costs::default();
+                for line in String::from_utf8(output(&mut shell).unwrap()).unwrap().lines() {
+                    costs.line(line, 0.0, "no marker");
+                }
+                (costs.programs.remove(program.name), costs.skipped.remove(program.name))
+            };
+            let (sum, skipped) = run(1);
+            assert!(sum.is_some() != skipped.is_some(), "{}: {sum:?}, {skipped:?}", program.name);
+            assert_eq!(run(1).0, sum, "{}", program.name);
+            if sum.is_some() {
+                assert_ne!(run(2).0, sum, "{}", program.name);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: std::collections::BTreeSet<_> = all().map(|program| program.name).collect();
+        assert_eq!(names.len(), all().count());
+    }
+}

@@ -2,9 +2,14 @@
 
 use crate::acpi_pm::{self, AcpiPm};
 use crate::bus::{Bus, BusError, Region, RegionCounters};
+use crate::cpu_test::{self, CpuTest};
 use crate::debug::{DebugConsole, DebugExit, PvPanic};
 use crate::device::{Device, DeviceContext, StateError};
+use crate::dma::{self, Dma};
 use crate::fabric::{Fabric, NO_CPU, PowerRequest};
+use crate::fw_cfg::{FwCfg, FwCfgConfig};
+use crate::hpet::{HPET_BASE, Hpet};
+use crate::i8042::KeyboardController;
 use crate::pit::Pit;
 use crate::reset_control::{Port92, ResetControl};
 use crate::rtc::{CmosConfig, Rtc};
@@ -31,7 +36,17 @@ pub struct BoardConfig {
     pub debug_exit: Option<u16>,
     /// Whether the ACPI hardware starts in ACPI mode (FADT: SMI_CMD 0).
     pub acpi_mode: bool,
+    /// What firmware finds in the configuration device.
+    pub fw_cfg: FwCfgConfig,
+    /// Whether there are high precision event timers.
+    pub hpet: bool,
+    /// Whether there is the device that bare-metal CPU test suites drive (ports 0xe0 to 0xe8, 0x2000 to 0x2017, 64 KiB
+    /// at [`CPU_TEST_MEMORY`]).
+    pub cpu_test: bool,
 }
+
+/// Where the CPU test device's memory is.
+pub const CPU_TEST_MEMORY: GuestPhys = GuestPhys(0xff00_0000);
 
 impl Default for BoardConfig {
     fn default() -> Self {
@@ -41,6 +56,9 @@ impl Default for BoardConfig {
             debug_console: None,
             debug_exit: None,
             acpi_mode: false,
+            fw_cfg: FwCfgConfig::default(),
+            hpet: true,
+            cpu_test: false,
         }
     }
 }
@@ -80,6 +98,10 @@ pub struct BoardCounters {
 pub enum HostInput {
     /// COM1 (0) to COM4 (3).
     Serial(usize),
+    /// The keyboard: any number of [`crate::key_event`]s.
+    Keyboard,
+    /// The mouse: one [`crate::mouse_event`].
+    Mouse,
     /// The power button; the bytes do not matter.
     PowerButton,
 }
@@ -108,6 +130,7 @@ struct Inner {
     /// The latest moment seen. Devices' time never runs backward, whichever CPU's turn it is.
     now: VirtualTime,
     serial: Vec<u32>,
+    keyboard: u32,
     acpi: u32,
 }
 
@@ -127,6 +150,7 @@ impl Board {
             devices: Vec::new(),
             now: VirtualTime(0),
             serial: Vec::new(),
+            keyboard: 0,
             acpi: 0,
         };
         inner.populate(config)?;
@@ -206,6 +230,7 @@ impl Board {
         inner.advance(now);
         let owner = match to {
             HostInput::Serial(port) => inner.serial.get(port).copied(),
+            HostInput::Keyboard | HostInput::Mouse => Some(inner.keyboard),
             HostInput::PowerButton => Some(inner.acpi),
         };
         let bytes = if to == HostInput::PowerButton { &[0] } else { bytes };
@@ -326,6 +351,29 @@ impl Inner {
         let reset = Region::new("reset-control", 0xcf8, 8, 4);
         self.attach("reset-control", Box::new(ResetControl::default()), &[reset], &[])?;
         self.attach("pvpanic", Box::new(PvPanic::default()), &[Region::new("pvpanic", 0x505, 1, 1)], &[])?;
+        let i8042 = [Region::new("i8042", 0x60, 1, 1), Region::new("i8042", 0x64, 1, 1).at_offset(1)];
+        self.keyboard = self.attach("i8042", Box::new(KeyboardController::default()), &i8042, &[])?;
+        let dma_ports = [
+            Region::new("dma1", 0x00, 0x10, 1),
+            Region::new("dma-page", 0x80, 0x10, 1).at_offset(dma::PAGES),
+            Region::new("dma2", 0xc0, 0x20, 1).at_offset(0x20),
+        ];
+        self.attach("dma", Box::new(Dma::default()), &dma_ports, &[])?;
+        let fw_cfg = Region::new("fw_cfg", 0x510, 2, 2);
+        self.attach("fw_cfg", Box::new(FwCfg::new(config.fw_cfg)), &[fw_cfg], &[])?;
+        if config.hpet {
+            let region = Region::new("hpet", HPET_BASE.0, 0x400, 8);
+            self.attach("hpet", Box::new(Hpet::default()), &[], &[region])?;
+        }
+        if config.cpu_test {
+            let ports = [
+                Region::new("cpu-test", 0xe0, 9, 4),
+                Region::new("cpu-test-lines", 0x2000, cpu_test::LINE_COUNT, 1).at_offset(cpu_test::LINES),
+            ];
+            let memory = Region::new("cpu-test", CPU_TEST_MEMORY.0, cpu_test::MEMORY_LEN, 8)
+                .at_offset(cpu_test::MEMORY);
+            self.attach("cpu-test", Box::new(CpuTest::default()), &ports, &[memory])?;
+        }
         if let Some(backend) = config.debug_console {
             let ports = [Region::new("debug-console", 0xe9, 1, 1), Region::new("debug-console", 0x402, 1, 1)];
             self.attach("debug-console", Box::new(DebugConsole::new(backend)), &ports, &[])?;

@@ -27,6 +27,8 @@ const HPET_BLOCK_ID: u32 = 0x8086_a201;
 pub struct AcpiConfig {
     /// The number of CPUs; their local APIC IDs count from 0.
     pub cpus: u32,
+    /// The number of serial ports, from COM1 on; at most four.
+    pub serial_ports: usize,
     /// Whether there is an HPET.
     pub hpet: bool,
 }
@@ -125,7 +127,7 @@ mod tests {
     fn tables(cpus: u32, hpet: bool) -> Result<Vec<u8>, LoadError> {
         let map = MemoryMap::pc(64 << 20).unwrap();
         let mut placer = Placer::new(&map);
-        let rsdp = place(&mut placer, &AcpiConfig { cpus, hpet })?;
+        let rsdp = place(&mut placer, &AcpiConfig { cpus, serial_ports: 2, hpet })?;
         assert_eq!(rsdp.0, BIOS_AREA);
         let image = placer.finish(Entry::real(0, 0, crate::Registers::default()));
         Ok(image.pieces()[0].bytes().to_vec())

@@ -8,19 +8,19 @@ const BIOS_DATA: u64 = 0x400;
 /// Where IBM's BIOS has its interrupt handler that only returns.
 const DUMMY_HANDLER: u16 = 0xff53;
 const IRET: u8 = 0xcf;
-/// The ports of COM1 and COM2.
-const SERIAL_PORTS: [u16; 2] = [0x3f8, 0x2f8];
+/// The ports of COM1 to COM4.
+const SERIAL_PORTS: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];
 
 /// Places the interrupt vectors of real mode, which all lead to an IRET, and the fields of the BIOS data area that
 /// operating systems read: the serial ports (0x400), the EBDA's segment (0x40E) and the conventional memory's size in
 /// KiB (0x413).
-pub(crate) fn place(placer: &mut Placer) {
+pub(crate) fn place(placer: &mut Placer, serial_ports: usize) {
     let vector = u32::from(DUMMY_HANDLER) | ((BIOS_SEGMENT >> 4) as u32) << 16;
     placer.firmware("interrupt vectors", 0, vector.to_le_bytes().repeat(256).into(), 0);
     placer.firmware("interrupt handler", BIOS_SEGMENT + u64::from(DUMMY_HANDLER), vec![IRET].into(), 0);
 
     let mut data = [0u8; 0x15];
-    for (slot, port) in data.chunks_exact_mut(2).zip(SERIAL_PORTS) {
+    for (slot, port) in data.chunks_exact_mut(2).zip(SERIAL_PORTS.iter().take(serial_ports)) {
         slot.copy_from_slice(&port.to_le_bytes());
     }
     data[0x0e..0x10].copy_from_slice(&((EBDA >> 4) as u16).to_le_bytes());

@@ -1,7 +1,7 @@
 //! From files to an image: which boot protocol a kernel speaks, and the errors of those that speak none.
 
 use crate::image::Placer;
-use crate::{AcpiConfig, Image, LoadError, MemoryMap, acpi, bios_data, bzimage, raw};
+use crate::{AcpiConfig, Image, LoadError, MemoryMap, acpi, bios_data, bzimage, elf, multiboot, pvh, raw};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -10,16 +10,23 @@ use std::sync::Arc;
 /// A file to load, with the name that errors and the guest see.
 #[derive(Clone, Debug)]
 pub struct BootFile {
-    /// Its name. Multiboot hands it to the guest, and to a module its command line may follow after a space.
+    /// Its path, for errors; multiboot gives the guest the name without its folder.
     pub name: String,
     /// Its contents.
     pub data: Arc<Vec<u8>>,
+    /// A boot module's own command line (multiboot, PVH).
+    pub arguments: String,
 }
 
 impl BootFile {
     /// A file with these contents.
     pub fn new(name: impl Into<String>, data: Vec<u8>) -> Self {
-        Self { name: name.into(), data: Arc::new(data) }
+        Self { name: name.into(), data: Arc::new(data), arguments: String::new() }
+    }
+
+    /// The name without its folder.
+    pub(crate) fn base_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or(&self.name)
     }
 }
 
@@ -54,6 +61,12 @@ pub enum Kind {
     Linux64,
     /// A Linux bzImage by the 32-bit boot protocol.
     Linux32,
+    /// An ELF kernel by the PVH entry point.
+    Pvh,
+    /// An ELF kernel at its entry point, with Linux's `boot_params` in RSI.
+    Elf,
+    /// A multiboot 1 kernel.
+    Multiboot,
     /// A plain binary in real mode, loaded to `segment:offset` and entered there. [`detect`] never says so.
     RawReal {
         /// CS.
@@ -91,15 +104,21 @@ pub fn load(request: &BootRequest) -> Result<Image, LoadError> {
     if request.command_line.contains('\0') {
         return Err(LoadError::ZeroByte { what: "kernel command line" });
     }
+    if request.modules.iter().any(|module| module.arguments.contains('\0')) {
+        return Err(LoadError::ZeroByte { what: "command line of a module" });
+    }
     let kind = match request.kind {
         Some(kind) => kind,
         None => detect(&request.kernel)?,
     };
     let mut placer = Placer::new(request.memory);
-    bios_data::place(&mut placer);
+    bios_data::place(&mut placer, request.acpi.serial_ports);
     let rsdp = acpi::place(&mut placer, &request.acpi)?;
     let entry = match kind {
         Kind::Linux64 | Kind::Linux32 => bzimage::load(&mut placer, request, kind, rsdp),
+        Kind::Pvh => pvh::load(&mut placer, request, rsdp),
+        Kind::Elf => elf::load(&mut placer, request, rsdp),
+        Kind::Multiboot => multiboot::load(&mut placer, request),
         Kind::RawReal { segment, offset } => raw::real(&mut placer, request, segment, offset),
         Kind::RawProtected(address) => raw::protected(&mut placer, request, address),
     }?;
@@ -116,6 +135,12 @@ pub fn detect(kernel: &BootFile) -> Result<Kind, LoadError> {
     let name = kernel.name.clone();
     if at(bzimage::HEADER_MAGIC_OFFSET, b"HdrS") && at(bzimage::BOOT_FLAG_OFFSET, &[0x55, 0xaa]) {
         return bzimage::best_protocol(kernel);
+    }
+    if elf::is_elf(data) {
+        return elf::best_protocol(kernel);
+    }
+    if multiboot::has_header(data) {
+        return Ok(Kind::Multiboot);
     }
     // Linux Documentation/arch/arm64/booting.rst and arch/riscv/boot-image-header.rst.
     for (offset, magic, found) in [

@@ -10,12 +10,15 @@ mod boot;
 mod boot_params;
 mod bzimage;
 mod cpio;
+mod elf;
 mod entry;
 mod error;
 mod image;
 mod initramfs;
 mod memory_map;
+mod multiboot;
 mod page_tables;
+mod pvh;
 mod raw;
 
 pub use acpi::AcpiConfig;

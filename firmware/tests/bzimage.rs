@@ -1,11 +1,10 @@
 //! Loads synthetic bzImages and checks what Linux's Documentation/arch/x86/boot.rst asks of a loader.
 
-use proptest::prelude::*;
-use ringworld_firmware::{
-    AcpiConfig, BootFile, BootRequest, Image, Kind, LoadError, MemoryMap, Mode, Usage, detect, load,
-};
+mod common;
 
-const MIB: u64 = 1 << 20;
+use common::{MIB, check_placement, try_load};
+use proptest::prelude::*;
+use ringworld_firmware::{BootFile, Kind, LoadError, MemoryMap, Mode, Usage, detect};
 
 /// The setup header's fields that tests change.
 struct Kernel {
@@ -64,44 +63,6 @@ impl Kernel {
         file.extend((0..self.payload).map(|index| index as u8));
         BootFile::new("vmlinuz", file)
     }
-}
-
-/// Guest memory as far as pieces fill it.
-struct Guest {
-    image: Image,
-}
-
-impl Guest {
-    fn read(&self, address: u64, length: usize) -> Vec<u8> {
-        let piece =
-            self.image.pieces().iter().find(|piece| {
-                (piece.address.0..piece.address.0 + piece.bytes().len() as u64).contains(&address)
-            });
-        let piece = piece.unwrap_or_else(|| panic!("nothing at {address:#x}"));
-        piece.bytes()[(address - piece.address.0) as usize..][..length].to_vec()
-    }
-
-    fn u32(&self, address: u64) -> u64 {
-        u32::from_le_bytes(self.read(address, 4).try_into().unwrap()).into()
-    }
-
-    fn u64(&self, address: u64) -> u64 {
-        u64::from_le_bytes(self.read(address, 8).try_into().unwrap())
-    }
-}
-
-fn try_load(
-    kernel: BootFile,
-    ram: u64,
-    initrd: &[usize],
-    command_line: &str,
-    kind: Option<Kind>,
-) -> Result<Guest, LoadError> {
-    let memory = MemoryMap::pc(ram).unwrap();
-    let modules = initrd.iter().map(|&size| BootFile::new("initrd", vec![0xab; size])).collect();
-    let acpi = AcpiConfig { cpus: 2, hpet: false };
-    let request = BootRequest { kernel, kind, modules, command_line, memory: &memory, acpi };
-    load(&request).map(|image| Guest { image })
 }
 
 #[test]
@@ -196,7 +157,13 @@ fn errors_say_what_and_where() {
             "",
             "kernel vmlinuz belongs at 0x1000000-0x1800000, which is not RAM of this guest (8 MiB)",
         ),
-        (plain(), 64, 64 << 20, "", "no room for initrd initrd (67108864 bytes) in the guest's 64 MiB"),
+        (
+            plain(),
+            64,
+            64 << 20,
+            "",
+            "no room for initrd /some where/initrd (67108864 bytes) in the guest's 64 MiB",
+        ),
         (
             plain(),
             64,
@@ -254,14 +221,7 @@ proptest! {
         }
         data.truncate(length.max(1));
         if let Ok(guest) = try_load(BootFile::new("k", data), ram * 4096, &[initrd], "quiet", kind) {
-            let mut ends: Vec<(u64, u64)> = guest.image.pieces().iter()
-                .map(|piece| (piece.address.0, piece.address.0 + piece.bytes().len() as u64 + piece.zeroes)).collect();
-            ends.sort();
-            prop_assert!(ends.windows(2).all(|pair| pair[0].1 <= pair[1].0));
-            let memory = MemoryMap::pc(ram * 4096).unwrap();
-            for (start, end) in ends {
-                prop_assert!(memory.regions().iter().any(|region| region.base.0 <= start && end <= region.base.0 + region.size));
-            }
+            check_placement(&guest, ram * 4096);
         }
     }
 }

@@ -460,7 +460,7 @@ impl GuestMemory {
             for index in self.touched_pages(start..start + (region.size >> PAGE_SHIFT) as usize) {
                 // SAFETY: `index` is a page of the region; the copy is private, as CPUs might still run.
                 unsafe { self.page_pointer(index).copy_to_nonoverlapping(page.as_mut_ptr(), page.len()) };
-                if page.iter().any(|byte| *byte != 0) {
+                if page != [0; PAGE_SIZE as usize] {
                     hasher.add(&(region.base.0 + (((index - start) as u64) << PAGE_SHIFT)));
                     hasher.add(&page);
                 }

@@ -7,6 +7,7 @@ mod apic;
 pub mod control;
 pub mod decode;
 mod deliver;
+mod descriptor;
 mod events;
 pub mod exec;
 pub mod fault;
@@ -19,14 +20,11 @@ pub mod mode;
 pub mod model;
 pub mod msr;
 pub mod paging;
-mod pmu;
 mod reset;
 pub mod row;
 pub mod segment;
 pub mod state;
-#[cfg(test)]
-mod testing;
-mod timers;
+mod task;
 pub mod x87;
 
 pub use fault::Stop;

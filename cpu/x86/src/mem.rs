@@ -353,3 +353,50 @@ impl AccessBytes<'_> {
         }
     }
 }
+
+impl Cpu {
+    /// Copies `n` elements upwards as a string move does, if both ranges lie in pages that the fast path may access and
+    /// the copy does not read what it has written; says if it did.
+    pub(crate) fn copy_forward<T: MemValue>(
+        &mut self,
+        from_segment: u8,
+        from: u64,
+        to_segment: u8,
+        to: u64,
+        n: u64,
+    ) -> bool {
+        let last = T::SIZE * (n - 1);
+        let (Some(source), Some(_), Some(target), Some(_)) = (
+            self.fast_pointer::<T>(from_segment, from, Kind::Read),
+            self.fast_pointer::<T>(from_segment, from.wrapping_add(last), Kind::Read),
+            self.fast_pointer::<T>(to_segment, to, Kind::Write),
+            self.fast_pointer::<T>(to_segment, to.wrapping_add(last), Kind::Write),
+        ) else {
+            return false;
+        };
+        let len = (T::SIZE * n) as usize;
+        let gap = (target as usize).wrapping_sub(source as usize);
+        if gap < len {
+            return false;
+        }
+        // SAFETY: both ranges begin and end in pages with matching tags, so (in_page) lie in one mapped page each.
+        unsafe { core::ptr::copy(source, target, len) };
+        true
+    }
+
+    /// Stores `value` to `n` elements upwards, if they lie in a page that the fast path may access; says if it did.
+    pub(crate) fn fill_forward<T: MemValue>(&mut self, segment: u8, to: u64, value: T, n: u64) -> bool {
+        let last = T::SIZE * (n - 1);
+        let (Some(target), Some(_)) = (
+            self.fast_pointer::<T>(segment, to, Kind::Write),
+            self.fast_pointer::<T>(segment, to.wrapping_add(last), Kind::Write),
+        ) else {
+            return false;
+        };
+        for k in 0..n as usize {
+            // SAFETY: the range begins and ends in a page with a matching write tag.
+            unsafe { target.cast::<T>().add(k).write_unaligned(value) };
+        }
+        true
+    }
+}

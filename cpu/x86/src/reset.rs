@@ -4,7 +4,7 @@ use crate::control::cr0;
 use crate::fault::Exception;
 use crate::flags::Flags;
 use crate::insn::{REG_RIP, seg};
-use crate::timers::lapic_for;
+use crate::lapic::Lapic;
 use crate::mode::Mode;
 use crate::model::Model;
 use crate::msr::Msrs;
@@ -53,9 +53,12 @@ impl Cpu {
             pdptes: [0; 4],
             dr: [0; 8],
             msrs: Msrs::default(),
-            lapic: lapic_for(&model, id),
+            lapic: Lapic::default(),
             activity: Activity::Active,
             shadow: Shadow::None,
+            in_shadow: false,
+            external: 0,
+            stepping: false,
             pending_db: 0,
             nmi_blocked: false,
             nmi_pending: false,
@@ -88,9 +91,7 @@ impl Cpu {
         self.x87 = X87 { control: 0x40, valid: 0xff, ..X87::default() };
         self.xcr0 = crate::control::xcr0::X87;
         self.pkru = 0;
-        self.msrs = Msrs::at_reset(&self.model);
-        self.lapic.reset();
-        self.set_tsc_offset(self.now().0.wrapping_neg());
+        self.msrs = Msrs::default();
         self.flush_all();
         self.update_mode();
     }
@@ -118,6 +119,8 @@ impl Cpu {
         self.data_breakpoints = false;
         self.activity = Activity::Active;
         self.shadow = Shadow::None;
+        self.in_shadow = false;
+        self.external = 0;
         self.pending_db = 0;
         self.nmi_blocked = false;
         self.nmi_pending = false;

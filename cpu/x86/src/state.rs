@@ -183,6 +183,12 @@ pub struct Cpu {
     pub activity: Activity,
     /// Event delay after the last instruction.
     pub shadow: Shadow,
+    /// The current instruction runs in the shadow of the one before.
+    pub(crate) in_shadow: bool,
+    /// The current instruction began with TF set.
+    pub(crate) stepping: bool,
+    /// EXT, the low bit of selector error codes: an event from outside of the program is being delivered.
+    pub(crate) external: u16,
     /// Debug traps to be delivered at the next boundary (bits of DR6).
     pub pending_db: u64,
     /// NMIs are blocked until IRET.

@@ -6,7 +6,7 @@ use acpi_tables::{Aml, AmlSink};
 
 const HPET_SIZE: u32 = 0x400;
 /// The value of SLP_TYP that switches off, for both PM1 control registers (ACPI 7.4.2.6).
-const SLEEP_TYPE_S5: u8 = 5;
+const SLEEP_TYPE_S5: u8 = 0;
 
 /// A device at fixed ports and ISA interrupts.
 struct IsaDevice {
@@ -35,8 +35,14 @@ const ISA_DEVICES: &[IsaDevice] = &[
     isa("RTC_", "PNP0B00", 0, &[(0x70, 2)], Some(8)),
     isa("KBD_", "PNP0303", 0, &[(0x60, 1), (0x64, 1)], Some(1)),
     isa("MOU_", "PNP0F13", 0, &[], Some(12)),
+];
+
+/// The serial ports, as many as the board has.
+const SERIAL_PORTS: &[IsaDevice] = &[
     isa("COM1", "PNP0501", 1, &[(0x3f8, 8)], Some(4)),
     isa("COM2", "PNP0501", 2, &[(0x2f8, 8)], Some(3)),
+    isa("COM3", "PNP0501", 3, &[(0x3e8, 8)], Some(4)),
+    isa("COM4", "PNP0501", 4, &[(0x2e8, 8)], Some(3)),
 ];
 
 /// The IRQ descriptor without flags: edge, active high, exclusive (ACPI 6.4.2.1).
@@ -101,6 +107,7 @@ impl Aml for Bytes {
 pub(super) fn table(config: &AcpiConfig) -> Vec<u8> {
     let processors: Vec<Processor> = (0..config.cpus.min(0x1000)).map(Processor).collect();
     let mut devices: Vec<&dyn Aml> = ISA_DEVICES.iter().map(|device| device as &dyn Aml).collect();
+    devices.extend(SERIAL_PORTS.iter().take(config.serial_ports).map(|port| port as &dyn Aml));
     devices.extend(config.hpet.then_some(&Hpet as &dyn Aml));
     devices.extend(processors.iter().map(|processor| processor as &dyn Aml));
     let bus = Scope::new("\\_SB_".into(), devices);

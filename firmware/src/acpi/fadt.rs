@@ -13,11 +13,11 @@ const GPE0: u16 = 0x620;
 const PM1_EVENT_LENGTH: u8 = 4;
 const PM1_CONTROL_LENGTH: u8 = 2;
 const PM_TIMER_LENGTH: u8 = 4;
-const GPE0_LENGTH: u8 = 16;
+const GPE0_LENGTH: u8 = 8;
 /// The port that switches between legacy and ACPI mode, and the values for it.
 const SMI_COMMAND: u32 = 0xb2;
-const ACPI_ENABLE: u8 = 2;
-const ACPI_DISABLE: u8 = 3;
+const ACPI_ENABLE: u8 = 0xf1;
+const ACPI_DISABLE: u8 = 0xf0;
 /// The reset control register, and the value for a full reset.
 const RESET_PORT: u16 = 0xcf9;
 const RESET_VALUE: u8 = 0x0e;
@@ -57,7 +57,7 @@ pub(super) fn table(facs: u32, dsdt: u32) -> Vec<u8> {
     fadt.pm1_evt_len = PM1_EVENT_LENGTH;
     fadt.pm1_cnt_len = PM1_CONTROL_LENGTH;
     fadt.pm_tmr_len = PM_TIMER_LENGTH;
-    // The block is wider than an access: it is read byte by byte.
+    // Read byte by byte.
     fadt.x_gpe0_blk =
         GAS::new(AddressSpace::SystemIo, GPE0_LENGTH * 8, 0, AccessSize::ByteAccess, GPE0.into());
     fadt.x_pm1a_evt_blk =
@@ -70,7 +70,8 @@ pub(super) fn table(facs: u32, dsdt: u32) -> Vec<u8> {
     fadt.iapc_boot_arch = BOOT_ARCHITECTURE.into();
     fadt.reset_reg = io(RESET_PORT, 1);
     fadt.reset_value = RESET_VALUE;
-    // The power button is the fixed one; there is no sleep button; the RTC wakes by fixed hardware.
-    let flags = [Flags::Wbinvd, Flags::ProcC1, Flags::SlpButton, Flags::ResetRegSup];
+    // The power button is the fixed one; there is no sleep button; the RTC wakes by fixed hardware; the PM timer has 32
+    // bits.
+    let flags = [Flags::Wbinvd, Flags::ProcC1, Flags::SlpButton, Flags::TmrValExt, Flags::ResetRegSup];
     bytes_of(&flags.into_iter().fold(fadt, FADTBuilder::flag).finalize())
 }

@@ -22,6 +22,16 @@ const HOST_OPTIONS: [&str; 9] = [
     "Acquire::Queue-Mode ",
 ];
 
+/// Less free space than this is none.
+const FULL: u64 = 256 << 10;
+/// Room for the archives' lists and apt's caches of them.
+const LISTS: u64 = 160 << 20;
+
+/// The space on the folder's file system that its user may use, in bytes. What cannot be told is no obstacle.
+pub(crate) fn free_space(folder: &Path) -> u64 {
+    rustix::fs::statvfs(folder).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// The parts of the host that a fetch depends on; tests replace them.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
@@ -79,6 +89,13 @@ impl Host {
         if let Some(output) = child.stdout.take() {
             for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line);
+                // With a full disk apt's download methods wait for ever; while it waits it still reports.
+                if free_space(folder) < FULL {
+                    // A child that has ended by itself cannot be killed, which is as good.
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(GuestError::NoSpace { folder: folder.into() });
+                }
                 watch(&line);
                 text.push_str(&line);
                 text.push('\n');
@@ -155,6 +172,9 @@ impl Apt {
             let path = apt.folder.join(part);
             fs::create_dir_all(&path).map_err(GuestError::at(path))?;
         }
+        if free_space(&apt.folder) < LISTS {
+            return Err(GuestError::NoSpace { folder: apt.folder });
+        }
         let os_release = fs::read_to_string(&host.os_release).unwrap_or_default();
         let host_options = apt
             .host
@@ -212,6 +232,14 @@ impl Apt {
             fs::read_dir(folder).map_err(GuestError::at(folder))?.flatten().map(|entry| entry.path());
         let unexpected = || GuestError::Unexpected { package: package.into(), what: "package file" };
         entries.find(is_package).ok_or_else(unexpected)
+    }
+}
+
+impl Apt {
+    /// Removes what apt can make again from its lists.
+    pub(crate) fn drop_caches(&self) -> Result<(), GuestError> {
+        let cache = self.folder.join("cache");
+        fs::remove_dir_all(&cache).map_err(GuestError::at(cache))
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Package {
     pub(crate) version: String,
     /// Lower-case hexadecimal.
     pub(crate) sha256: String,
+    /// The room that it takes, in bytes: the package file and its unpacked contents.
+    pub(crate) space: u64,
     depends: String,
 }
 
@@ -26,10 +28,13 @@ impl Package {
     fn parse(text: &str) -> Option<Self> {
         let stanza = deb822(text).into_iter().next()?;
         let get = |name: &str| stanza.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone());
+        let number = |name: &str| get(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
         Some(Self {
             name: get("package")?,
             version: get("version")?,
             sha256: get("sha256")?.to_ascii_lowercase(),
+            // deb-control(5): Size in bytes, Installed-Size in KiB.
+            space: number("size").saturating_add(number("installed-size").saturating_mul(1024)),
             depends: get("depends").unwrap_or_default(),
         })
     }
@@ -100,12 +105,13 @@ mod tests {
 
     #[test]
     fn a_metapackage_leads_to_the_versioned_kernel() {
-        let text = "Package: linux-image-cloud-amd64\nVersion: 6.1.1-1\nSHA256: AB\n\
+        let text = "Package: linux-image-cloud-amd64\nVersion: 6.1.1-1\nSHA256: AB\nSize: 5\nInstalled-Size: 2\n\
                     Depends: linux-image-6.1.0-56-cloud-amd64 (= 6.1.1-1), linux-firmware,\n\
                     \x20linux-modules-extra-6.8.0-1-generic:any | other, linux-image-generic\nDescription: x\n\n\
                     Package: linux-image-cloud-amd64\nVersion: 5\n";
         let package = Package::parse(text).unwrap();
         assert_eq!((&*package.version, &*package.sha256), ("6.1.1-1", "ab"));
+        assert_eq!(package.space, 5 + 2048);
         let parts: Vec<&str> = package.kernel_parts().collect();
         assert_eq!(parts, ["linux-image-6.1.0-56-cloud-amd64", "linux-modules-extra-6.8.0-1-generic"]);
         assert!(!package.is_kernel());

@@ -7,7 +7,7 @@
 //! CACHE/guests/debian-amd64-*/    the unpacked packages
 //! ```
 
-use crate::apt::{Apt, Host};
+use crate::apt::{Apt, Host, free_space};
 use crate::packages::{Package, resolve};
 use crate::{Architecture, Guest, GuestError, Progress};
 use serde::{Deserialize, Serialize};
@@ -154,8 +154,22 @@ impl Guests {
         self.remove_folders(|name| name.starts_with(TEMPORARY))?;
 
         let apt = Apt::new(&self.host, self.folder.join("apt").join(architecture.to_string()), architecture)?;
+        let result = self.fetch_by(&apt, guest, architecture, progress);
+        apt.drop_caches()?;
+        result
+    }
+
+    /// As [`Guests::fetch`], with the lock held.
+    fn fetch_by(
+        &self,
+        apt: &Apt,
+        guest: Guest,
+        architecture: Architecture,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Installed, GuestError> {
+        let guests = self.guests();
         apt.update(progress)?;
-        let packages = resolve(&apt, guest, architecture)?;
+        let packages = resolve(apt, guest, architecture)?;
         let records: Vec<PackageRecord> = packages.iter().map(PackageRecord::from).collect();
         let before = self.installed(guest, architecture);
         if let Ok(installed) = before
@@ -164,6 +178,10 @@ impl Guests {
             return Ok(installed);
         }
 
+        let space = packages.iter().fold(0u64, |sum, package| sum.saturating_add(package.space));
+        if free_space(&guests) < space {
+            return Err(GuestError::NoSpace { folder: guests });
+        }
         let work = tempfile::Builder::new()
             .prefix(TEMPORARY)
             .tempdir_in(&guests)
@@ -171,7 +189,7 @@ impl Guests {
         let tree = work.path().join("tree");
         fs::create_dir(&tree).map_err(GuestError::at(&tree))?;
         for package in &packages {
-            self.install(&apt, package, work.path(), &tree, progress)?;
+            self.install(apt, package, work.path(), &tree, progress)?;
         }
         let manifest = describe(guest, architecture, records, &packages, &tree)?;
         let previous = self.manifest(guest, architecture).ok().map(|manifest| manifest.folder);

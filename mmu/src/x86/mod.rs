@@ -1,3 +1,4 @@
 //! The x86 page walkers.
 
+pub mod ept;
 pub mod paging;

@@ -1,6 +1,7 @@
 use super::*;
 use crate::{GuestMemory, Inspector, MemoryRegion, PhysicalTables, RegionKind};
 use core::convert::Infallible;
+use proptest::prelude::*;
 
 const MODES: [Mode; 4] = [Mode::Bits32, Mode::Pae, Mode::Level4, Mode::Level5];
 const BASE: u64 = 0x10_0000;
@@ -629,6 +630,49 @@ fn malformed_pdptes() {
                 Ok([0, 0, present | 1 << bit, 0])
             };
             assert_eq!(loaded, expected, "bit {bit}");
+        }
+    }
+}
+
+proptest! {
+    /// Whatever lies in memory: a walk ends, and another one finds the same.
+    #[test]
+    fn random_tables_are_walked_to_an_end(
+        entries in prop::collection::vec(any::<u64>(), 512),
+        and in any::<u64>(),
+        mode in prop::sample::select(MODES.to_vec()),
+        max_phys_bits: u8,
+        flags: u16,
+        cr3: u64,
+        addr: u64,
+        user: bool,
+    ) {
+        let size = 16u64 << 12;
+        let memory =
+            GuestMemory::new(&[MemoryRegion { base: GuestPhys(0), size, kind: RegionKind::Ram }]).unwrap();
+        for (index, entry) in (0u64..).zip(&entries) {
+            // Mostly present, mostly tables within memory.
+            let entry = (entry & and & 0xf87) | (entry & 0xf000) | 7;
+            memory.write_u64(GuestPhys(index * 8 * 16), entry).unwrap();
+            memory.write_u64(GuestPhys(index * 8 * 16 + 8), entry | (index % 3) << 50).unwrap();
+        }
+        let bit = |n: u16| flags >> n & 1 != 0;
+        let format = EntryFormat {
+            mode, max_phys_bits, nxe: bit(0), pse: bit(1), pse36: bit(2), pages_1g: bit(3), amd: bit(4),
+        };
+        let mut paging = Paging::new(format);
+        (paging.wp, paging.smep, paging.smap, paging.pge) = (bit(5), bit(6), bit(7), bit(8));
+        paging.cr3 = cr3 & 0xffff;
+        paging.pdptes = [cr3 | 1, addr, entries[0], entries[1]];
+        for kind in [AccessKind::Read, AccessKind::Write, AccessKind::Fetch] {
+            let access = Access { kind, user, ac: bit(9) };
+            let go = || walk(&paging, GuestVirt(addr), access, &mut PhysicalTables(&memory));
+            let found = go();
+            prop_assert_eq!(go(), found);
+            match found {
+                Ok(page) => prop_assert!(page.gpa.0 < 1 << 52 && page.gpa.0 & 0xfff == addr & 0xfff),
+                Err(WalkFault::Page(fault)) => prop_assert_eq!(fault.error_code & error_code::U != 0, user),
+            }
         }
     }
 }

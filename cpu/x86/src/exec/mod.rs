@@ -2,26 +2,34 @@
 
 mod alu;
 mod bits;
-mod cpuid;
+mod branch;
+mod control;
+mod far;
+mod io;
+mod misc;
 mod mov;
-mod msr;
 mod muldiv;
 pub mod operand;
 mod shift;
-mod tsc;
 pub mod simd;
+mod stack;
+mod string;
 
 use crate::row::Rows;
 
 /// Adds every family's rows.
 pub fn rows(rows: &mut Rows) {
     alu::rows(rows);
-    mov::rows(rows);
-    shift::rows(rows);
-    muldiv::rows(rows);
     bits::rows(rows);
-    cpuid::rows(rows);
-    msr::rows(rows);
-    tsc::rows(rows);
+    branch::rows(rows);
+    control::rows(rows);
+    far::rows(rows);
+    io::rows(rows);
+    misc::rows(rows);
+    mov::rows(rows);
+    muldiv::rows(rows);
+    shift::rows(rows);
     simd::rows(rows);
+    stack::rows(rows);
+    string::rows(rows);
 }

@@ -109,7 +109,8 @@ fn idiv<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let unused = 128 - 2 * T::BITS;
     let dividend = (wide::<T>(cpu) << unused) as i128 >> unused;
     // The one quotient that overflows i128 is out of range anyway.
-    let (Some(quotient), Some(remainder)) = (dividend.checked_div(divisor), dividend.checked_rem(divisor)) else {
+    let (Some(quotient), Some(remainder)) = (dividend.checked_div(divisor), dividend.checked_rem(divisor))
+    else {
         return Err(cpu.de());
     };
     if signed(T::of(quotient as u64)) != quotient {

@@ -1,0 +1,227 @@
+//! String instructions and their repetition.
+//!
+//! A repeated instruction runs in parts. After each part the registers show how far it has come, and RIP is at the
+//! instruction again if it is not done: interrupts are taken there, as the manual wants (SDM 2B, REP).
+
+use super::io::IoSize;
+use super::operand::*;
+use crate::flags::bits;
+use crate::insn::{REG_RIP, prefix, seg};
+use crate::mem::Kind;
+use crate::row::Rows;
+use crate::state::{boundary, gpr::*};
+use crate::{Cpu, Insn, Stop};
+use iced_x86::Code;
+
+/// Most elements of one part.
+const PART: u64 = 4096;
+
+/// One step of a string instruction: an element, or several at once. Returns the number of elements (at least 1).
+trait Step {
+    /// SCAS and CMPS end when ZF differs from the prefix.
+    const COMPARES: bool;
+    /// Handles up to `most` elements.
+    fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop>;
+}
+
+fn masked(cpu: &Cpu, i: &Insn, register: usize) -> u64 {
+    cpu.regs[register] & i.address_mask()
+}
+
+/// Adds to RSI, RDI or RCX at the address size.
+fn advance(cpu: &mut Cpu, i: &Insn, register: usize, by: u64) {
+    let new = cpu.regs[register].wrapping_add(by);
+    cpu.regs[register] = match i.address_bytes() {
+        2 => cpu.regs[register] & !0xffff | new & 0xffff,
+        4 => new & 0xffff_ffff,
+        _ => new,
+    };
+}
+
+/// The signed size of `n` elements in the direction of DF.
+fn distance<T: Int>(cpu: &Cpu, n: u64) -> u64 {
+    let bytes = T::SIZE.wrapping_mul(n);
+    if cpu.flags.has(bits::DF) { bytes.wrapping_neg() } else { bytes }
+}
+
+fn es(cpu: &Cpu) -> u8 {
+    if cpu.long64() { seg::FLAT } else { seg::ES }
+}
+
+fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    if i.prefixes & (prefix::REP | prefix::REPNE) == 0 {
+        S::step::<T>(cpu, i, 1)?;
+        return Ok(());
+    }
+    let until_zf = i.prefixes & prefix::REPNE != 0;
+    let start = cpu.regs[REG_RIP as usize];
+    let mut part = if cpu.boundary & boundary::TRAP != 0 { 1 } else { PART };
+    loop {
+        let left = masked(cpu, i, RCX);
+        if left == 0 {
+            return Ok(());
+        }
+        if part == 0 {
+            break;
+        }
+        let done = S::step::<T>(cpu, i, left.min(part))?;
+        advance(cpu, i, RCX, done.wrapping_neg());
+        part -= done;
+        if S::COMPARES && cpu.flags.zf() == until_zf {
+            return Ok(());
+        }
+        if masked(cpu, i, RCX) != 0 && cpu.block_end == 0 {
+            // A device or changed code wants a look.
+            break;
+        }
+    }
+    cpu.regs[REG_RIP as usize] = start.wrapping_sub(i.len.into());
+    cpu.end_block();
+    Ok(())
+}
+
+/// How many elements from `offset` on, going up, stay in its page and below the wrap of the address size.
+fn in_page<T: Int>(offset: u64) -> u64 {
+    (0x1000 - (offset & 0xfff)) / T::SIZE
+}
+
+struct Movs;
+impl Step for Movs {
+    const COMPARES: bool = false;
+    #[inline(always)]
+    fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop> {
+        let (from, to) = (masked(cpu, i, RSI), masked(cpu, i, RDI));
+        let mut n = 1;
+        if most > 1 && !cpu.flags.has(bits::DF) {
+            let many = most.min(in_page::<T>(from)).min(in_page::<T>(to));
+            if many > 1 && cpu.copy_forward::<T>(i.segment(), from, es(cpu), to, many) {
+                n = many;
+            }
+        }
+        if n == 1 {
+            let value = cpu.read::<T>(i.segment(), from)?;
+            cpu.write(es(cpu), to, value)?;
+        }
+        let by = distance::<T>(cpu, n);
+        advance(cpu, i, RSI, by);
+        advance(cpu, i, RDI, by);
+        Ok(n)
+    }
+}
+
+struct Stos;
+impl Step for Stos {
+    const COMPARES: bool = false;
+    #[inline(always)]
+    fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop> {
+        let to = masked(cpu, i, RDI);
+        let value = T::get(cpu, RAX as u8);
+        let mut n = 1;
+        if most > 1 && !cpu.flags.has(bits::DF) {
+            let many = most.min(in_page::<T>(to));
+            if many > 1 && cpu.fill_forward(es(cpu), to, value, many) {
+                n = many;
+            }
+        }
+        if n == 1 {
+            cpu.write(es(cpu), to, value)?;
+        }
+        let by = distance::<T>(cpu, n);
+        advance(cpu, i, RDI, by);
+        Ok(n)
+    }
+}
+
+struct Lods;
+impl Step for Lods {
+    const COMPARES: bool = false;
+    #[inline(always)]
+    fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
+        let value = cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
+        T::set(cpu, RAX as u8, value);
+        let by = distance::<T>(cpu, 1);
+        advance(cpu, i, RSI, by);
+        Ok(1)
+    }
+}
+
+struct Scas;
+impl Step for Scas {
+    const COMPARES: bool = true;
+    #[inline(always)]
+    fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
+        let value = cpu.read::<T>(es(cpu), masked(cpu, i, RDI))?;
+        let accumulator = T::get(cpu, RAX as u8);
+        cpu.sub(accumulator, value, false);
+        let by = distance::<T>(cpu, 1);
+        advance(cpu, i, RDI, by);
+        Ok(1)
+    }
+}
+
+struct Cmps;
+impl Step for Cmps {
+    const COMPARES: bool = true;
+    #[inline(always)]
+    fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
+        let a = cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
+        let b = cpu.read::<T>(es(cpu), masked(cpu, i, RDI))?;
+        cpu.sub(a, b, false);
+        let by = distance::<T>(cpu, 1);
+        advance(cpu, i, RSI, by);
+        advance(cpu, i, RDI, by);
+        Ok(1)
+    }
+}
+
+struct Ins;
+impl Step for Ins {
+    const COMPARES: bool = false;
+    fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
+        let port = cpu.regs[RDX] as u16;
+        let size = IoSize::of::<T>();
+        cpu.check_io(port, size)?;
+        // The store may fault: it must be known before the device is read.
+        let to = masked(cpu, i, RDI);
+        cpu.probe(es(cpu), to, T::SIZE, Kind::Write)?;
+        let value = T::of(cpu.port_in(port, size).into());
+        cpu.write(es(cpu), to, value)?;
+        let by = distance::<T>(cpu, 1);
+        advance(cpu, i, RDI, by);
+        Ok(1)
+    }
+}
+
+struct Outs;
+impl Step for Outs {
+    const COMPARES: bool = false;
+    fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
+        let port = cpu.regs[RDX] as u16;
+        let size = IoSize::of::<T>();
+        cpu.check_io(port, size)?;
+        let value = cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
+        cpu.port_out(port, size, value.zx() as u32);
+        let by = distance::<T>(cpu, 1);
+        advance(cpu, i, RSI, by);
+        Ok(1)
+    }
+}
+
+macro_rules! string_rows {
+    ($rows:ident, $($op:ident: $($code:ident $t:ty),*;)*) => {$($(
+        $rows.add(Code::$code, run::<$op, $t>);
+    )*)*};
+}
+
+/// Adds this family.
+pub fn rows(rows: &mut Rows) {
+    string_rows! { rows,
+        Movs: Movsb_m8_m8 u8, Movsw_m16_m16 u16, Movsd_m32_m32 u32, Movsq_m64_m64 u64;
+        Stos: Stosb_m8_AL u8, Stosw_m16_AX u16, Stosd_m32_EAX u32, Stosq_m64_RAX u64;
+        Lods: Lodsb_AL_m8 u8, Lodsw_AX_m16 u16, Lodsd_EAX_m32 u32, Lodsq_RAX_m64 u64;
+        Scas: Scasb_AL_m8 u8, Scasw_AX_m16 u16, Scasd_EAX_m32 u32, Scasq_RAX_m64 u64;
+        Cmps: Cmpsb_m8_m8 u8, Cmpsw_m16_m16 u16, Cmpsd_m32_m32 u32, Cmpsq_m64_m64 u64;
+        Ins: Insb_m8_DX u8, Insw_m16_DX u16, Insd_m32_DX u32;
+        Outs: Outsb_DX_m8 u8, Outsw_DX_m16 u16, Outsd_DX_m32 u32;
+    }
+}

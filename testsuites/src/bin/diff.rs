@@ -1,0 +1,157 @@
+//! `ringworld-diff`: every implemented instruction form against the host's silicon.
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use iced_x86::Code;
+use ringworld_testsuites::campaign::{self, Bench, FormResult, Mismatch, Plan, Verdict};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(about = "Runs instructions on the host's CPU and on the emulated one, and compares")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Run random cases of all forms
+    Run {
+        /// Only forms whose name contains this (ignoring case); several, separated by commas
+        #[arg(long)]
+        filter: Option<String>,
+        /// Cases a form
+        #[arg(long, default_value_t = 2000)]
+        cases: u64,
+        /// Selects the cases
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Worker processes
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+        /// Where to keep mismatches as files
+        #[arg(long)]
+        save: Option<PathBuf>,
+        /// Print every form that was not compared
+        #[arg(long)]
+        verbose: bool,
+    },
+    /// Run kept mismatches again
+    Replay {
+        /// Files
+        files: Vec<PathBuf>,
+    },
+    /// What `run` starts
+    #[command(hide = true)]
+    Worker {
+        #[arg(long)]
+        cases: u64,
+        #[arg(long)]
+        seed: u64,
+        #[arg(long)]
+        save: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    match act() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringworld-diff: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act() -> Result<()> {
+    match Arguments::parse().command {
+        Action::Run { filter, cases, seed, jobs, save, verbose } => {
+            let codes: Vec<Code> =
+                ringworld_x86::row::implemented().filter(|code| selected(*code, filter.as_deref())).collect();
+            let plan = Plan { cases, seed, jobs, save, program: std::env::current_exe()? };
+            report(&campaign::run(&plan, &codes)?, verbose)
+        }
+        Action::Replay { files } => replay(&files),
+        Action::Worker { cases, seed, save } => campaign::worker(cases, seed, save.as_deref()),
+    }
+}
+
+fn selected(code: Code, filter: Option<&str>) -> bool {
+    let Some(filter) = filter else { return true };
+    let name = format!("{code:?}").to_lowercase();
+    filter.split(',').any(|part| name.contains(&part.to_lowercase()))
+}
+
+fn report(results: &[FormResult], verbose: bool) -> Result<()> {
+    let name =
+        |result: &FormResult| format!("{:?}", Code::try_from(usize::from(result.code)).unwrap_or_default());
+    let mut covered = 0;
+    let mut cases = 0;
+    let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for result in results {
+        let mut reason = |text: String| reasons.entry(text).or_default().push(name(result));
+        match &result.verdict {
+            Verdict::Compared(count) => {
+                covered += 1;
+                cases += count;
+                if result.faults == *count {
+                    reason("compared, but every case raised an exception".into());
+                }
+            }
+            Verdict::HostLacks(feature) => reason(format!("host lacks {feature}")),
+            Verdict::Excluded(why) => reason(format!("excluded: {why}")),
+            Verdict::NotGenerated => reason("no encoding generated".into()),
+            Verdict::Crashed => reason("crashed".into()),
+        }
+    }
+    for (reason, forms) in &reasons {
+        println!("{:5} {reason}", forms.len());
+        if verbose || reason.starts_with("no encoding") || reason.starts_with("crashed") {
+            println!("      {}", forms.join(" "));
+        }
+    }
+    let wrong: Vec<_> = results.iter().filter(|result| result.mismatches > 0).collect();
+    for result in &wrong {
+        println!("{}: {} mismatches", name(result), result.mismatches);
+        for example in &result.examples {
+            println!("    {example}");
+        }
+    }
+    println!(
+        "{} forms implemented, {covered} compared, {cases} cases, {} forms wrong",
+        results.len(),
+        wrong.len()
+    );
+    let failed = wrong.len() + reasons.get("no encoding generated").map_or(0, Vec::len);
+    if failed > 0 {
+        bail!("{failed} forms failed");
+    }
+    Ok(())
+}
+
+fn replay(files: &[PathBuf]) -> Result<()> {
+    let mut bench = Bench::new()?;
+    let mut wrong = 0;
+    for file in files {
+        let kept: Mismatch = serde_json::from_slice(&std::fs::read(file)?)?;
+        println!("{}: {}", file.display(), kept.text);
+        let case = &kept.case;
+        println!("  {:?}, bytes {:02x?}", case.mode, case.bytes);
+        println!("  rip {:#x} rflags {:#x} gpr {:x?}", case.state.rip, case.state.rflags, case.state.gpr);
+        match bench.compare(case).0 {
+            None => println!("  agrees now"),
+            Some(mismatch) => {
+                wrong += 1;
+                for difference in mismatch.differences {
+                    println!("  {difference}");
+                }
+            }
+        }
+    }
+    if wrong > 0 {
+        bail!("{wrong} of {} cases differ", files.len());
+    }
+    Ok(())
+}

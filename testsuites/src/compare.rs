@@ -1,0 +1,112 @@
+//! Tells two outcomes apart.
+
+use crate::case::{Case, DATA, Fault, Mode, Outcome};
+use crate::undefined::{Undefined, undefined};
+use std::fmt::Write;
+
+const GPR: [&str; 16] = [
+    "RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R9", "R10", "R11", "R12", "R13", "R14",
+    "R15",
+];
+
+/// The differences between what the host and the emulator made of a case; empty if they agree.
+pub fn differences(
+    case: &Case,
+    (host, host_memory): (&Outcome, &[u8]),
+    (ours, our_memory): (&Outcome, &[u8]),
+) -> Vec<String> {
+    let mut out = Vec::new();
+    let undefined = undefined(case);
+    if !same_fault(host.fault, ours.fault) {
+        out.push(format!("fault: host {}, ours {}", fault(host.fault), fault(ours.fault)));
+    }
+    let (a, b) = (&host.state, &ours.state);
+    let mut word = |name: &str, a: u64, b: u64| {
+        if a != b {
+            out.push(format!("{name}: host {a:#x}, ours {b:#x}"));
+        }
+    };
+    let registers = if case.mode == Mode::Long64 { 16 } else { 8 };
+    let width = if case.mode == Mode::Long64 { u64::MAX } else { 0xffff_ffff };
+    for n in 0..registers {
+        word(GPR[n], a.gpr[n] & width, b.gpr[n] & width);
+    }
+    word("RIP", a.rip & width, b.rip & width);
+    let defined = !undefined.flags;
+    word("RFLAGS", a.rflags & defined, b.rflags & defined);
+    word("FS.base", a.fs_base, b.fs_base);
+    word("GS.base", a.gs_base, b.gs_base);
+    word("MXCSR", a.mxcsr.into(), b.mxcsr.into());
+    for n in 0..8 {
+        word(&format!("K{n}"), a.k[n], b.k[n]);
+    }
+    for n in 0..32 {
+        if a.zmm[n] != b.zmm[n] {
+            out.push(format!("ZMM{n}: host {}, ours {}", vector(&a.zmm[n]), vector(&b.zmm[n])));
+        }
+    }
+    x87(case, host, ours, undefined, &mut out);
+    if host_memory != our_memory {
+        out.push(memory(host_memory, our_memory));
+    }
+    out
+}
+
+fn x87(case: &Case, host: &Outcome, ours: &Outcome, undefined: Undefined, out: &mut Vec<String>) {
+    let (a, b) = (&host.state.x87, &ours.state.x87);
+    if a.control != b.control {
+        out.push(format!("FCW: host {:#06x}, ours {:#06x}", a.control, b.control));
+    }
+    // After a transcendental, C1 (rounded up) depends on the digits that are not exact.
+    let status = if undefined.x87_ulps > 0 { !0x200 } else { !0 };
+    if (a.status ^ b.status) & status != 0 {
+        out.push(format!("FSW: host {:#06x}, ours {:#06x}", a.status, b.status));
+    }
+    if a.valid != b.valid {
+        out.push(format!("FTW: host {:#04x}, ours {:#04x}", a.valid, b.valid));
+    }
+    for n in 0..8 {
+        let near = |(a, ae): (u64, u16), (b, be): (u64, u16)| ae == be && a.abs_diff(b) <= undefined.x87_ulps;
+        if a.st[n] != b.st[n] && !near(a.st[n], b.st[n]) {
+            let before = case.state.x87.st[n];
+            out.push(format!(
+                "ST{n}: host {:04x}:{:016x}, ours {:04x}:{:016x} (before {:04x}:{:016x})",
+                a.st[n].1, a.st[n].0, b.st[n].1, b.st[n].0, before.1, before.0
+            ));
+        }
+    }
+}
+
+fn same_fault(host: Option<Fault>, ours: Option<Fault>) -> bool {
+    match (host, ours) {
+        (Some(a), Some(b)) => {
+            // Linux reports every fault on an address that is not user space's as a protection fault
+            // (`sanitize_error_code`; user space ends one page below the canonical half).
+            let blur = u32::from(a.vector == 14 && a.address >= 0x7fff_ffff_f000);
+            a.vector == b.vector && a.error | blur == b.error | blur && a.address == b.address
+        }
+        (a, b) => a == b,
+    }
+}
+
+fn fault(fault: Option<Fault>) -> String {
+    match fault {
+        None => "none".into(),
+        Some(Fault { vector: 14, error, address }) => format!("#PF({error:#x}) at {address:#x}"),
+        Some(Fault { vector, error, .. }) => format!("vector {vector} ({error:#x})"),
+    }
+}
+
+fn vector(quads: &[u64; 8]) -> String {
+    quads.iter().rev().map(|quad| format!("{quad:016x}")).collect::<Vec<_>>().join("_")
+}
+
+fn memory(host: &[u8], ours: &[u8]) -> String {
+    let mut text = "memory:".to_string();
+    let differing = (0..host.len()).filter(|&n| host[n] != ours[n]);
+    for n in differing.clone().take(16) {
+        let _ = write!(text, " [{:#x}] host {:02x}, ours {:02x};", DATA + n as u64, host[n], ours[n]);
+    }
+    let _ = write!(text, " {} bytes in all", differing.count());
+    text
+}

@@ -1,0 +1,239 @@
+//! Runs cases on the emulated processor, in the same surroundings as the host's: CPL 3, Linux's flat segments and control
+//! bits, and page tables that map the same window with the same permissions.
+
+use crate::case::{
+    CODE, CODE_SIZE, CS32, CS64, Case, DATA, DATA_SELECTOR, DATA_SIZE, Fault, Mode, Outcome, State, WRITABLE,
+    X87State,
+};
+use anyhow::Result;
+use iced_x86::{Decoder, Instruction};
+use ringworld_core::{CpuId, GuestPhys, InterruptMessage, IoContext, Platform, PlatformAttention};
+use ringworld_mmu::{GuestMemory, MemoryRegion, RegionKind};
+use ringworld_x86::control::{cr0, cr4, efer, xcr0};
+use ringworld_x86::decode::{Decoded, decode};
+use ringworld_x86::insn::seg;
+use ringworld_x86::model::Model;
+use ringworld_x86::segment::Segment;
+use ringworld_x86::state::TableRegister;
+use ringworld_x86::{Cpu, Stop};
+use std::sync::Arc;
+
+/// A platform without devices.
+#[derive(Default)]
+pub struct NoDevices(PlatformAttention);
+
+impl Platform for NoDevices {
+    fn mmio_read(&self, _: IoContext, _: GuestPhys, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn mmio_write(&self, _: IoContext, _: GuestPhys, _: &[u8]) {}
+    fn port_read(&self, _: IoContext, _: u16, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn port_write(&self, _: IoContext, _: u16, _: &[u8]) {}
+    fn acknowledge(&self, _: IoContext) -> u8 {
+        0xff
+    }
+    fn send(&self, _: IoContext, _: InterruptMessage) {}
+    fn end_of_interrupt(&self, _: IoContext, _: u8) {}
+    fn attention(&self) -> &PlatformAttention {
+        &self.0
+    }
+}
+
+const PML4: u64 = 0x1000;
+const PDPT: u64 = 0x2000;
+const PD: u64 = 0x3000;
+const PT_CODE: u64 = 0x4000;
+const PT_DATA: u64 = 0x5000;
+const PT_SYSTEM: u64 = 0x6000;
+const GDT: u64 = 0x7000;
+const CODE_PHYS: u64 = 0x1_0000;
+const DATA_PHYS: u64 = 0x2_0000;
+const RAM: u64 = 0x4_0000;
+/// Linear address of the GDT, on a supervisor page.
+const SYSTEM: u64 = 0x3000_0000;
+
+/// Linux's GDT for 64-bit kernels (`arch/x86/kernel/cpu/common.c`), as far as user mode can use it.
+const DESCRIPTORS: [u64; 7] = [
+    0,
+    0x00cf_9b00_0000_ffff,
+    0x00af_9b00_0000_ffff,
+    0x00cf_9300_0000_ffff,
+    0x00cf_fb00_0000_ffff,
+    0x00cf_f300_0000_ffff,
+    0x00af_fb00_0000_ffff,
+];
+
+/// Most re-executions of one REP-prefixed instruction.
+const MAX_STEPS: u32 = 4096;
+
+/// The emulated runner.
+pub struct Emulated {
+    cpu: Cpu,
+    scratch: Instruction,
+}
+
+impl Emulated {
+    /// Builds the processor and its memory.
+    pub fn new() -> Result<Self> {
+        let region = MemoryRegion { base: GuestPhys(0), size: RAM, kind: RegionKind::Ram };
+        let memory = Arc::new(GuestMemory::new(&[region])?);
+        let put = |address: u64, value: u64| memory.write(GuestPhys(address), &value.to_le_bytes());
+        const PRESENT: u64 = 0x21;
+        const TABLE: u64 = 0x27;
+        const USER: u64 = 4;
+        const DIRTY_WRITE: u64 = 0x42;
+        const NX: u64 = 1 << 63;
+        put(PML4, PDPT | TABLE)?;
+        put(PDPT, PD | TABLE)?;
+        for (linear, table) in [(CODE, PT_CODE), (DATA, PT_DATA), (SYSTEM, PT_SYSTEM)] {
+            put(PD + (linear >> 21 & 511) * 8, table | TABLE)?;
+        }
+        for page in 0..CODE_SIZE as u64 / 4096 {
+            put(PT_CODE + 8 * page, (CODE_PHYS + (page << 12)) | PRESENT | USER)?;
+        }
+        for page in 0..DATA_SIZE as u64 / 4096 {
+            let write = if (page << 12) < WRITABLE as u64 { DIRTY_WRITE } else { 0 };
+            put(PT_DATA + 8 * page, (DATA_PHYS + (page << 12)) | PRESENT | USER | NX | write)?;
+        }
+        put(PT_SYSTEM, GDT | PRESENT | DIRTY_WRITE | NX)?;
+        for (n, descriptor) in DESCRIPTORS.iter().enumerate() {
+            put(GDT + 8 * n as u64, *descriptor)?;
+        }
+        let mut cpu = Cpu::new(CpuId(0), Arc::new(Model::default()), memory, Arc::new(NoDevices::default()));
+        cpu.cr3 = PML4;
+        cpu.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
+        cpu.cr4 = cr4::PAE
+            | cr4::MCE
+            | cr4::PGE
+            | cr4::OSFXSR
+            | cr4::OSXMMEXCPT
+            | cr4::UMIP
+            | cr4::FSGSBASE
+            | cr4::OSXSAVE;
+        cpu.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
+        cpu.xcr0 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512;
+        cpu.gdtr = TableRegister { base: SYSTEM, limit: 8 * DESCRIPTORS.len() as u16 - 1 };
+        Ok(Self { cpu, scratch: Instruction::default() })
+    }
+
+    fn set_state(&mut self, case: &Case) {
+        let cpu = &mut self.cpu;
+        let state = &case.state;
+        cpu.regs[..16].copy_from_slice(&state.gpr);
+        cpu.set_rip(state.rip);
+        // As natively: the instruction can see TF.
+        cpu.flags.set(state.rflags | ringworld_x86::flags::bits::TF);
+        cpu.zmm = state.zmm;
+        cpu.k = state.k;
+        cpu.mxcsr = state.mxcsr;
+        let x87 = &state.x87;
+        let top = usize::from(x87.status >> 11 & 7);
+        cpu.x87.control = x87.control;
+        cpu.x87.status = x87.status;
+        cpu.x87.valid = x87.valid;
+        cpu.x87.fop = x87.fop;
+        cpu.x87.fip = x87.fip;
+        cpu.x87.fdp = x87.fdp;
+        for (n, (significand, exponent)) in x87.st.iter().enumerate() {
+            cpu.x87.significand[(top + n) & 7] = *significand;
+            cpu.x87.exponent[(top + n) & 7] = *exponent;
+        }
+        let descriptor =
+            |selector: u16| Segment::from_descriptor(selector, DESCRIPTORS[usize::from(selector >> 3)]);
+        let data = descriptor(DATA_SELECTOR);
+        let null = Segment { unusable: true, ..Segment::default() };
+        let cs = match case.mode {
+            Mode::Long64 => CS64,
+            Mode::Compat32 => CS32,
+        };
+        cpu.seg = [data, descriptor(cs), data, data, null, null];
+        cpu.seg[seg::FS as usize].base = state.fs_base;
+        cpu.seg[seg::GS as usize].base = state.gs_base;
+        cpu.cpl = 3;
+        cpu.pending = Default::default();
+        cpu.update_mode();
+    }
+
+    fn state(&self, mode: Mode) -> State {
+        let cpu = &self.cpu;
+        let mut gpr = [0; 16];
+        gpr.copy_from_slice(&cpu.regs[..16]);
+        let top = usize::from(cpu.x87.status >> 11 & 7);
+        State {
+            gpr,
+            rip: if mode == Mode::Long64 { cpu.rip() } else { cpu.rip() & 0xffff_ffff },
+            rflags: cpu.flags.get() & !ringworld_x86::flags::bits::TF,
+            fs_base: cpu.seg[seg::FS as usize].base,
+            gs_base: cpu.seg[seg::GS as usize].base,
+            zmm: cpu.zmm,
+            k: cpu.k,
+            mxcsr: cpu.mxcsr,
+            x87: X87State {
+                control: cpu.x87.control,
+                status: cpu.x87.status,
+                valid: cpu.x87.valid,
+                fop: cpu.x87.fop,
+                fip: cpu.x87.fip,
+                fdp: cpu.x87.fdp,
+                st: core::array::from_fn(|n| {
+                    let r = (top + n) & 7;
+                    (cpu.x87.significand[r], cpu.x87.exponent[r])
+                }),
+            },
+        }
+    }
+
+    /// Runs one case.
+    pub fn run(&mut self, case: &Case) -> Outcome {
+        self.set_state(case);
+        let written = self.cpu.memory.write(GuestPhys(DATA_PHYS), &case.window());
+        debug_assert!(written.is_ok(), "the window is in RAM");
+        let mut steps = 1;
+        let fault = loop {
+            if let Err(fault) = self.step(case) {
+                break Some(fault);
+            }
+            let unfinished = case.repeats() && self.cpu.rip() == case.state.rip || steps < case.steps;
+            if !unfinished || steps == MAX_STEPS {
+                break None;
+            }
+            steps += 1;
+        };
+        Outcome { state: self.state(case.mode), fault }
+    }
+
+    /// Decodes and runs the instruction at RIP.
+    fn step(&mut self, case: &Case) -> Result<(), Fault> {
+        let cpu = &mut self.cpu;
+        let rip = cpu.rip();
+        let offset = (rip.wrapping_sub(case.state.rip) as usize).min(case.bytes.len());
+        let bytes = &case.bytes[offset..];
+        let mut decoder = Decoder::with_ip(case.mode.bits(), bytes, rip, cpu.model.decoder_options());
+        let insn = match decode(&mut decoder, &mut self.scratch, cpu.mode, &cpu.model) {
+            Decoded::Instruction(insn, _) => insn,
+            // A branch of a sequence left it: as a fetch from a page that is not mapped.
+            Decoded::NeedMore => return Err(Fault { vector: 14, error: 0x14, address: rip }),
+        };
+        cpu.set_rip(rip.wrapping_add(u64::from(insn.len)));
+        cpu.icount += 1;
+        match (insn.exec)(cpu, &insn) {
+            Ok(()) => Ok(()),
+            Err(Stop::Exception) => {
+                cpu.set_rip(rip);
+                let e = cpu.pending;
+                let address = if e.vector == 14 { e.payload } else { 0 };
+                Err(Fault { vector: e.vector, error: e.error.unwrap_or(0), address })
+            }
+        }
+    }
+
+    /// The data window after the last case.
+    pub fn window(&self) -> Vec<u8> {
+        let mut bytes = vec![0; DATA_SIZE];
+        let read = self.cpu.memory.read(GuestPhys(DATA_PHYS), &mut bytes);
+        debug_assert!(read.is_ok(), "the window is in RAM");
+        bytes
+    }
+}

@@ -1,0 +1,49 @@
+//! What the manuals leave undefined, and what differs between processors: the only differences that are forgiven.
+
+use crate::case::Case;
+use iced_x86::{Instruction, Mnemonic, RflagsBits};
+use ringworld_x86::flags::bits;
+
+/// What not to compare after a case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Undefined {
+    /// Flags.
+    pub flags: u64,
+    /// x87: how far the results may be from each other, in units in the last place.
+    pub x87_ulps: u64,
+}
+
+/// What is undefined after `case`.
+pub fn undefined(case: &Case) -> Undefined {
+    // RF is set in the image that a fault saves, and cleared by the instruction (SDM 3A 18.3.1.1).
+    let mut result = Undefined { flags: bits::RF, ..Undefined::default() };
+    for instruction in case.instructions() {
+        result.flags |= flags(&instruction);
+        if is_transcendental(instruction.mnemonic()) {
+            result.x87_ulps = 1;
+        }
+    }
+    result
+}
+
+/// Undefined flags: the instruction's page in SDM 2, "Flags Affected", as in iced's tables.
+fn flags(instruction: &Instruction) -> u64 {
+    let undefined = instruction.rflags_undefined();
+    [
+        (RflagsBits::CF, bits::CF),
+        (RflagsBits::PF, bits::PF),
+        (RflagsBits::AF, bits::AF),
+        (RflagsBits::ZF, bits::ZF),
+        (RflagsBits::SF, bits::SF),
+        (RflagsBits::OF, bits::OF),
+    ]
+    .into_iter()
+    .filter_map(|(theirs, ours)| (undefined & theirs != 0).then_some(ours))
+    .sum()
+}
+
+/// x87 instructions whose results are exact to 1 ulp only (SDM 1 8.3.10).
+pub fn is_transcendental(mnemonic: Mnemonic) -> bool {
+    use Mnemonic::*;
+    matches!(mnemonic, F2xm1 | Fyl2x | Fyl2xp1 | Fptan | Fpatan | Fsin | Fcos | Fsincos)
+}
