@@ -2,7 +2,7 @@
 
 use crate::insn::{Insn, REG_RIP, REG_ZERO, prefix, seg};
 use crate::mode::Mode;
-use crate::model::Model;
+use crate::model::{Feature, Model};
 use crate::row::{Row, row};
 use crate::{Cpu, Stop};
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register, RoundingControl};
@@ -17,7 +17,13 @@ pub enum Decoded {
 
 /// Decoder options of a CPU model: instructions that the model lacks are not decoded as such.
 pub fn options(model: &Model) -> u32 {
-    let mut options = DecoderOptions::NO_WBNOINVD;
+    let mut options = 0;
+    if !model.decodes(Code::Wbnoinvd) {
+        options |= DecoderOptions::NO_WBNOINVD;
+    }
+    if !model.has(Feature::LahfLm) {
+        options |= DecoderOptions::NO_LAHF_SAHF_64;
+    }
     if !model.decodes(Code::Tzcnt_r32_rm32) {
         options |= DecoderOptions::NO_MPFX_0FBC;
     }

@@ -20,11 +20,15 @@ pub mod mode;
 pub mod model;
 pub mod msr;
 pub mod paging;
+mod pmu;
 mod reset;
 pub mod row;
 pub mod segment;
 pub mod state;
 mod task;
+#[cfg(test)]
+mod testing;
+mod timers;
 pub mod x87;
 
 pub use fault::Stop;

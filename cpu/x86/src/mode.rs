@@ -104,6 +104,7 @@ impl Cpu {
             }
         }
         self.mode = Mode(mode);
+        self.pmu_sync();
         self.update_fast_segments();
         self.update_context();
         self.end_block();

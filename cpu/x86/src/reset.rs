@@ -4,7 +4,7 @@ use crate::control::cr0;
 use crate::fault::Exception;
 use crate::flags::Flags;
 use crate::insn::{REG_RIP, seg};
-use crate::lapic::Lapic;
+use crate::timers::lapic_for;
 use crate::mode::Mode;
 use crate::model::Model;
 use crate::msr::Msrs;
@@ -53,7 +53,7 @@ impl Cpu {
             pdptes: [0; 4],
             dr: [0; 8],
             msrs: Msrs::default(),
-            lapic: Lapic::default(),
+            lapic: lapic_for(&model, id),
             activity: Activity::Active,
             shadow: Shadow::None,
             in_shadow: false,
@@ -91,7 +91,9 @@ impl Cpu {
         self.x87 = X87 { control: 0x40, valid: 0xff, ..X87::default() };
         self.xcr0 = crate::control::xcr0::X87;
         self.pkru = 0;
-        self.msrs = Msrs::default();
+        self.msrs = Msrs::at_reset(&self.model);
+        self.lapic.reset();
+        self.set_tsc_offset(self.now().0.wrapping_neg());
         self.flush_all();
         self.update_mode();
     }

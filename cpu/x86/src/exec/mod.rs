@@ -7,13 +7,16 @@ mod control;
 mod far;
 mod io;
 mod misc;
+mod cpuid;
 mod mov;
+mod msr;
 mod muldiv;
 pub mod operand;
 mod shift;
 pub mod simd;
 mod stack;
 mod string;
+mod tsc;
 
 use crate::row::Rows;
 
@@ -32,4 +35,7 @@ pub fn rows(rows: &mut Rows) {
     simd::rows(rows);
     stack::rows(rows);
     string::rows(rows);
+    cpuid::rows(rows);
+    msr::rows(rows);
+    tsc::rows(rows);
 }

@@ -1,56 +1,161 @@
-//! CPU models: vendor, features, address widths.
+//! CPU models: vendor, features, address widths, and what CPUID says of them.
+//!
+//! A model is a data file (`models/*.toml`) with features added and taken away by name ([`Model::parse`]). What is not
+//! implemented is never shown: see [`implemented`].
+
+mod cpuid;
+pub mod features;
+mod implemented;
+mod parse;
+
+pub(crate) use cpuid::TSC_HZ;
+pub use cpuid::{CpuidState, XSAVE_COMPONENTS, XsaveComponent};
+pub use features::{Feature, Features};
+pub use implemented::{implemented, missing_forms};
+pub use parse::{ModelError, models};
 
 use crate::decode;
 use iced_x86::Code;
+use serde::Deserialize;
+
+/// Whose rules hold where Intel's and AMD's differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+pub enum Vendor {
+    /// GenuineIntel.
+    Intel,
+    /// AuthenticAMD.
+    #[serde(rename = "AMD")]
+    Amd,
+}
+
+/// One cache, as CPUID describes it. (It has no part in execution.)
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    /// 1, 2 or 3.
+    pub level: u8,
+    /// Type as in CPUID leaf 4: 1 data, 2 instructions, 3 both.
+    pub kind: u8,
+    /// Size in KiB.
+    pub kib: u32,
+    /// Associativity.
+    pub ways: u32,
+}
 
 /// A CPU model, with the features that were asked for.
 #[derive(Clone, Debug)]
 pub struct Model {
-    amd: bool,
+    name: String,
+    vendor: Vendor,
+    brand: String,
+    family: u32,
+    model: u32,
+    stepping: u32,
+    physical_bits: u8,
+    level: u32,
+    extended_level: u32,
+    caches: Vec<Cache>,
+    features: Features,
+    /// One bit a form: it decodes.
+    codes: Box<[u64]>,
     options: u32,
+    cpus: u32,
 }
 
 impl Default for Model {
+    /// `max`: everything that is implemented.
     fn default() -> Self {
-        let mut model = Self { amd: false, options: 0 };
-        model.options = decode::options(&model);
-        model
+        // `max` is one of the files that are part of the program.
+        Self::parse("max").unwrap_or_else(|error| unreachable!("{error}"))
     }
 }
 
 impl Model {
+    /// The same processor in a machine with `cpus` of them: one package, one thread a core.
+    pub fn with_cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus.max(1);
+        self
+    }
+
+    /// Derives what depends on the features.
+    fn update_forms(&mut self) {
+        let mut codes = vec![0_u64; Code::values().len().div_ceil(64)];
+        for code in Code::values().filter(|&code| implemented::decodes(code, self.features)) {
+            codes[code as usize >> 6] |= 1 << (code as usize & 63);
+        }
+        self.codes = codes.into();
+        self.options = decode::options(self);
+    }
+
+    /// The model's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the feature is shown.
+    #[inline]
+    pub fn has(&self, feature: Feature) -> bool {
+        self.features.has(feature)
+    }
+
+    /// The features shown.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Number of logical processors in the package.
+    pub fn cpus(&self) -> u32 {
+        self.cpus
+    }
+
     /// Whether this form's CPUID features are all shown.
-    pub fn decodes(&self, _code: Code) -> bool {
-        true
+    pub fn decodes(&self, code: Code) -> bool {
+        self.codes.get(code as usize >> 6).is_some_and(|word| word >> (code as usize & 63) & 1 != 0)
     }
 
     /// AMD's rules where vendors differ.
     pub fn is_amd(&self) -> bool {
-        self.amd
+        self.vendor == Vendor::Amd
     }
 
     /// MAXPHYADDR.
     pub fn physical_bits(&self) -> u8 {
-        46
+        self.physical_bits
     }
 
     /// PSE-36.
     pub fn has_pse36(&self) -> bool {
-        true
-    }
-
-    /// Family, model and stepping, as CPUID leaf 1 shows them in EAX.
-    pub fn signature(&self) -> u32 {
-        0x0005_0654
+        self.has(Feature::Pse36)
     }
 
     /// 1-GiB pages.
     pub fn has_pages_1g(&self) -> bool {
-        true
+        self.has(Feature::Pdpe1gb)
+    }
+
+    /// Family, model and stepping, as CPUID leaf 1 shows them in EAX.
+    pub fn signature(&self) -> u32 {
+        let (family, extended) = if self.family > 15 { (15, self.family - 15) } else { (self.family, 0) };
+        self.stepping & 15
+            | (self.model & 15) << 4
+            | family << 8
+            | (self.model >> 4 & 15) << 16
+            | (extended & 0xff) << 20
     }
 
     /// Options for iced's decoder.
     pub fn decoder_options(&self) -> u32 {
         self.options
+    }
+
+    /// A model as if all instruction forms were there, so that tests of one part do not wait for others.
+    #[cfg(test)]
+    pub(crate) fn as_if_complete(name: &str) -> Self {
+        let mut model = Self::parse(name).unwrap_or_default();
+        let all: Features =
+            features::TABLE.iter().filter(|info| info.system_part).map(|info| info.feature).collect();
+        model.features = parse::asked_for(name).and(all);
+        model.update_forms();
+        model
     }
 }

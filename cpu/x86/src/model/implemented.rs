@@ -1,0 +1,126 @@
+//! What this processor implements: computed from the table of rows, so that CPUID cannot promise what does not run.
+
+use super::features::{Feature, Features, TABLE};
+use crate::row::row;
+use iced_x86::{Code, CpuidFeature};
+use std::sync::LazyLock;
+
+/// What is there without a CPUID bit (or with one that every model has): the instructions of the processors up to the P6
+/// generation, and the hints that run as NOPs where their feature is not shown (SDM 2B NOP, "reserved" hints 0F 18–1F).
+const BASE: &[CpuidFeature] = &[
+    CpuidFeature::INTEL8086,
+    CpuidFeature::INTEL186,
+    CpuidFeature::INTEL286,
+    CpuidFeature::INTEL386,
+    CpuidFeature::INTEL486,
+    CpuidFeature::CPUID,
+    CpuidFeature::SMM,
+    CpuidFeature::PAUSE,
+    CpuidFeature::MULTIBYTENOP,
+    CpuidFeature::RDPMC,
+];
+
+/// Forms that the decoder never yields, or that no processor with the feature has to have.
+fn is_exception(code: Code) -> bool {
+    // FSAVE, FSTCW, FSTSW... with their 9B prefix: decoded as WAIT and the form without it.
+    code.op_code().fwait()
+        // 286 protected-mode switch of the FPU: iced's FSETPM; FNSETPM is a NOP since the 387.
+        || code == Code::Fsetpm
+        // RDSSP, ENDBR: NOPs without CET.
+        || is_hint(code)
+}
+
+/// Forms in the NOP space, which run on every model.
+fn is_hint(code: Code) -> bool {
+    use Code::*;
+    matches!(
+        code,
+        Endbr32
+            | Endbr64
+            | Rdsspd_r32
+            | Rdsspq_r64
+            | Cldemote_m8
+            | Prefetchit0_m8
+            | Prefetchit1_m8
+            | Prefetchwt1_m8
+            | Prefetch_m8
+            | Prefetchw_m8
+            | Prefetchreserved3_m8
+            | Prefetchreserved4_m8
+            | Prefetchreserved5_m8
+            | Prefetchreserved6_m8
+            | Prefetchreserved7_m8
+    )
+}
+
+/// The feature behind one of iced's; `None` if there is none.
+fn feature_of(feature: CpuidFeature) -> Option<Feature> {
+    TABLE.iter().find(|info| info.forms.contains(&feature)).map(|info| info.feature)
+}
+
+/// What a form needs: its features in the table's order. `None` if it is of a feature that the table does not have.
+fn needs(code: Code) -> Option<Vec<Feature>> {
+    let mut features = Vec::new();
+    for feature in code.cpuid_features().iter().filter(|feature| !BASE.contains(feature)) {
+        features.push(feature_of(*feature)?);
+    }
+    features.sort();
+    Some(features)
+}
+
+struct Forms {
+    /// Features that have all of their forms, and the system part.
+    implemented: Features,
+    /// By form: what it needs.
+    needs: Vec<Option<Vec<Feature>>>,
+    /// Forms without a row, by the feature that they are counted for.
+    missing: Vec<(Feature, Code)>,
+}
+
+static FORMS: LazyLock<Forms> = LazyLock::new(|| {
+    let needs: Vec<_> = Code::values()
+        .map(|code| if code.op_code().is_instruction() { needs(code) } else { Some(Vec::new()) })
+        .collect();
+    let mut implemented: Features =
+        TABLE.iter().filter(|info| info.system_part).map(|info| info.feature).collect();
+    let mut missing = Vec::new();
+    for info in TABLE {
+        for code in Code::values().filter(|&code| row(code).is_none() && !is_exception(code)) {
+            let Some(needs) = &needs[code as usize] else { continue };
+            if needs.last() != Some(&info.feature) {
+                continue;
+            }
+            // The forms of two features together are wanted only of those that have the other one.
+            if needs.iter().all(|&other| other == info.feature || implemented.has(other)) {
+                missing.push((info.feature, code));
+            }
+        }
+        if missing.last().is_some_and(|&(feature, _)| feature == info.feature) {
+            implemented.remove(info.feature);
+        }
+    }
+    for info in TABLE {
+        if !implemented.has(info.feature) {
+            implemented.remove_with_dependents(info.feature);
+        }
+    }
+    Forms { implemented, needs, missing }
+});
+
+/// The features that this processor has. Models show no others.
+pub fn implemented() -> Features {
+    FORMS.implemented
+}
+
+/// The instruction forms that keep features from being implemented.
+pub fn missing_forms() -> &'static [(Feature, Code)] {
+    &FORMS.missing
+}
+
+/// Whether a form runs on a processor with these features.
+pub(super) fn decodes(code: Code, features: Features) -> bool {
+    is_hint(code)
+        || FORMS.needs[code as usize]
+            .as_ref()
+            .is_some_and(|needs| needs.iter().all(|&feature| features.has(feature)))
+}

@@ -1,0 +1,239 @@
+//! From `"max,-avx512f,+x2apic"` to a model.
+
+use super::features::{Feature, Features, TABLE};
+use super::{Cache, Model, Vendor, implemented::implemented};
+use serde::Deserialize;
+use std::sync::LazyLock;
+use thiserror::Error;
+
+/// Why a model description is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ModelError {
+    /// No such model.
+    #[error("unknown CPU model '{name}'; there are: {known}")]
+    UnknownModel {
+        /// As given.
+        name: String,
+        /// All models.
+        known: String,
+    },
+    /// No such feature.
+    #[error("unknown CPU feature '{name}'{}", nearest(.near))]
+    UnknownFeature {
+        /// As given.
+        name: String,
+        /// Features with a similar name.
+        near: Vec<&'static str>,
+    },
+    /// The feature is known, but this processor lacks it.
+    #[error("CPU feature '{0}' is not implemented")]
+    NotImplemented(&'static str),
+    /// Neither `+name`, `-name`, `name`, `name=on` nor `name=off`.
+    #[error("cannot read '{0}' as a CPU feature: write +NAME or -NAME")]
+    Malformed(String),
+}
+
+fn nearest(near: &[&str]) -> String {
+    if near.is_empty() { String::new() } else { format!("; similar: {}", near.join(", ")) }
+}
+
+/// A model's data file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct ModelFile {
+    name: String,
+    about: String,
+    vendor: Vendor,
+    brand: String,
+    family: u32,
+    model: u32,
+    stepping: u32,
+    physical_bits: u8,
+    /// Highest basic and extended leaf.
+    level: u32,
+    extended_level: u32,
+    features: Vec<String>,
+    caches: Vec<Cache>,
+}
+
+const FILES: &[&str] = &[
+    include_str!("../../models/qemu64.toml"),
+    include_str!("../../models/x86-64-v3.toml"),
+    include_str!("../../models/Skylake-Server.toml"),
+    include_str!("../../models/EPYC.toml"),
+    include_str!("../../models/max.toml"),
+];
+
+static MODELS: LazyLock<Vec<ModelFile>> = LazyLock::new(|| {
+    // The files are part of the program; a test reads all of them.
+    FILES.iter().filter_map(|text| toml::from_str(text).ok()).collect()
+});
+
+/// The models: name and one line about each.
+pub fn models() -> impl Iterator<Item = (&'static str, &'static str)> {
+    MODELS.iter().map(|file| (file.name.as_str(), file.about.as_str()))
+}
+
+impl ModelFile {
+    /// The features that the file asks for: all, `all except` some, or a list.
+    fn features(&self) -> Features {
+        let mut features = Features::default();
+        for name in &self.features {
+            match name.strip_prefix('-') {
+                _ if name == "all" => features = TABLE.iter().map(|info| info.feature).collect(),
+                Some(name) => {
+                    if let Some(feature) = Feature::by_name(name) {
+                        features.remove_with_dependents(feature);
+                    }
+                }
+                None => {
+                    if let Some(feature) = Feature::by_name(name) {
+                        features.insert(feature);
+                    }
+                }
+            }
+        }
+        features
+    }
+}
+
+/// The features that a model's file asks for.
+#[cfg(test)]
+pub(super) fn asked_for(name: &str) -> Features {
+    MODELS.iter().find(|file| file.name == name).map(ModelFile::features).unwrap_or_default()
+}
+
+impl Model {
+    /// Reads a description: a model's name, then features to add (`+name`, `name`, `name=on`) or to take away (`-name`,
+    /// `name=off`), separated by commas. A feature brings those that it needs, and takes those that need it with it.
+    pub fn parse(text: &str) -> Result<Self, ModelError> {
+        let mut parts = text.split(',').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let file = MODELS.iter().find(|file| file.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
+            let known = models().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
+            ModelError::UnknownModel { name: name.into(), known }
+        })?;
+        let mut features = file.features().and(implemented());
+        for part in parts.filter(|part| !part.is_empty()) {
+            let (name, on) = match (part.strip_prefix('+'), part.strip_prefix('-'), part.split_once('=')) {
+                (Some(name), _, None) => (name, true),
+                (_, Some(name), None) => (name, false),
+                (None, None, Some((name, "on"))) => (name, true),
+                (None, None, Some((name, "off"))) => (name, false),
+                (None, None, None) => (part, true),
+                _ => return Err(ModelError::Malformed(part.into())),
+            };
+            let feature = Feature::by_name(name)
+                .ok_or_else(|| ModelError::UnknownFeature { name: name.into(), near: similar(name) })?;
+            if !on {
+                features.remove_with_dependents(feature);
+            } else if implemented().has(feature) {
+                features.insert_with_needs(feature);
+            } else {
+                return Err(ModelError::NotImplemented(feature.name()));
+            }
+        }
+        Ok(Self::build(file, features))
+    }
+
+    fn build(file: &ModelFile, features: Features) -> Self {
+        let mut model = Self {
+            name: file.name.clone(),
+            vendor: file.vendor,
+            brand: file.brand.clone(),
+            family: file.family,
+            model: file.model,
+            stepping: file.stepping,
+            physical_bits: file.physical_bits,
+            level: file.level,
+            extended_level: file.extended_level,
+            caches: file.caches.clone(),
+            features,
+            codes: Box::default(),
+            options: 0,
+            cpus: 1,
+        };
+        model.update_forms();
+        model
+    }
+}
+
+/// Features whose names are close to `name`.
+fn similar(name: &str) -> Vec<&'static str> {
+    let name = name.to_ascii_lowercase();
+    let mut close: Vec<_> = TABLE
+        .iter()
+        .flat_map(|info| info.names)
+        .map(|&other| {
+            let inside =
+                name.len() > 2 && (other.contains(&*name) || name.contains(other) && other.len() > 2);
+            (distance(&name, other).saturating_sub(2 * usize::from(inside)), other)
+        })
+        .filter(|&(distance, other)| distance <= 1 + other.len() / 4)
+        .collect();
+    close.sort();
+    close.into_iter().map(|(_, name)| name).take(5).collect()
+}
+
+/// Edits between two short words.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate().take(64) {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let change = corner + usize::from(x != y);
+            corner = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(corner + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_read_and_names_only_known_features() {
+        for text in FILES {
+            let file: ModelFile = toml::from_str(text).unwrap();
+            for name in file.features.iter().filter(|name| *name != "all") {
+                let name = name.strip_prefix('-').unwrap_or(name);
+                assert!(Feature::by_name(name).is_some(), "{}: {name}", file.name);
+            }
+            let asked = file.features();
+            for feature in asked.iter().filter(|_| !file.features.iter().any(|name| name == "all")) {
+                for &need in feature.info().needs {
+                    assert!(asked.has(need), "{}: {feature:?} needs {need:?}", file.name);
+                }
+            }
+            assert!(file.brand.len() < 48 && file.physical_bits <= 52);
+        }
+        assert_eq!(MODELS.len(), FILES.len());
+    }
+
+    #[test]
+    fn descriptions() {
+        assert!(Model::parse("max").is_ok());
+        let model = Model::parse("max,-msr,+tsc").unwrap();
+        assert!(
+            !model.has(Feature::Msr)
+                && !model.has(Feature::Lm)
+                && model.has(Feature::Fpu) == implemented().has(Feature::Fpu)
+        );
+        let error = |text: &str| Model::parse(text).unwrap_err().to_string();
+        for (text, wanted) in [
+            (
+                "pentium9",
+                "unknown CPU model 'pentium9'; there are: qemu64, x86-64-v3, Skylake-Server, EPYC, max",
+            ),
+            ("max,+avx513f", "unknown CPU feature 'avx513f'; similar: avx512f"),
+            ("max,+vmx", "CPU feature 'vmx' is not implemented"),
+            ("max,sgx=on", "CPU feature 'sgx' is not implemented"),
+            ("max,+x=y", "cannot read '+x=y' as a CPU feature: write +NAME or -NAME"),
+        ] {
+            assert!(error(text).starts_with(wanted), "{}", error(text));
+        }
+    }
+}
