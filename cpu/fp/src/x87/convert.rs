@@ -6,8 +6,7 @@ use crate::format::{Class, Format, unpack};
 use crate::round::cut;
 use crate::{FpEnv, FpFlags, Integer, Rounding};
 
-/// FLD m32fp and m64fp, and the memory operand of FADD and its kin, which take it as loaded except that they raise the
-/// SNaN's IE themselves: they want [`F80::from_exact`] with DE for a denormal `a`. Raises IE and DE.
+/// FLD m32fp and m64fp: exact but for an SNaN's being made quiet. Raises IE and DE.
 pub fn from_float<F: Format>(env: &mut X87Env, a: F) -> F80 {
     let u = unpack(a, false);
     env.denormal(u.denormal);
@@ -17,6 +16,26 @@ pub fn from_float<F: Format>(env: &mut X87Env, a: F) -> F80 {
         return exact.quiet();
     }
     exact
+}
+
+/// Runs `f`, an operation on F80, with a memory operand that is binary32 or binary64: FADD m32fp and its kin. A denormal operand
+/// raises DE unless `f` finds something that comes before it (SDM 1 8.5: a NaN, IE or ZE).
+pub fn with_float<F: Format, R>(
+    env: &mut X87Env,
+    st0: F80,
+    memory: F,
+    f: impl FnOnce(&mut X87Env, F80, F80) -> R,
+) -> R {
+    let result = f(env, st0, F80::from_exact(memory));
+    let nan = st0.unpack().is_none_or(|u| u.is_nan());
+    if unpack(memory, false).denormal && !nan && !env.flags.intersects(FpFlags::IE | FpFlags::ZE) {
+        env.raise(FpFlags::DE);
+        if !env.stores() {
+            env.flags &= FpFlags::PRE_COMPUTATION;
+            env.c1 = false;
+        }
+    }
+    result
 }
 
 /// FST m32fp and m64fp: rounds to `F`, with IE, OE, UE and PE. Store the result if [`X87Env::stores_to_memory`].
@@ -104,7 +123,7 @@ pub fn from_integer<I: Integer>(value: I) -> F80 {
 }
 
 /// "Packed BCD indefinite" (SDM 1 table 4-4).
-const BCD_INDEFINITE: [u8; 10] = [0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff];
+pub const BCD_INDEFINITE: [u8; 10] = [0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff];
 
 /// FBSTP: 18 decimal digits, two a byte, least significant first, and the sign in bit 79. Raises IE and PE.
 pub fn to_bcd(env: &mut X87Env, a: F80) -> [u8; 10] {

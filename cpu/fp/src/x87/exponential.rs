@@ -6,7 +6,7 @@ use crate::FpFlags;
 use crate::f80::F80;
 use crate::format::{Class, Unpacked};
 
-/// `2^a - 1` for |a| <= 1; other operands give an undefined result (SDM 2A F2XM1), here `a` itself.
+/// `2^a - 1` for |a| <= 1; other operands give an undefined result (SDM 2A F2XM1), here as on silicon `a` itself and PE.
 pub fn f2xm1(env: &mut X87Env, a: F80) -> F80 {
     let u = match unpack1(env, a) {
         Ok(operand) => operand,
@@ -19,13 +19,18 @@ pub fn f2xm1(env: &mut X87Env, a: F80) -> F80 {
     }
     env.denormal(u.denormal);
     if u.exp >= 0 {
+        // Even the exact results of 1 and -1 count as inexact.
         let half = F80 { sign_exp: F80::ONE.sign_exp - 1, ..F80::ONE };
-        return match (u.exp, u.sig, u.sign) {
-            (0, 0x8000_0000_0000_0000, true) => half.negate(),
-            _ => a,
-        };
+        let minus_one = u.exp == 0 && u.sig == 1 << 63 && u.sign;
+        return inexact(env, if minus_one { half.negate() } else { a });
     }
     exp_m1(Wide::from_unpacked(&u).mul(Wide::LN_2)).round(env, true)
+}
+
+/// What silicon makes of an operand that it does not compute with: inexact.
+fn inexact(env: &mut X87Env, a: F80) -> F80 {
+    env.raise(FpFlags::PE);
+    a
 }
 
 /// log2 of a positive number other than 1.
@@ -114,7 +119,7 @@ pub fn fyl2xp1(env: &mut X87Env, x: F80, y: F80) -> F80 {
         return F80::zero(sign);
     }
     if ux.sign && ux.exp >= 0 {
-        return x;
+        return inexact(env, x);
     }
     let x = Wide::from_unpacked(&ux);
     let log = if ux.exp < -2 || (ux.exp == -2 && ux.sig < 0x95f6_1998_0c43_36f7) {

@@ -22,7 +22,9 @@ use crate::{FpFlags, Rounding};
 pub use arith::{fadd, fdiv, fmul, fsqrt, fsub};
 pub use compare::{Examined, compare, examine};
 pub use constants::Constant;
-pub use convert::{from_bcd, from_float, from_integer, to_bcd, to_float, to_integer};
+pub use convert::{
+    BCD_INDEFINITE, from_bcd, from_float, from_integer, to_bcd, to_float, to_integer, with_float,
+};
 pub use exponential::{f2xm1, fyl2x, fyl2xp1};
 pub use remainder::{Remainder, fprem, fprem1};
 pub use scale::{frndint, fscale, fxtract};

@@ -10,8 +10,9 @@ pub struct Remainder {
     pub value: F80,
     /// C2: the reduction is not complete. The quotient bits are 0 then.
     pub partial: bool,
-    /// The low three bits of the quotient: bit 0 goes to C1, bit 1 to C3, bit 2 to C0.
-    pub quotient: u8,
+    /// The low three bits of the quotient: bit 0 goes to C1, bit 1 to C3, bit 2 to C0. `None` for NaNs and invalid operands,
+    /// which leave C0 and C3 as they are.
+    pub quotient: Option<u8>,
 }
 
 /// FPREM: the remainder of `a / b` with the quotient cut off.
@@ -25,17 +26,21 @@ pub fn fprem1(env: &mut X87Env, a: F80, b: F80) -> Remainder {
 }
 
 fn remainder(env: &mut X87Env, a: F80, b: F80, nearest: bool) -> Remainder {
-    let whole = |value| Remainder { value, partial: false, quotient: 0 };
+    let none = |value| Remainder { value, partial: false, quotient: None };
+    let whole = |value| Remainder { value, partial: false, quotient: Some(0) };
     let (ua, ub) = match unpack2(env, a, b) {
         Ok(operands) => operands,
-        Err(result) => return whole(result),
+        Err(result) => return none(result),
     };
     if ua.is_inf() || ub.is_zero() {
-        return whole(env.invalid());
+        return none(env.invalid());
     }
     env.denormal(ua.denormal || ub.denormal);
     let difference = ua.exp - ub.exp;
-    if !env.stores() || ub.is_inf() {
+    if !env.stores() {
+        return none(a);
+    }
+    if ub.is_inf() {
         return whole(a.canonical());
     }
     if ua.is_zero() || difference < -1 {
@@ -72,7 +77,7 @@ fn remainder(env: &mut X87Env, a: F80, b: F80, nearest: bool) -> Remainder {
         quotient = quotient.wrapping_add(1);
     }
     let value = if rest == 0 { F80::zero(ua.sign) } else { finish(env, sign, exp, rest) };
-    Remainder { value, partial, quotient: if partial { 0 } else { quotient as u8 & 7 } }
+    Remainder { value, partial, quotient: Some(if partial { 0 } else { quotient as u8 & 7 }) }
 }
 
 /// Packs `sig * 2^(exp - 63)`, which is exact.

@@ -38,4 +38,5 @@ pub fn rows(rows: &mut Rows) {
     cpuid::rows(rows);
     msr::rows(rows);
     tsc::rows(rows);
+    crate::x87::rows(rows);
 }

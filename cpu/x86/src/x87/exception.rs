@@ -1,0 +1,87 @@
+//! One x87 instruction's environment: pending exceptions before it, raised ones after it, and the pointers.
+
+use super::fsw;
+use crate::control::cr0;
+use crate::mem::Kind;
+use crate::{Cpu, Insn, Stop};
+use ringworld_fp::FpFlags;
+use ringworld_fp::x87::X87Env;
+
+/// An x87 instruction under way.
+pub(super) struct Operation {
+    pub env: X87Env,
+    stack_fault: bool,
+}
+
+impl Operation {
+    /// A source register is empty (SDM 1 8.5.1.1).
+    pub fn underflow(&mut self) {
+        self.env.flags |= FpFlags::IE;
+        self.env.c1 = false;
+        self.stack_fault = true;
+    }
+
+    /// The register to push into is not empty.
+    pub fn overflow(&mut self) {
+        self.underflow();
+        self.env.c1 = true;
+    }
+}
+
+impl Cpu {
+    /// Before an x87 instruction that waits, and before MMX instructions: reports a pending unmasked exception.
+    pub(crate) fn x87_wait(&mut self) -> Result<(), Stop> {
+        if self.x87.status & fsw::ES == 0 {
+            return Ok(());
+        }
+        // With CR0.NE clear the exception goes to the FERR# pin instead (SDM 1 8.7.2). Nothing is attached to it.
+        if self.cr0 & cr0::NE == 0 {
+            return Ok(());
+        }
+        Err(self.mf())
+    }
+
+    /// Begins an instruction that is not a control instruction.
+    pub(super) fn x87_begin(&mut self) -> Result<Operation, Stop> {
+        self.x87_wait()?;
+        Ok(Operation { env: X87Env::from_control(self.x87.control), stack_fault: false })
+    }
+
+    /// Ends it: exceptions, C1 and the pointers. The results are stored already, as ST(n) may be numbered anew.
+    pub(super) fn x87_end(&mut self, i: &Insn, operation: Operation) {
+        let Operation { env, stack_fault } = operation;
+        let x87 = &mut self.x87;
+        let set = u16::from(env.flags.bits())
+            | if stack_fault { fsw::SF } else { 0 }
+            | if env.c1 { fsw::C1 } else { 0 };
+        x87.status = x87.status & !fsw::C1 | set;
+        let fip = self.regs[crate::insn::REG_RIP as usize].wrapping_sub(i.len.into());
+        self.x87.fip = if self.long64() { fip } else { fip & 0xffff_ffff };
+        if !env.masks.contains(env.flags) {
+            self.x87_unmasked(i);
+        }
+    }
+
+    #[cold]
+    fn x87_unmasked(&mut self, i: &Insn) {
+        self.x87.summarize();
+        if let Some(fop) = self.x87_opcode(i) {
+            self.x87.fop = fop;
+        }
+        if i.has_memory() {
+            self.x87.fdp = self.effective_address(i);
+        }
+    }
+
+    /// The low three bits of the first opcode byte, and the ModRM byte (SDM 1 8.1.9), read again from the code.
+    fn x87_opcode(&mut self, i: &Insn) -> Option<u16> {
+        let mut code = [0; 15];
+        let code = &mut code[..usize::from(i.len.min(15))];
+        let linear =
+            self.check_segment(crate::insn::seg::CS, self.x87.fip, code.len() as u64, Kind::Fetch).ok()?;
+        self.fetch_bytes(linear, code).ok()?;
+        let escape = code.iter().position(|byte| byte & 0xf8 == 0xd8)?;
+        let modrm = code.get(escape + 1)?;
+        Some(u16::from(code[escape] & 7) << 8 | u16::from(*modrm))
+    }
+}
