@@ -1,2 +1,52 @@
-//! The command line.
-fn main() {}
+//! The `ringworld` command.
+
+mod args;
+mod boot;
+mod console;
+mod cpus;
+mod disassembly;
+mod exit;
+mod guests;
+mod monitor;
+mod run;
+mod stats;
+mod terminal;
+mod trace;
+
+use args::{Cli, Command};
+use clap::Parser;
+
+fn main() {
+    terminal::restore_on_panic();
+    let code = match Cli::try_parse_from(args::qemu_forms(std::env::args_os())) {
+        Ok(cli) => match command(cli.command) {
+            Ok(code) => code,
+            Err(error) => {
+                terminal::restore();
+                eprintln!("ringworld: {}", format!("{error:#}").replace('\n', " "));
+                exit::of_error(&error)
+            }
+        },
+        // Help and version.
+        Err(text) if !text.use_stderr() => {
+            // Nobody reads a closed pipe's error.
+            let _ = text.print();
+            exit::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("ringworld: {}", args::one_line(&error));
+            exit::USAGE
+        }
+    };
+    terminal::restore();
+    std::process::exit(code);
+}
+
+fn command(command: Command) -> anyhow::Result<i32> {
+    match command {
+        Command::Run(args) => run::run(&args),
+        Command::Boot(args) => boot::boot(&args),
+        Command::Guests(command) => guests::guests(&command),
+        Command::Cpus => cpus::list(),
+    }
+}

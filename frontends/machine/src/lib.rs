@@ -1,1 +1,49 @@
-//! Under construction.
+//! A whole PC as a library: build a [`Machine`] from a [`MachineConfig`], run it, look inside.
+//!
+//! ```no_run
+//! use ringworld_machine::{Backends, Machine, MachineConfig, RunUntil, Source};
+//!
+//! let config = MachineConfig {
+//!     kernel: Source::Path("vmlinuz".into()),
+//!     command_line: "console=ttyS0".into(),
+//!     ..MachineConfig::default()
+//! };
+//! let console = |bytes: &[u8]| print!("{}", String::from_utf8_lossy(bytes));
+//! let mut machine = Machine::new(config, Backends::console(console))?;
+//! let reason = machine.run(&RunUntil::default())?;
+//! println!("{reason:?} after {} instructions", machine.instructions());
+//! # Ok::<(), ringworld_machine::MachineError>(())
+//! ```
+//!
+//! A run is deterministic: the same configuration gives the same instructions, the same output and the same
+//! [`Machine::state_hash`]. What comes from outside goes through one queue ([`MachineHandle::send`]), which can be
+//! recorded and replayed ([`Machine::record`], [`Machine::replay`]).
+
+mod config;
+mod entry;
+mod error;
+mod hash;
+mod host;
+mod inspect;
+mod interrupts;
+mod log;
+mod machine;
+mod pace;
+mod schedule;
+mod stats;
+mod stop;
+
+pub use config::{
+    DEFAULT_RTC_START, Loader, MAX_CPUS, MachineConfig, Source, TimeMode, UnknownLoader, host_time,
+};
+pub use error::MachineError;
+pub use host::{HostEvent, MachineHandle};
+pub use inspect::{PageWalk, linear_rip, read_linear};
+pub use log::{Recording, RecordingEnd, RecordingHeader};
+pub use machine::{Backends, Machine};
+pub use stats::{CpuStats, RegionStats, Stats};
+pub use stop::{RunUntil, StopReason};
+
+pub use ringworld_devices::CharBackend;
+pub use ringworld_firmware::{BootFile, LoadError};
+pub use ringworld_x86::interp::{NoObserver, Observer};

@@ -1,0 +1,351 @@
+//! The command line.
+
+use crate::trace::TraceSpec;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringworld_guests::{Architecture, Guest};
+use ringworld_machine::Loader;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// An instruction-level emulator of a PC.
+#[derive(Debug, Parser)]
+#[command(name = "ringworld", version, about, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 guest power-off, 1 failure, 2 usage; the guest's own through the debug-exit device; \
+70 triple fault, 71 guest panic, 72 --max-instructions, 73 --timeout, 74 halted for ever, 75 reset with --no-reboot, \
+76 suspended, 130 signal.";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot a kernel of your own
+    Run(RunArgs),
+    /// Fetch (once) and boot a guest system
+    Boot(BootArgs),
+    /// Manage the fetched guests
+    #[command(subcommand)]
+    Guests(GuestsCommand),
+    /// List CPU models and features
+    Cpus,
+}
+
+/// `ringworld run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The kernel: bzImage, ELF, multiboot or plain binary
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+    /// The initial RAM disk, or a boot module (may be repeated)
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Vec<PathBuf>,
+    /// The kernel's command line
+    #[arg(long, value_name = "STRING", default_value = "", allow_hyphen_values = true)]
+    pub append: String,
+    /// How to start the kernel
+    #[arg(long, value_name = "auto|linux64|linux32|elf|pvh|multiboot|raw@ADDR", default_value = "auto")]
+    pub loader: Loader,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// `ringworld boot`.
+#[derive(Debug, Args)]
+pub struct BootArgs {
+    /// Which guest: debian (the kernel for virtual machines) or debian-full
+    pub guest: Guest,
+    /// A kernel instead of the guest's own
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// An initial RAM disk instead of the one built around busybox
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// More for the kernel's command line
+    #[arg(long, value_name = "STRING", default_value = "", allow_hyphen_values = true)]
+    pub append: String,
+    /// Run this shell script in the guest instead of a shell, then power off
+    #[arg(long, value_name = "FILE", conflicts_with = "initrd")]
+    pub script: Option<PathBuf>,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Options of every machine.
+#[derive(Debug, Args)]
+pub struct MachineArgs {
+    /// The CPU model, with features to add and to take away; see `ringworld cpus`
+    #[arg(long, value_name = "MODEL[,+FEATURE][,-FEATURE]", default_value = "max")]
+    pub cpu: String,
+    /// The number of CPUs
+    #[arg(long, visible_alias = "smp", value_name = "N", default_value_t = 1, value_parser = parse_cpus)]
+    pub cpus: u32,
+    /// RAM: a number of MiB, or with a suffix K, M, G or T
+    #[arg(short, long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    pub memory: u64,
+    /// What executes instructions
+    #[arg(long, value_enum, default_value_t = Engine::Interp)]
+    pub engine: Engine,
+    /// What time follows: the instruction count alone, or the wall clock, too [default: real on a terminal, else
+    /// deterministic]
+    #[arg(long, value_enum)]
+    pub time: Option<Time>,
+    /// The real-time clock's start: `now`, or seconds since 1970 [default: now with --time real, else a fixed date]
+    #[arg(long, value_name = "now|SECONDS", value_parser = parse_rtc)]
+    pub rtc: Option<Rtc>,
+    /// Seeds the guest's random numbers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Stop after this many instructions (of all CPUs)
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub max_instructions: Option<u64>,
+    /// Stop after this many seconds of the host's time
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub timeout: Option<f64>,
+    /// Stop when the guest asks for a reset
+    #[arg(long)]
+    pub no_reboot: bool,
+    /// Record everything that comes from outside
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Replay a recording in place of the console's input
+    #[arg(long, value_name = "FILE", conflicts_with = "record")]
+    pub replay: Option<PathBuf>,
+    /// Trace to standard error: insn, exception, interrupt, io, mmio or all, separated by commas, with filters
+    /// addr=FROM..TO and count=FROM..TO
+    #[arg(long, value_name = "SPEC")]
+    pub trace: Option<TraceSpec>,
+    /// Write the trace to a file
+    #[arg(long, value_name = "FILE", requires = "trace")]
+    pub trace_file: Option<PathBuf>,
+    /// Print counters at the end: `text` (to standard error), text:FILE or json:FILE (may be repeated)
+    #[arg(long, value_name = "text|text:FILE|json:FILE", value_parser = parse_stats)]
+    pub stats: Vec<StatsTarget>,
+    /// Read monitor commands from a file before the guest starts
+    #[arg(long, value_name = "FILE")]
+    pub monitor_script: Option<PathBuf>,
+    /// Also print the debug consoles (ports 0xe9 and 0x402) to standard error
+    #[arg(long)]
+    pub debug_console: bool,
+}
+
+/// `ringworld guests`.
+#[derive(Debug, Subcommand)]
+pub enum GuestsCommand {
+    /// List the guests in the cache
+    List,
+    /// Fetch the newest version of a guest
+    Fetch(GuestArgs),
+    /// Print the paths of a fetched guest's files
+    Path(GuestArgs),
+    /// Remove all fetched guests
+    Clean,
+}
+
+/// Which guest.
+#[derive(Debug, Args)]
+pub struct GuestArgs {
+    /// debian or debian-full
+    #[arg(default_value = "debian")]
+    pub guest: Guest,
+    /// amd64 or arm64
+    #[arg(long, default_value = "amd64", value_parser = parse_architecture)]
+    pub architecture: Architecture,
+}
+
+/// What executes instructions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Engine {
+    /// The interpreter
+    Interp,
+    /// The translator (not available yet)
+    Jit,
+}
+
+/// What virtual time follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Time {
+    /// The instruction count alone; idle time is skipped
+    Deterministic,
+    /// Never ahead of the wall clock
+    Real,
+}
+
+/// The real-time clock's start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rtc {
+    Now,
+    At(u64),
+}
+
+/// Where counters go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StatsTarget {
+    Text(Option<PathBuf>),
+    Json(PathBuf),
+}
+
+fn parse_cpus(text: &str) -> Result<u32, String> {
+    let max = ringworld_machine::MAX_CPUS;
+    text.parse()
+        .ok()
+        .filter(|n| (1..=max).contains(n))
+        .ok_or_else(|| format!("give a number from 1 to {max}"))
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let shift = |suffix| match suffix {
+        'k' => Some(10),
+        'm' => Some(20),
+        'g' => Some(30),
+        't' => Some(40),
+        _ => None,
+    };
+    let lower = text.to_ascii_lowercase();
+    let (digits, shift) = match lower.chars().last().and_then(shift) {
+        Some(shift) => (&lower[..lower.len() - 1], shift),
+        None => (&lower[..], 20),
+    };
+    let size = digits.parse().ok().and_then(|n: u64| n.checked_mul(1 << shift));
+    let size = size.filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    let size = size.ok_or_else(|| "give a size like 512M or 2G".to_string())?;
+    ringworld_firmware::MemoryMap::pc(size).map(|map| map.ram()).map_err(|error| error.to_string())
+}
+
+fn parse_rtc(text: &str) -> Result<Rtc, String> {
+    match text {
+        "now" => Ok(Rtc::Now),
+        _ => text.parse().map(Rtc::At).map_err(|_| "give `now` or seconds since 1970".into()),
+    }
+}
+
+/// A count, with an optional decimal suffix K, M, G.
+pub fn parse_count(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1_000),
+        Some((at, 'm' | 'M')) => (&text[..at], 1_000_000),
+        Some((at, 'g' | 'G')) => (&text[..at], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let digits = digits.replace('_', "");
+    let count = digits.parse().ok().and_then(|n: u64| n.checked_mul(factor));
+    count.ok_or_else(|| "give a count like 1000000, 500M or 2G".into())
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|s: &f64| s.is_finite() && *s > 0.0 && *s < 1e9);
+    seconds.ok_or_else(|| "give a number of seconds above zero".into())
+}
+
+fn parse_stats(text: &str) -> Result<StatsTarget, String> {
+    let file = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
+    match text.split_once(':') {
+        None if text == "text" => Ok(StatsTarget::Text(None)),
+        Some(("text", path)) if file(path).is_some() => Ok(StatsTarget::Text(file(path))),
+        Some(("json", path)) if !path.is_empty() => Ok(StatsTarget::Json(path.into())),
+        _ => Err("give text, text:FILE or json:FILE".into()),
+    }
+}
+
+fn parse_architecture(text: &str) -> Result<Architecture, String> {
+    let found = Architecture::ALL.into_iter().find(|architecture| architecture.to_string() == text);
+    found.ok_or_else(|| format!("give {}", Architecture::ALL.map(|a| a.to_string()).join(" or ")))
+}
+
+/// QEMU's options with one dash, as this program's.
+pub fn qemu_forms(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    const FORMS: [&str; 5] = ["-kernel", "-initrd", "-append", "-cpu", "-smp"];
+    arguments
+        .map(|argument| match argument.to_str() {
+            Some(text) if FORMS.contains(&text) => format!("-{text}").into(),
+            _ if argument == "-no-reboot" => "--no-reboot".into(),
+            _ => argument,
+        })
+        .collect()
+}
+
+/// One line for what clap says in several.
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let parts = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let parts = parts.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let line = parts.collect::<Vec<_>>().join(" ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    format!("{line}; see `ringworld --help`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(qemu_forms(line.split(' ').map(OsString::from)))
+    }
+
+    fn run(line: &str) -> RunArgs {
+        match parse(line).unwrap().command {
+            Command::Run(run) => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn qemu_users_feel_at_home() {
+        let args = run("ringworld run -kernel k -initrd i -append a=b -m 512 -smp 2 -cpu max,-avx");
+        assert_eq!((args.kernel, args.initrd), ("k".into(), vec!["i".into()]));
+        assert_eq!((args.append, args.machine.memory, args.machine.cpus), ("a=b".into(), 512 << 20, 2));
+        assert_eq!(args.machine.cpu, "max,-avx");
+        let args = run("ringworld run --kernel k --memory 3G --cpus 4 --max-instructions 2G --append -x");
+        assert_eq!((args.machine.memory, args.machine.cpus), (3 << 30, 4));
+        assert_eq!((args.machine.max_instructions, &*args.append), (Some(2_000_000_000), "-x"));
+    }
+
+    #[test]
+    fn sizes_and_counts() {
+        for (text, size) in [("64", 64 << 20), ("2m", 2 << 20), ("4096K", 4 << 20), ("1T", 1 << 40)] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for text in
+            ["", "M", "0", "-1", "+64", "1P", "1.5G", "1K", "999999T", "20000000000000000000", "\u{e9}"]
+        {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+        for (text, count) in [("10", 10), ("1_000", 1000), ("3k", 3000), ("5G", 5_000_000_000)] {
+            assert_eq!(parse_count(text), Ok(count), "{text}");
+        }
+        for text in ["", "k", "-3", "1e9", "99999999999G", "\u{20ac}"] {
+            assert!(parse_count(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn usage_errors_are_one_line() {
+        for line in [
+            "ringworld",
+            "ringworld run",
+            "ringworld run --kernel",
+            "ringworld run --kernel k --nonsense",
+            "ringworld run --kernel k --time later",
+            "ringworld run --kernel k --memory lots",
+            "ringworld run --kernel k --cpus 0",
+            "ringworld run --kernel k --loader grub",
+            "ringworld run --kernel k --stats xml:f",
+            "ringworld run --kernel k --record a --replay b",
+            "ringworld boot hurd",
+            "ringworld walk",
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            let text = one_line(&error);
+            assert!(!text.contains('\n') && text.ends_with("see `ringworld --help`"), "{line}: {text}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The monitor: a prompt to look inside the stopped machine.
+
+mod memory;
+mod show;
+
+use crate::trace::parse_address;
+use anyhow::Context;
+use ringworld_machine::{HostEvent, Machine, RunUntil, StopReason};
+use ringworld_x86::Cpu;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+
+const HELP: &str = "\
+info registers|cpus|tlb|lapic|ioapic|pic|mem|stats
+x/FMT ADDR       memory at a linear address; FMT: count, size b h w g, format x d u c s i (instructions)
+xp/FMT ADDR      memory at a physical address
+disas [ADDR] [N] N instructions from ADDR (or RIP) on
+walk ADDR        the page walk of a linear address, every level of it
+cpu N            the CPU that the commands are about
+step [N]         N instructions
+break ADDR       stop before the instruction at a linear address; `break` lists, `delete [ADDR]` removes
+continue         go on
+nmi, reset       what the buttons do, then go on with `continue`
+hash             the hash of the machine's state
+quit             leave the emulator
+Addresses are hexadecimal, or registers ($rip, $rsp), or sums of both ($rsp+8).
+";
+
+/// The most instructions of one `step` that are shown.
+const MAX_STEPS: u64 = 10_000;
+
+/// What a command leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The next command.
+    Stay,
+    /// Back to the guest.
+    Continue,
+    /// The end.
+    Quit,
+}
+
+/// The monitor of one run.
+#[derive(Default)]
+pub struct Monitor {
+    cpu: usize,
+    breakpoints: Vec<u64>,
+    script: VecDeque<String>,
+    keys: Option<Receiver<Vec<u8>>>,
+    typed: Vec<u8>,
+}
+
+impl Monitor {
+    /// A monitor that reads its first commands from a file.
+    pub fn new(script: Option<&Path>) -> anyhow::Result<Self> {
+        let mut monitor = Self::default();
+        if let Some(path) = script {
+            let text = std::fs::read_to_string(path);
+            let text = text.with_context(|| format!("cannot read the monitor script {}", path.display()))?;
+            monitor.script = text.lines().map(String::from).collect();
+        }
+        Ok(monitor)
+    }
+
+    /// Further commands come from a person.
+    pub fn keys(&mut self, keys: Option<Receiver<Vec<u8>>>) {
+        self.keys = keys;
+    }
+
+    /// Whether commands wait.
+    pub fn has_script(&self) -> bool {
+        !self.script.is_empty()
+    }
+
+    /// Where to stop.
+    pub fn breakpoints(&self) -> Vec<u64> {
+        self.breakpoints.clone()
+    }
+
+    /// The next line: from the script, else from a person, else `continue`.
+    fn line(&mut self) -> String {
+        if let Some(line) = self.script.pop_front() {
+            eprintln!("(ringworld) {line}");
+            return line;
+        }
+        let Some(keys) = &self.keys else { return "continue".into() };
+        eprint!("(ringworld) ");
+        loop {
+            if let Some(end) = self.typed.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.typed.drain(..=end).collect();
+                return String::from_utf8_lossy(&line).into_owned();
+            }
+            match keys.recv() {
+                Ok(bytes) => self.typed.extend(bytes),
+                // The end of input.
+                Err(_) => return "quit".into(),
+            }
+        }
+    }
+
+    /// Reads and executes commands until one leaves the monitor.
+    pub fn prompt(&mut self, machine: &mut Machine) -> anyhow::Result<Outcome> {
+        loop {
+            let line = self.line();
+            let mut out = String::new();
+            let outcome = self.command(machine, line.trim(), &mut out)?;
+            eprint!("{out}");
+            if outcome != Outcome::Stay {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// Executes one command.
+    fn command(&mut self, machine: &mut Machine, line: &str, out: &mut String) -> anyhow::Result<Outcome> {
+        let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let rest = rest.trim();
+        let mut outcome = Outcome::Stay;
+        let done = match word {
+            "" => Ok(()),
+            "help" | "h" | "?" => {
+                out.push_str(HELP);
+                Ok(())
+            }
+            "c" | "cont" | "continue" => {
+                outcome = Outcome::Continue;
+                Ok(())
+            }
+            "q" | "quit" => {
+                outcome = Outcome::Quit;
+                Ok(())
+            }
+            "cpu" => self.select(machine, rest),
+            "i" | "info" => show::info(machine, self.cpu, rest, out),
+            "walk" => self.address(machine, rest).and_then(|at| memory::walk(machine, self.cpu, at, out)),
+            "disas" => self.disassemble(machine, rest, out),
+            "s" | "step" => return self.step(machine, rest, out),
+            "b" | "break" => self.set_breakpoint(machine, rest, out),
+            "delete" => self.delete_breakpoint(machine, rest),
+            "hash" => {
+                out.push_str(&format!("{:032x}\n", machine.state_hash()));
+                Ok(())
+            }
+            "nmi" => {
+                machine.handle().send(HostEvent::Nmi);
+                Ok(())
+            }
+            "reset" => {
+                machine.handle().send(HostEvent::Reset);
+                Ok(())
+            }
+            _ => match word.split_once('/').unwrap_or((word, "")) {
+                (kind @ ("x" | "xp"), format) => self
+                    .address(machine, rest)
+                    .and_then(|at| memory::examine(machine, self.cpu, kind == "xp", format, at, out)),
+                _ => Err(format!("{word}: no such command; `help` lists them")),
+            },
+        };
+        if let Err(error) = done {
+            out.push_str(&error);
+            out.push('\n');
+        }
+        Ok(outcome)
+    }
+
+    fn select(&mut self, machine: &Machine, rest: &str) -> Result<(), String> {
+        let number = rest.parse().ok().filter(|n| machine.cpu(*n).is_some());
+        self.cpu = number.ok_or_else(|| format!("give a CPU from 0 to {}", machine.cpus().len() - 1))?;
+        Ok(())
+    }
+
+    /// An address: hexadecimal numbers and registers, with + and - between.
+    fn address(&self, machine: &Machine, text: &str) -> Result<u64, String> {
+        let cpu = machine.cpu(self.cpu).ok_or("there is no such CPU")?;
+        let mut value = 0u64;
+        let mut rest = text;
+        let mut negative = false;
+        loop {
+            let end = rest.find(['+', '-']).unwrap_or(rest.len());
+            let term = rest[..end].trim();
+            let number = register(cpu, term).or_else(|| parse_address(term));
+            let number = number.ok_or_else(|| format!("{term:?} is no address"))?;
+            value = if negative { value.wrapping_sub(number) } else { value.wrapping_add(number) };
+            if end == rest.len() {
+                return Ok(value);
+            }
+            negative = rest.as_bytes()[end] == b'-';
+            rest = &rest[end + 1..];
+        }
+    }
+
+    fn disassemble(&self, machine: &Machine, rest: &str, out: &mut String) -> Result<(), String> {
+        let (at, count) = rest.split_once(char::is_whitespace).unwrap_or((rest, "10"));
+        let count = count.trim().parse().map_err(|_| "give the number of instructions")?;
+        let cpu = machine.cpu(self.cpu).ok_or("there is no such CPU")?;
+        let at = if at.is_empty() { ringworld_machine::linear_rip(cpu) } else { self.address(machine, at)? };
+        memory::instructions(cpu, at, count, out)
+    }
+
+    fn step(&self, machine: &mut Machine, rest: &str, out: &mut String) -> anyhow::Result<Outcome> {
+        let count = if rest.is_empty() { Ok(1) } else { rest.parse() };
+        let Ok(count @ 1..=MAX_STEPS) = count else {
+            out.push_str(&format!("give a number of instructions from 1 to {MAX_STEPS}\n"));
+            return Ok(Outcome::Stay);
+        };
+        for _ in 0..count {
+            let stop = machine.run(&RunUntil::instructions(machine.instructions() + 1))?;
+            if stop != StopReason::InstructionLimit {
+                out.push_str(&format!("{stop:?}\n"));
+                break;
+            }
+            if let Some(cpu) = machine.cpu(self.cpu) {
+                // What cannot be read is not shown.
+                let _ = memory::instructions(cpu, ringworld_machine::linear_rip(cpu), 1, out);
+            }
+        }
+        Ok(Outcome::Stay)
+    }
+
+    fn set_breakpoint(&mut self, machine: &Machine, rest: &str, out: &mut String) -> Result<(), String> {
+        if rest.is_empty() {
+            out.extend(self.breakpoints.iter().map(|at| format!("{at:#x}\n")));
+            return Ok(());
+        }
+        let at = self.address(machine, rest)?;
+        if !self.breakpoints.contains(&at) {
+            self.breakpoints.push(at);
+        }
+        Ok(())
+    }
+
+    fn delete_breakpoint(&mut self, machine: &Machine, rest: &str) -> Result<(), String> {
+        if rest.is_empty() {
+            self.breakpoints.clear();
+            return Ok(());
+        }
+        let at = self.address(machine, rest)?;
+        self.breakpoints.retain(|breakpoint| *breakpoint != at);
+        Ok(())
+    }
+}
+
+/// The value of a register by its name, with or without `$`.
+fn register(cpu: &Cpu, name: &str) -> Option<u64> {
+    let name = name.strip_prefix('$').unwrap_or(name);
+    Some(match name {
+        "rip" | "pc" => cpu.rip(),
+        "cr2" => cpu.cr2,
+        "cr3" => cpu.cr3 & 0x000f_ffff_ffff_f000,
+        "gdtr" => cpu.gdtr.base,
+        "idtr" => cpu.idtr.base,
+        _ => return show::GPR.iter().position(|gpr| *gpr == name).map(|n| cpu.regs[n]),
+    })
+}

@@ -1,0 +1,212 @@
+//! `ringworld run`, and the part of every run: machine, console, monitor, what is told at the end.
+
+use crate::args::{Engine, MachineArgs, Rtc, RunArgs, Time};
+use crate::console::{Console, KEYS, Want};
+use crate::monitor::{Monitor, Outcome};
+use crate::stats::{self, Watch};
+use crate::trace::{self, InstructionTracer, TraceSpec};
+use crate::{exit, terminal};
+use anyhow::Context;
+use ringworld_machine::{
+    Backends, Machine, MachineConfig, Recording, RunUntil, Source, StopReason, TimeMode, host_time,
+};
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::time::Duration;
+
+/// The command line asks for something that there is not: exit code 2.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// What a guest expects of the console when nobody is at it.
+#[derive(Clone, Copy, Default)]
+pub struct Script {
+    /// Input waits until the guest has printed this.
+    pub ready: Option<&'static str>,
+    /// The guest gets this after the input's end.
+    pub farewell: &'static str,
+}
+
+/// Runs `ringworld run`.
+pub fn run(args: &RunArgs) -> anyhow::Result<i32> {
+    let config = MachineConfig {
+        kernel: Source::Path(args.kernel.clone()),
+        modules: args.initrd.iter().cloned().map(Source::Path).collect(),
+        command_line: args.append.clone(),
+        loader: args.loader,
+        ..config(&args.machine)?
+    };
+    start(config, &args.machine, Script::default())
+}
+
+/// The configuration that the common options ask for, without a kernel.
+pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
+    if args.engine == Engine::Jit {
+        let text = "--engine jit: this version has no translator yet: use --engine interp".into();
+        return Err(Usage(text).into());
+    }
+    let default = if terminal::is_interactive() { Time::Real } else { Time::Deterministic };
+    let real = args.time.unwrap_or(default) == Time::Real && args.replay.is_none();
+    let mut config = MachineConfig {
+        cpu: args.cpu.clone(),
+        cpus: args.cpus,
+        memory: args.memory,
+        time: if real { TimeMode::Real } else { TimeMode::Deterministic },
+        seed: args.seed,
+        reboot: !args.no_reboot,
+        ..MachineConfig::default()
+    };
+    match args.rtc {
+        Some(Rtc::At(seconds)) => config.rtc_start = seconds,
+        Some(Rtc::Now) => config.rtc_start = host_time(),
+        None if real => config.rtc_start = host_time(),
+        None => {}
+    }
+    Ok(config)
+}
+
+/// Builds the machine and runs it to its end; returns the exit code.
+pub fn start(mut config: MachineConfig, args: &MachineArgs, script: Script) -> anyhow::Result<i32> {
+    let recording = match &args.replay {
+        None => None,
+        Some(path) => {
+            let file =
+                File::open(path).with_context(|| format!("cannot read the recording {}", path.display()))?;
+            Some(Recording::read(BufReader::new(file)).with_context(|| path.display().to_string())?)
+        }
+    };
+    if let Some(recording) = &recording {
+        // What the recorded run took from the host.
+        (config.rtc_start, config.seed) = (recording.header.rtc_start, recording.header.seed);
+    }
+    let replaying = recording.is_some();
+    let monitor = Monitor::new(args.monitor_script.as_deref())?;
+    let (console, output) = Console::new(script.ready, script.farewell);
+    let mut backends = Backends::console(output);
+    if args.debug_console {
+        // Nobody hears that standard error is closed.
+        backends.debug_console = Some(Box::new(|bytes: &[u8]| drop(std::io::stderr().write_all(bytes))));
+    }
+    let mut machine = Machine::new(config, backends)?;
+    if let Some(recording) = recording {
+        machine.replay(recording)?;
+    }
+    if let Some(path) = &args.record {
+        let file = File::create(path).with_context(|| format!("cannot record to {}", path.display()))?;
+        machine.record(file)?;
+    }
+    if let Some(spec) = &args.trace {
+        let out: Box<dyn Write + Send> = match &args.trace_file {
+            None => Box::new(std::io::stderr()),
+            Some(path) => {
+                let file =
+                    File::create(path).with_context(|| format!("cannot trace to {}", path.display()))?;
+                Box::new(BufWriter::new(file))
+            }
+        };
+        spec.install(out)?;
+    }
+    if let Some(seconds) = args.timeout {
+        let handle = machine.handle();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs_f64(seconds));
+            handle.stop(StopReason::Timeout);
+        });
+    }
+    let mut session = Session { args, machine, monitor, console, watch: Watch::start() };
+    session.run(!replaying)
+}
+
+struct Session<'a> {
+    args: &'a MachineArgs,
+    machine: Machine,
+    monitor: Monitor,
+    console: Console,
+    watch: Watch,
+}
+
+impl Session<'_> {
+    fn run(&mut self, input: bool) -> anyhow::Result<i32> {
+        let keys = self.console.start(self.machine.handle(), input)?;
+        self.monitor.keys(self.console.interactive().then_some(keys));
+        if self.console.interactive() {
+            eprint!("\r\n{KEYS}\r\n");
+        }
+        let mut in_monitor = self.monitor.has_script();
+        let (stop, want) = loop {
+            if in_monitor {
+                self.console.monitor(true);
+                let outcome = self.monitor.prompt(&mut self.machine)?;
+                self.console.monitor(false);
+                if outcome == Outcome::Quit {
+                    break (StopReason::UserRequest, Some(Want::Leave));
+                }
+            }
+            let stop = self.run_machine()?;
+            let want = self.console.take_want();
+            in_monitor = match (&stop, want) {
+                (StopReason::Breakpoint { .. }, _) => true,
+                (StopReason::UserRequest, Some(Want::Monitor)) => true,
+                _ => break (stop, want),
+            };
+            if let StopReason::Breakpoint { cpu, address } = stop {
+                eprint!("\r\nbreakpoint at {address:#x} on CPU {cpu}\r\n");
+            }
+        };
+        trace::set_active(false);
+        terminal::restore();
+        self.finish(&stop, want)
+    }
+
+    /// Runs the machine until it stops, tracing what is to be traced.
+    fn run_machine(&mut self) -> anyhow::Result<StopReason> {
+        let none = TraceSpec::default();
+        loop {
+            let instructions = self.machine.instructions();
+            let limit = self.args.max_instructions;
+            let (active, change) =
+                self.args.trace.as_ref().map_or((false, None), |spec| spec.phase(instructions));
+            trace::set_active(active);
+            let bound = [limit, change].into_iter().flatten().min();
+            let until = RunUntil { instructions: bound, breakpoints: self.monitor.breakpoints() };
+            let spec = self.args.trace.as_ref().unwrap_or(&none);
+            let stop = if active && spec.instructions() {
+                self.machine.run_observed(&until, &mut InstructionTracer(spec))?
+            } else {
+                self.machine.run(&until)?
+            };
+            // A change of the trace's phase is not the end.
+            if stop != StopReason::InstructionLimit || limit.is_some_and(|l| self.machine.instructions() >= l)
+            {
+                return Ok(stop);
+            }
+        }
+    }
+
+    fn finish(&mut self, stop: &StopReason, want: Option<Want>) -> anyhow::Result<i32> {
+        self.machine.finish_recording(stop)?;
+        if self.args.replay.is_some() && self.machine.check_replay(stop)? {
+            eprintln!("ringworld: the replay's end is the recorded one");
+        }
+        stats::report(&self.machine, stop, &self.watch, &self.args.stats)?;
+        match want {
+            Some(Want::Signal) if *stop == StopReason::UserRequest => return Ok(exit::SIGNAL),
+            Some(Want::OutputClosed) => {
+                anyhow::bail!("standard output is closed: keep it open for the guest's console")
+            }
+            _ => {}
+        }
+        if let Some(message) = exit::message(stop) {
+            eprintln!("ringworld: {message}");
+        }
+        Ok(exit::of(stop))
+    }
+}

@@ -1,0 +1,200 @@
+//! What a machine is made of, as plain data.
+
+use ringworld_firmware::{BootFile, Kind, LoadError, read_file};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The clock of a deterministic machine starts here: 2026-01-01 00:00:00 UTC, in seconds since 1970.
+pub const DEFAULT_RTC_START: u64 = 1_767_225_600;
+
+/// The most CPUs of a machine: each needs an 8-bit APIC ID of its own, and 255 means "all".
+pub const MAX_CPUS: u32 = 255;
+
+/// A file of the guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Source {
+    /// A file of the host.
+    Path(PathBuf),
+    /// Contents that somebody made in memory.
+    #[serde(skip)]
+    Memory(BootFile),
+}
+
+impl Source {
+    /// Reads the file, unless it has more than `limit` bytes.
+    pub(crate) fn read(&self, what: &'static str, limit: u64) -> Result<BootFile, LoadError> {
+        match self {
+            Self::Path(path) => read_file(what, path, limit),
+            Self::Memory(file) => Ok(file.clone()),
+        }
+    }
+}
+
+/// How the kernel is started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Loader {
+    /// As the file itself says.
+    #[default]
+    Auto,
+    /// Linux bzImage, 64-bit boot protocol.
+    Linux64,
+    /// Linux bzImage, 32-bit boot protocol.
+    Linux32,
+    /// A plain binary in real mode at this segment and offset.
+    RawReal(u16, u16),
+    /// A plain binary in flat 32-bit protected mode at this physical address.
+    RawProtected(u32),
+}
+
+impl Loader {
+    pub(crate) fn kind(self) -> Option<Kind> {
+        match self {
+            Self::Auto => None,
+            Self::Linux64 => Some(Kind::Linux64),
+            Self::Linux32 => Some(Kind::Linux32),
+            Self::RawReal(segment, offset) => Some(Kind::RawReal { segment, offset }),
+            Self::RawProtected(address) => Some(Kind::RawProtected(address)),
+        }
+    }
+}
+
+/// A loader's name is none of the known ones.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no loader is called {0:?}; there are auto, linux64, linux32, raw@ADDRESS and raw@SEGMENT:OFFSET")]
+pub struct UnknownLoader(
+    /// What was asked for.
+    pub String,
+);
+
+impl FromStr for Loader {
+    type Err = UnknownLoader;
+
+    fn from_str(name: &str) -> Result<Self, UnknownLoader> {
+        let unknown = || UnknownLoader(name.into());
+        let number = |text: &str| {
+            let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |digits| (digits, 16));
+            // `from_str_radix` would take a sign.
+            let plain = digits.chars().all(|c| c.is_ascii_alphanumeric());
+            u32::from_str_radix(digits, radix).ok().filter(|_| plain).ok_or_else(unknown)
+        };
+        let short = |text: &str| number(text)?.try_into().map_err(|_| unknown());
+        match name {
+            "auto" => Ok(Self::Auto),
+            "linux64" => Ok(Self::Linux64),
+            "linux32" => Ok(Self::Linux32),
+            _ => match name.strip_prefix("raw@").ok_or_else(unknown)?.split_once(':') {
+                Some((segment, offset)) => Ok(Self::RawReal(short(segment)?, short(offset)?)),
+                None => Ok(Self::RawProtected(number(&name[4..])?)),
+            },
+        }
+    }
+}
+
+/// What virtual time follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum TimeMode {
+    /// Only the instruction count: one instruction takes one nanosecond, idle time is skipped. The host's clock is never
+    /// looked at, so equal inputs give equal runs.
+    #[default]
+    Deterministic,
+    /// The instruction count, too, but never ahead of the host's clock: an idle guest sleeps for as long as it says.
+    Real,
+}
+
+/// A machine's description. Start from [`MachineConfig::default`] and change what matters:
+///
+/// ```
+/// # use ringworld_machine::MachineConfig;
+/// let config = MachineConfig { cpus: 2, memory: 512 << 20, ..MachineConfig::default() };
+/// ```
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MachineConfig {
+    /// The CPU model, with features added and taken away: `max`, `qemu64,+avx2,-x2apic`.
+    pub cpu: String,
+    /// The number of CPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u32,
+    /// RAM in bytes, a multiple of 4 KiB.
+    pub memory: u64,
+    /// The kernel.
+    pub kernel: Source,
+    /// The initrd, or several boot modules.
+    pub modules: Vec<Source>,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// How the kernel is started.
+    pub loader: Loader,
+    /// What virtual time follows.
+    pub time: TimeMode,
+    /// What the real-time clock shows at power-on, in seconds since 1970-01-01 UTC.
+    pub rtc_start: u64,
+    /// Seeds the guest's random numbers (RDRAND, RDSEED).
+    pub seed: u64,
+    /// The first of the debug-exit device's four I/O ports; `None` leaves the device out.
+    pub debug_exit: Option<u16>,
+    /// A reset that the guest asks for restarts it; otherwise it ends the run.
+    pub reboot: bool,
+    /// With several CPUs: how long each runs before the next one's turn, in nanoseconds (instructions) of virtual time.
+    pub slice: u64,
+}
+
+impl Default for MachineConfig {
+    fn default() -> Self {
+        Self {
+            cpu: "max".into(),
+            cpus: 1,
+            memory: 1 << 30,
+            kernel: Source::Memory(BootFile::new("", Vec::new())),
+            modules: Vec::new(),
+            command_line: String::new(),
+            loader: Loader::Auto,
+            time: TimeMode::Deterministic,
+            rtc_start: DEFAULT_RTC_START,
+            seed: 0,
+            debug_exit: Some(0xf4),
+            reboot: true,
+            slice: 10_000,
+        }
+    }
+}
+
+/// The host's time of day, for [`MachineConfig::rtc_start`].
+pub fn host_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(DEFAULT_RTC_START, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loaders_have_names() {
+        for (name, loader) in [
+            ("auto", Loader::Auto),
+            ("linux64", Loader::Linux64),
+            ("raw@0x100000", Loader::RawProtected(0x10_0000)),
+            ("raw@4096", Loader::RawProtected(4096)),
+            ("raw@0xf000:0xfff0", Loader::RawReal(0xf000, 0xfff0)),
+            ("raw@0:0x7c00", Loader::RawReal(0, 0x7c00)),
+        ] {
+            assert_eq!(name.parse(), Ok(loader), "{name}");
+        }
+        for name in
+            ["", "linux", "raw", "raw@", "raw@x", "raw@0x1ffffffff", "raw@0x10000:0", "raw@+1", "raw@1:2:3"]
+        {
+            assert_eq!(name.parse::<Loader>(), Err(UnknownLoader(name.into())));
+        }
+    }
+
+    #[test]
+    fn a_configuration_round_trips() {
+        let config =
+            MachineConfig { kernel: Source::Path("vmlinuz".into()), cpus: 3, ..MachineConfig::default() };
+        let text = serde_json::to_string(&config).unwrap();
+        let back: MachineConfig = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&back).unwrap(), text);
+        assert!(matches!(back.kernel, Source::Path(path) if path.to_str() == Some("vmlinuz")));
+    }
+}

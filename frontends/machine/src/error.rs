@@ -1,0 +1,65 @@
+//! Why a machine cannot be built or go on: each error is one line that says what, where and what to do.
+
+use ringworld_devices::BusError;
+use ringworld_firmware::{LoadError, MemorySizeError};
+use ringworld_mmu::{MemoryError, Unbacked};
+
+/// Why a machine cannot be built or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The memory cannot be had.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// An impossible amount of memory.
+    #[error(transparent)]
+    MemorySize(#[from] MemorySizeError),
+    /// The guest cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The image does not fit the memory that it was made for.
+    #[error(transparent)]
+    Unbacked(#[from] Unbacked),
+    /// The board cannot be built.
+    #[error("cannot build the board: {0}: move the device")]
+    Bus(#[from] BusError),
+    /// An impossible number of CPUs.
+    #[error("a machine of {0} CPUs is not possible: give 1 to {max}", max = crate::MAX_CPUS)]
+    CpuCount(
+        /// The number asked for.
+        u32,
+    ),
+    /// An impossible slice.
+    #[error("a slice of {0} ns is not possible: give 1 to 1000000000")]
+    Slice(
+        /// The slice asked for.
+        u64,
+    ),
+    /// The CPU model is not known.
+    #[error("{0}")]
+    CpuModel(
+        /// What is wrong with it.
+        String,
+    ),
+    /// Memory could not be cleared at reset.
+    #[error("cannot clear the guest's memory: {0}")]
+    Clear(
+        /// What the host said.
+        std::io::Error,
+    ),
+    /// An input log cannot be read or written.
+    #[error("the recording: {0}")]
+    Recording(
+        /// What is wrong with it.
+        String,
+    ),
+    /// A replay does not do what was recorded.
+    #[error(
+        "the replay diverged: recorded was {recorded}, replayed {replayed}: record again with this version"
+    )]
+    Diverged {
+        /// What was recorded.
+        recorded: String,
+        /// Where the replay is.
+        replayed: String,
+    },
+}

@@ -1,0 +1,130 @@
+//! The way from the host to a running machine: one queue for everything that comes from outside, and requests to stop.
+
+use crate::StopReason;
+use ringworld_core::PlatformAttention;
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Something from outside that the guest can notice. There is no other way in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum HostEvent {
+    /// Bytes for a serial port (0 is COM1).
+    Serial {
+        /// The port.
+        port: usize,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// Somebody presses the power button.
+    PowerButton,
+    /// A non-maskable interrupt at every CPU's LINT1.
+    Nmi,
+    /// The reset button.
+    Reset,
+}
+
+#[derive(Default)]
+struct State {
+    events: VecDeque<HostEvent>,
+    stop: Option<StopReason>,
+    /// No more events will come.
+    closed: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    attention: PlatformAttention,
+}
+
+/// Reaches a machine from other threads, also while it runs.
+#[derive(Clone)]
+pub struct MachineHandle(Arc<Shared>);
+
+impl MachineHandle {
+    pub(crate) fn new(attention: PlatformAttention) -> Self {
+        Self(Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), attention }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.0.attention.raise();
+        self.0.wake.notify_all();
+    }
+
+    /// Sends an event. The machine takes it at its next scheduling round.
+    pub fn send(&self, event: HostEvent) {
+        self.change(|state| state.events.push_back(event));
+    }
+
+    /// Ends the run soon, for this reason (the first one wins).
+    pub fn stop(&self, reason: StopReason) {
+        self.change(|state| _ = state.stop.get_or_insert(reason));
+    }
+
+    /// Tells that nobody will send anything any more: a guest that waits for nothing else then ends its run.
+    pub fn close(&self) {
+        self.change(|state| state.closed = true);
+    }
+
+    pub(crate) fn take_stop(&self) -> Option<StopReason> {
+        self.lock().stop.take()
+    }
+
+    pub(crate) fn take_events(&self) -> VecDeque<HostEvent> {
+        core::mem::take(&mut self.lock().events)
+    }
+
+    /// Whether nothing waits and nothing will come.
+    pub(crate) fn is_closed(&self) -> bool {
+        let state = self.lock();
+        state.closed && state.events.is_empty() && state.stop.is_none()
+    }
+
+    /// Waits until something has come, at most for `limit`.
+    pub(crate) fn wait(&self, limit: Option<Duration>) {
+        let state = self.lock();
+        let quiet = |state: &mut State| state.events.is_empty() && state.stop.is_none() && !state.closed;
+        match limit {
+            // A result says only whether time was up; the caller looks at the clock itself.
+            Some(limit) => drop(self.0.wake.wait_timeout_while(state, limit, quiet)),
+            None => drop(self.0.wake.wait_while(state, quiet)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reason_wins_and_attention_is_raised() {
+        let attention = PlatformAttention::default();
+        let handle = MachineHandle::new(attention.clone());
+        handle.stop(StopReason::Timeout);
+        handle.stop(StopReason::UserRequest);
+        assert!(attention.is_raised());
+        assert_eq!(handle.take_stop(), Some(StopReason::Timeout));
+        assert_eq!(handle.take_stop(), None);
+    }
+
+    #[test]
+    fn waiting_ends_when_something_comes() {
+        let handle = MachineHandle::new(PlatformAttention::default());
+        let other = handle.clone();
+        let sender = std::thread::spawn(move || other.send(HostEvent::PowerButton));
+        handle.wait(None);
+        sender.join().unwrap();
+        assert_eq!(handle.take_events(), [HostEvent::PowerButton]);
+        handle.wait(Some(Duration::from_millis(1)));
+        handle.close();
+        assert!(handle.is_closed());
+        handle.wait(None);
+    }
+}

@@ -1,0 +1,295 @@
+//! A machine: how it is built from its parts, reset, and looked at as a whole.
+
+use crate::host::MachineHandle;
+use crate::log::{Recorder, Recording, RecordingEnd, RecordingHeader};
+use crate::pace::Pace;
+use crate::stats::{CpuStats, Stats};
+use crate::{MAX_CPUS, MachineConfig, MachineError, StopReason, TimeMode, entry, hash};
+use ringworld_core::{CpuId, Platform, StateHasher, VirtualTime};
+use ringworld_devices::{Board, BoardConfig, CharBackend, CmosConfig};
+use ringworld_firmware::{AcpiConfig, BootRequest, Image, MemoryMap, load};
+use ringworld_mmu::GuestMemory;
+use ringworld_x86::Cpu;
+use ringworld_x86::interp::Interpreter;
+use ringworld_x86::model::Model;
+use ringworld_x86::state::Activity;
+use std::io::Write;
+use std::sync::Arc;
+
+/// Where the guest's output goes.
+#[derive(Default)]
+pub struct Backends {
+    /// COM1 and further serial ports, at most four.
+    pub serial: Vec<Box<dyn CharBackend>>,
+    /// The debug consoles (ports 0xe9 and 0x402).
+    pub debug_console: Option<Box<dyn CharBackend>>,
+}
+
+impl Backends {
+    /// COM1 only.
+    pub fn console(backend: impl CharBackend + 'static) -> Self {
+        Self { serial: vec![Box::new(backend)], debug_console: None }
+    }
+}
+
+/// A CPU with the engine that runs it.
+pub(crate) struct Core {
+    pub(crate) cpu: Cpu,
+    pub(crate) interpreter: Interpreter,
+}
+
+/// A PC: CPUs, memory, board, and the loaded guest.
+pub struct Machine {
+    pub(crate) config: MachineConfig,
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) cores: Vec<Core>,
+    image: Image,
+    pub(crate) handle: MachineHandle,
+    pub(crate) recorder: Option<Recorder>,
+    pub(crate) replay: Option<Recording>,
+    /// `None` in deterministic time.
+    pub(crate) pace: Option<Pace>,
+    /// The start of the present round.
+    pub(crate) now: VirtualTime,
+    /// Its end.
+    pub(crate) round_end: VirtualTime,
+    /// The CPU whose turn it is; after the last one, the round is over.
+    pub(crate) turn: usize,
+    /// Where the run stopped for a breakpoint: CPU and its instruction count.
+    pub(crate) at_breakpoint: Option<(usize, u64)>,
+    pub(crate) resets: u64,
+}
+
+impl Machine {
+    /// Builds the machine, loads the guest, and leaves the first CPU at its first instruction.
+    ///
+    /// # Errors
+    /// Anything in the configuration that cannot be had, in one line.
+    pub fn new(config: MachineConfig, backends: Backends) -> Result<Self, MachineError> {
+        if !(1..=MAX_CPUS).contains(&config.cpus) {
+            return Err(MachineError::CpuCount(config.cpus));
+        }
+        if !(1..=1_000_000_000).contains(&config.slice) {
+            return Err(MachineError::Slice(config.slice));
+        }
+        let model = Arc::new(model(&config.cpu)?);
+        let map = MemoryMap::pc(config.memory)?;
+        let request = BootRequest {
+            kernel: config.kernel.read("kernel", config.memory)?,
+            kind: config.loader.kind(),
+            modules: config
+                .modules
+                .iter()
+                .map(|module| module.read("initrd", config.memory))
+                .collect::<Result<_, _>>()?,
+            command_line: &config.command_line,
+            memory: &map,
+            acpi: AcpiConfig { cpus: config.cpus, hpet: false },
+        };
+        let image = load(&request)?;
+        let memory = Arc::new(GuestMemory::new(&map.regions())?);
+        let low_memory = map.low_ram_end().0;
+        let board = Arc::new(Board::new(BoardConfig {
+            cmos: CmosConfig {
+                start_time: config.rtc_start,
+                low_memory,
+                high_memory: config.memory - low_memory,
+                cpus: config.cpus,
+            },
+            serial: backends.serial,
+            debug_console: backends.debug_console,
+            debug_exit: config.debug_exit,
+            acpi_mode: false,
+        })?);
+        let platform: Arc<dyn Platform> = board.clone();
+        let core = |id| Core {
+            cpu: Cpu::new(CpuId(id), model.clone(), memory.clone(), platform.clone()),
+            interpreter: Interpreter::default(),
+        };
+        let mut machine = Self {
+            cores: (0..config.cpus).map(core).collect(),
+            handle: MachineHandle::new(board.attention().clone()),
+            pace: (config.time == TimeMode::Real).then(|| Pace::new(VirtualTime(0))),
+            recorder: None,
+            replay: None,
+            now: VirtualTime(0),
+            round_end: VirtualTime(0),
+            turn: config.cpus as usize,
+            at_breakpoint: None,
+            resets: 0,
+            config,
+            memory,
+            board,
+            image,
+        };
+        machine.load()?;
+        Ok(machine)
+    }
+
+    /// Puts the guest into memory and the CPUs to their starts.
+    fn load(&mut self) -> Result<(), MachineError> {
+        self.image.write_to(&self.memory)?;
+        for core in &mut self.cores {
+            if core.cpu.id.0 == 0 {
+                entry::apply(&self.image.entry, &mut core.cpu);
+            } else {
+                core.cpu.activity = Activity::WaitForSipi;
+            }
+        }
+        Ok(())
+    }
+
+    /// Resets everything, as a power cycle does, and loads the guest again. Virtual time goes on.
+    pub(crate) fn reset(&mut self) -> Result<(), MachineError> {
+        self.resets += 1;
+        self.memory.clear().map_err(MachineError::Clear)?;
+        let now = self.cores.iter().map(|core| core.cpu.now()).max().unwrap_or(self.now);
+        self.board.reset(now);
+        for core in &mut self.cores {
+            core.cpu.reset();
+        }
+        self.load()?;
+        // The round is over: all CPUs start at the same moment.
+        self.round_end = now;
+        self.turn = self.cores.len();
+        Ok(())
+    }
+
+    /// A way to reach the machine from other threads.
+    pub fn handle(&self) -> MachineHandle {
+        self.handle.clone()
+    }
+
+    /// What the machine was built from.
+    pub fn config(&self) -> &MachineConfig {
+        &self.config
+    }
+
+    /// Guest-physical memory.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The board with its devices.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// The CPUs.
+    pub fn cpus(&self) -> impl ExactSizeIterator<Item = &Cpu> {
+        self.cores.iter().map(|core| &core.cpu)
+    }
+
+    /// One CPU.
+    pub fn cpu(&self, number: usize) -> Option<&Cpu> {
+        self.cores.get(number).map(|core| &core.cpu)
+    }
+
+    /// Retired instructions of all CPUs since power-on.
+    pub fn instructions(&self) -> u64 {
+        self.cores.iter().map(|core| core.cpu.icount).sum()
+    }
+
+    /// Virtual time: that of the CPU whose turn it is.
+    pub fn now(&self) -> VirtualTime {
+        self.cores.get(self.turn).map_or(self.now, |core| core.cpu.now())
+    }
+
+    /// A hash of the whole machine's state. Two machines with the same hash go on in the same way, given the same
+    /// inputs.
+    pub fn state_hash(&self) -> u128 {
+        let mut hasher = StateHasher::new();
+        hasher.add(&(self.now, self.round_end, self.turn));
+        for core in &self.cores {
+            hash::add_cpu(&core.cpu, &mut hasher);
+        }
+        self.board.hash_state(&mut hasher);
+        self.memory.hash_ram(&mut hasher);
+        hasher.digest()
+    }
+
+    /// Counters since the machine was built.
+    pub fn stats(&self) -> Stats {
+        let cpu = |core: &Core| CpuStats {
+            instructions: core.cpu.icount,
+            idle_ns: core.cpu.clock.skipped,
+            counters: core.cpu.counters.clone(),
+        };
+        let stats = Stats {
+            instructions: self.instructions(),
+            virtual_ns: self.now().0,
+            resets: self.resets,
+            cpus: self.cores.iter().map(cpu).collect(),
+            ports: Vec::new(),
+            mmio: Vec::new(),
+            unclaimed_ports: 0,
+            unclaimed_memory: 0,
+        };
+        stats.with_board(&self.board.counters())
+    }
+
+    fn recording_header(&self) -> RecordingHeader {
+        let mut hasher = StateHasher::new();
+        for piece in self.image.pieces() {
+            hasher.add(&(piece.address, piece.bytes(), piece.zeroes));
+        }
+        RecordingHeader::new(&self.config, hasher.digest())
+    }
+
+    /// Records everything that comes from outside from now on; to be called before the first run.
+    pub fn record(&mut self, to: impl Write + Send + 'static) -> Result<(), MachineError> {
+        self.recorder = Some(Recorder::new(Box::new(to), self.recording_header())?);
+        Ok(())
+    }
+
+    /// Ends the recording with the reason of the last run and the state hash.
+    pub fn finish_recording(&mut self, stop: &StopReason) -> Result<(), MachineError> {
+        let end = self.recording_end(stop);
+        self.recorder.take().map_or(Ok(()), |mut recorder| recorder.end(end))
+    }
+
+    fn recording_end(&self, stop: &StopReason) -> RecordingEnd {
+        RecordingEnd {
+            stop: stop.clone(),
+            at: self.now(),
+            instructions: self.instructions(),
+            state: format!("{:032x}", self.state_hash()),
+        }
+    }
+
+    /// Takes inputs from a recording instead of [`MachineHandle::send`]; to be called before the first run. Time is
+    /// deterministic then.
+    ///
+    /// # Errors
+    /// A recording of another machine.
+    pub fn replay(&mut self, recording: Recording) -> Result<(), MachineError> {
+        recording.check(&self.recording_header())?;
+        self.pace = None;
+        self.replay = Some(recording);
+        Ok(())
+    }
+
+    /// Compares the end of a replay with the recorded one; true if there was one to compare with.
+    ///
+    /// # Errors
+    /// [`MachineError::Diverged`].
+    pub fn check_replay(&self, stop: &StopReason) -> Result<bool, MachineError> {
+        let Some(end) = self.replay.as_ref().and_then(|replay| replay.end.as_ref()) else { return Ok(false) };
+        let replayed = self.recording_end(stop);
+        if *end == replayed {
+            return Ok(true);
+        }
+        let text = |end: &RecordingEnd| {
+            format!("{:?} at instruction {}, state {}", end.stop, end.instructions, end.state)
+        };
+        Err(MachineError::Diverged { recorded: text(end), replayed: text(&replayed) })
+    }
+}
+
+fn model(text: &str) -> Result<Model, MachineError> {
+    if text.is_empty() {
+        return Err(MachineError::CpuModel("an empty CPU model".into()));
+    }
+    Ok(Model::default())
+}

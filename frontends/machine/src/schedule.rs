@@ -1,0 +1,257 @@
+//! The run loop: rounds of all CPUs, bounded by events, in virtual time.
+//!
+//! A round starts at one moment for all CPUs. Each CPU has its turn, in the order of their numbers: it runs (or idles)
+//! until its own clock is at the round's end. Inputs from outside enter between rounds only. All bounds follow from the
+//! guest's state, so the same inputs at the same moments give the same run; whether the host interrupts a turn
+//! (attention) changes nothing.
+
+use crate::inspect::linear_rip;
+use crate::interrupts;
+use crate::machine::Machine;
+use crate::{HostEvent, MachineError, RunUntil, StopReason};
+use ringworld_core::{Delivery, Destination, InterruptMessage, Platform, TriggerMode, VirtualTime};
+use ringworld_devices::{HostInput, PowerRequest};
+use ringworld_x86::interp::{NoObserver, Observer, RunEnd};
+use ringworld_x86::state::Activity;
+
+/// The length of a single CPU's rounds in nanoseconds: how late it notices inputs.
+const SINGLE_SLICE: u64 = 1_000_000;
+
+/// What ends a loop: a reason to stop, or a failure.
+enum Break {
+    Stop(StopReason),
+    Error(MachineError),
+}
+
+impl From<StopReason> for Break {
+    fn from(stop: StopReason) -> Self {
+        Self::Stop(stop)
+    }
+}
+
+impl From<MachineError> for Break {
+    fn from(error: MachineError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl Machine {
+    /// Runs the machine. It can be called again after every stop; a stopped guest (power-off, triple fault) stays so.
+    ///
+    /// # Errors
+    /// A reset that fails, a recording that cannot be written, a replay that diverges.
+    pub fn run(&mut self, until: &RunUntil) -> Result<StopReason, MachineError> {
+        self.run_observed(until, &mut NoObserver)
+    }
+
+    /// As [`Machine::run`], with an observer of the CPUs.
+    pub fn run_observed<O: Observer>(
+        &mut self,
+        until: &RunUntil,
+        observer: &mut O,
+    ) -> Result<StopReason, MachineError> {
+        loop {
+            let step = if self.turn >= self.cores.len() {
+                self.begin_round(until)
+            } else {
+                self.take_turn(until, observer)
+            };
+            match step {
+                Ok(()) => {}
+                Err(Break::Stop(reason)) => return Ok(reason),
+                Err(Break::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Ends the old round; inputs, idling; bounds of the next round.
+    fn begin_round(&mut self, until: &RunUntil) -> Result<(), Break> {
+        self.now = self.now.max(self.round_end);
+        for core in &mut self.cores {
+            core.cpu.clock.skip_to(self.now, core.cpu.icount);
+        }
+        if let Some(reason) = self.handle.take_stop() {
+            return Err(reason.into());
+        }
+        self.take_inputs()?;
+        self.settle()?;
+        if self.left(until) == Some(0) {
+            return Err(StopReason::InstructionLimit.into());
+        }
+        if let Some(reason) = self.replay.as_ref().and_then(|replay| replay.ends(self.now)) {
+            return Err(reason.into());
+        }
+        let timers = self.cores.iter().map(|core| interrupts::next_timer(&core.cpu));
+        let next = timers.chain([self.board.next_event(), self.next_replayed()]).min();
+        let next = next.unwrap_or(VirtualTime::NEVER).max(self.now + 1);
+        if self.is_idle() {
+            self.round_end = self.idle_until(next)?;
+        } else {
+            let slice = if self.cores.len() == 1 { SINGLE_SLICE } else { self.config.slice };
+            self.round_end = next.min(self.now + slice);
+            if let Some(ahead) = self.pace.as_mut().and_then(|pace| pace.ahead(self.now)) {
+                self.handle.wait(Some(ahead));
+            }
+        }
+        self.turn = 0;
+        Ok(())
+    }
+
+    /// Whether no CPU has anything to do before the next event.
+    fn is_idle(&mut self) -> bool {
+        self.cores.iter_mut().all(|core| {
+            // Looks at what is pending, without running anything.
+            core.cpu.activity != Activity::Active
+                && core.interpreter.run(&mut core.cpu, 0, &mut NoObserver) == RunEnd::Inactive
+                && core.cpu.activity != Activity::Shutdown
+        })
+    }
+
+    /// Until when the idle machine skips; sleeps in real-time mode, and when only the host can wake it.
+    fn idle_until(&mut self, next: VirtualTime) -> Result<VirtualTime, Break> {
+        if let Some(pace) = &self.pace {
+            if next == VirtualTime::NEVER && self.handle.is_closed() {
+                return Err(StopReason::Idle.into());
+            }
+            self.handle.wait(pace.until(next));
+            return Ok(pace.reached(self.now, next));
+        }
+        if next != VirtualTime::NEVER {
+            return Ok(next);
+        }
+        if self.replay.is_some() || self.handle.is_closed() {
+            return Err(StopReason::Idle.into());
+        }
+        self.handle.wait(None);
+        Ok(self.now)
+    }
+
+    /// The turn of one CPU, up to the end of the round.
+    fn take_turn<O: Observer>(&mut self, until: &RunUntil, observer: &mut O) -> Result<(), Break> {
+        loop {
+            if self.board.attention().is_raised() {
+                self.settle()?;
+            }
+            let left = self.left(until);
+            let (turn, round_end) = (self.turn, self.round_end);
+            let Some(core) = self.cores.get_mut(turn) else { return Ok(()) };
+            let cpu = &mut core.cpu;
+            if cpu.activity == Activity::Shutdown {
+                return Err(StopReason::TripleFault { cpu: cpu.id.0, rip: cpu.rip() }.into());
+            }
+            let now = cpu.now();
+            if interrupts::next_timer(cpu) <= now {
+                interrupts::advance_timer(cpu);
+            }
+            let event = self.board.next_event();
+            if event <= now {
+                self.board.advance(now);
+                self.settle()?;
+                continue;
+            }
+            if now >= round_end {
+                self.turn += 1;
+                return Ok(());
+            }
+            if left == Some(0) {
+                return Err(StopReason::InstructionLimit.into());
+            }
+            let stop_at = round_end.min(event).min(interrupts::next_timer(cpu));
+            let mut limit = cpu.clock.instructions_at(stop_at);
+            limit = limit.min(cpu.icount.saturating_add(left.unwrap_or(u64::MAX)));
+            if !until.breakpoints.is_empty() {
+                // Delivers what is pending, so that the address looked at is that of the next instruction.
+                core.interpreter.run(cpu, 0, &mut NoObserver);
+                let address = linear_rip(cpu);
+                if cpu.activity == Activity::Active
+                    && until.breakpoints.contains(&address)
+                    && self.at_breakpoint != Some((turn, cpu.icount))
+                {
+                    self.at_breakpoint = Some((turn, cpu.icount));
+                    return Err(StopReason::Breakpoint { cpu: cpu.id.0, address }.into());
+                }
+                limit = limit.min(cpu.icount + 1);
+            }
+            if core.interpreter.run(cpu, limit, observer) == RunEnd::Inactive
+                && cpu.activity != Activity::Shutdown
+                && !self.board.attention().is_raised()
+            {
+                cpu.clock.skip_to(stop_at, cpu.icount);
+            }
+        }
+    }
+
+    /// Instructions left until the limit.
+    fn left(&self, until: &RunUntil) -> Option<u64> {
+        until.instructions.map(|limit| limit.saturating_sub(self.instructions()))
+    }
+
+    fn next_replayed(&self) -> VirtualTime {
+        self.replay.as_ref().map_or(VirtualTime::NEVER, |replay| replay.next())
+    }
+
+    /// Gives the guest what has come from outside.
+    fn take_inputs(&mut self) -> Result<(), Break> {
+        let instructions = self.instructions();
+        let live = self.handle.take_events();
+        if let Some(replay) = &mut self.replay {
+            let mut events = Vec::new();
+            while let Some(event) = replay.take(self.now, instructions)? {
+                events.push(event);
+            }
+            return events.iter().try_for_each(|event| self.apply(event));
+        }
+        for event in live {
+            if let Some(recorder) = &mut self.recorder {
+                recorder.event(self.now, instructions, &event)?;
+            }
+            self.apply(&event)?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, event: &HostEvent) -> Result<(), Break> {
+        match event {
+            HostEvent::Serial { port, bytes } => self.board.input(HostInput::Serial(*port), bytes, self.now),
+            HostEvent::PowerButton => self.board.input(HostInput::PowerButton, &[], self.now),
+            HostEvent::Nmi => interrupts::deliver(
+                &mut self.cores,
+                InterruptMessage {
+                    source: None,
+                    destination: Destination::All,
+                    delivery: Delivery::Nmi,
+                    vector: 0,
+                    trigger: TriggerMode::Edge,
+                    assert: true,
+                },
+            ),
+            HostEvent::Reset => self.reset()?,
+        }
+        Ok(())
+    }
+
+    /// Brings everything to where it belongs that the board has for the outside: interrupts, INTR, power requests.
+    fn settle(&mut self) -> Result<(), Break> {
+        self.board.attention().take();
+        for message in self.board.take_messages() {
+            interrupts::deliver(&mut self.cores, message);
+        }
+        let intr = self.board.intr();
+        if let Some(core) = self.cores.first_mut() {
+            core.cpu.intr = intr;
+        }
+        match self.board.take_power_request() {
+            None => Ok(()),
+            Some(PowerRequest::Reset) if self.config.reboot => Ok(self.reset()?),
+            Some(PowerRequest::Init) => {
+                self.cores.iter_mut().for_each(|core| interrupts::init(&mut core.cpu));
+                Ok(())
+            }
+            Some(PowerRequest::Reset) => Err(StopReason::Reset.into()),
+            Some(PowerRequest::PowerOff) => Err(StopReason::PowerOff.into()),
+            Some(PowerRequest::Suspend) => Err(StopReason::Suspend.into()),
+            Some(PowerRequest::Exit(code)) => Err(StopReason::GuestExit(code).into()),
+            Some(PowerRequest::Panicked) => Err(StopReason::Panic.into()),
+        }
+    }
+}
