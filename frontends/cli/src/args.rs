@@ -46,7 +46,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "STRING", default_value = "", allow_hyphen_values = true)]
     pub append: String,
     /// How to start the kernel
-    #[arg(long, value_name = "auto|linux64|linux32|elf|pvh|multiboot|raw@ADDR", default_value = "auto")]
+    #[arg(long, value_name = "auto|linux64|linux32|pvh|elf|multiboot|raw@ADDR", default_value = "auto")]
     pub loader: Loader,
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -104,6 +104,9 @@ pub struct MachineArgs {
     /// Stop after this many seconds of the host's time
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub timeout: Option<f64>,
+    /// Add the device that bare-metal CPU test suites drive
+    #[arg(long)]
+    pub cpu_test: bool,
     /// Stop when the guest asks for a reset
     #[arg(long)]
     pub no_reboot: bool,

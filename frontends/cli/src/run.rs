@@ -61,6 +61,7 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
         memory: args.memory,
         time: if real { TimeMode::Real } else { TimeMode::Deterministic },
         seed: args.seed,
+        cpu_test: args.cpu_test,
         reboot: !args.no_reboot,
         ..MachineConfig::default()
     };

@@ -42,6 +42,12 @@ pub enum Loader {
     Linux64,
     /// Linux bzImage, 32-bit boot protocol.
     Linux32,
+    /// ELF kernel by its PVH entry point.
+    Pvh,
+    /// ELF kernel at its entry point, with Linux's boot parameters in RSI.
+    Elf,
+    /// Multiboot 1.
+    Multiboot,
     /// A plain binary in real mode at this segment and offset.
     RawReal(u16, u16),
     /// A plain binary in flat 32-bit protected mode at this physical address.
@@ -54,6 +60,9 @@ impl Loader {
             Self::Auto => None,
             Self::Linux64 => Some(Kind::Linux64),
             Self::Linux32 => Some(Kind::Linux32),
+            Self::Pvh => Some(Kind::Pvh),
+            Self::Elf => Some(Kind::Elf),
+            Self::Multiboot => Some(Kind::Multiboot),
             Self::RawReal(segment, offset) => Some(Kind::RawReal { segment, offset }),
             Self::RawProtected(address) => Some(Kind::RawProtected(address)),
         }
@@ -62,7 +71,9 @@ impl Loader {
 
 /// A loader's name is none of the known ones.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("no loader is called {0:?}; there are auto, linux64, linux32, raw@ADDRESS and raw@SEGMENT:OFFSET")]
+#[error(
+    "no loader is called {0:?}; there are auto, linux64, linux32, pvh, elf, multiboot, raw@ADDRESS and raw@SEGMENT:OFFSET"
+)]
 pub struct UnknownLoader(
     /// What was asked for.
     pub String,
@@ -84,6 +95,9 @@ impl FromStr for Loader {
             "auto" => Ok(Self::Auto),
             "linux64" => Ok(Self::Linux64),
             "linux32" => Ok(Self::Linux32),
+            "pvh" => Ok(Self::Pvh),
+            "elf" => Ok(Self::Elf),
+            "multiboot" => Ok(Self::Multiboot),
             _ => match name.strip_prefix("raw@").ok_or_else(unknown)?.split_once(':') {
                 Some((segment, offset)) => Ok(Self::RawReal(short(segment)?, short(offset)?)),
                 None => Ok(Self::RawProtected(number(&name[4..])?)),
@@ -134,6 +148,9 @@ pub struct MachineConfig {
     pub seed: u64,
     /// The first of the debug-exit device's four I/O ports; `None` leaves the device out.
     pub debug_exit: Option<u16>,
+    /// Whether there is the device that bare-metal CPU test suites drive (ports 0xe0 to 0xe8, 0x2000 to 0x2017, 64 KiB at
+    /// 0xff000000).
+    pub cpu_test: bool,
     /// A reset that the guest asks for restarts it; otherwise it ends the run.
     pub reboot: bool,
     /// With several CPUs: how long each runs before the next one's turn, in nanoseconds (instructions) of virtual time.
@@ -154,6 +171,7 @@ impl Default for MachineConfig {
             rtc_start: DEFAULT_RTC_START,
             seed: 0,
             debug_exit: Some(0xf4),
+            cpu_test: false,
             reboot: true,
             slice: 10_000,
         }

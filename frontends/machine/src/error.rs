@@ -3,6 +3,7 @@
 use ringworld_devices::BusError;
 use ringworld_firmware::{LoadError, MemorySizeError};
 use ringworld_mmu::{MemoryError, Unbacked};
+use ringworld_x86::model::ModelError;
 
 /// Why a machine cannot be built or go on.
 #[derive(Debug, thiserror::Error)]
@@ -35,10 +36,11 @@ pub enum MachineError {
         u64,
     ),
     /// The CPU model is not known.
-    #[error("{0}")]
+    #[error("{0} (`ringworld cpus` lists all)")]
     CpuModel(
         /// What is wrong with it.
-        String,
+        #[from]
+        ModelError,
     ),
     /// Memory could not be cleared at reset.
     #[error("cannot clear the guest's memory: {0}")]

@@ -11,7 +11,7 @@ pub(crate) fn add_cpu(cpu: &Cpu, hasher: &mut StateHasher) {
     hasher.add(&(cpu.zmm, cpu.k, cpu.mxcsr, cpu.x87));
     hasher.add(&(cpu.seg, cpu.ldtr, cpu.tr, cpu.gdtr, cpu.idtr));
     hasher.add(&(cpu.cr0, cpu.cr2, cpu.cr3, cpu.cr4, cpu.efer, cpu.xcr0, cpu.pkru));
-    hasher.add(&(cpu.pdptes, cpu.dr, &cpu.msrs));
+    hasher.add(&(cpu.pdptes, cpu.dr, &cpu.msrs, &cpu.lapic));
     hasher.add(&(cpu.cpl, cpu.activity, cpu.shadow, cpu.pending_db));
     hasher.add(&(cpu.nmi_blocked, cpu.nmi_pending, cpu.smi_pending, cpu.smm, cpu.intr));
 }

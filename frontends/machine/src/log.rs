@@ -28,6 +28,7 @@ pub struct RecordingHeader {
     pub seed: u64,
     slice: u64,
     debug_exit: Option<u16>,
+    cpu_test: bool,
     reboot: bool,
     /// Hash of all that the loader put into memory, in hexadecimal.
     image: String,
@@ -44,6 +45,7 @@ impl RecordingHeader {
             seed: config.seed,
             slice: config.slice,
             debug_exit: config.debug_exit,
+            cpu_test: config.cpu_test,
             reboot: config.reboot,
             image: format!("{image:032x}"),
         }
@@ -63,6 +65,7 @@ impl RecordingHeader {
             .or_else(|| differs("the seed", &self.seed, &now.seed))
             .or_else(|| differs("the CPUs' slice", &self.slice, &now.slice))
             .or_else(|| differs("the debug-exit port", &exit(self.debug_exit), &exit(now.debug_exit)))
+            .or_else(|| differs("the CPU test device", &self.cpu_test, &now.cpu_test))
             .or_else(|| differs("restart on reset", &self.reboot, &now.reboot))
             .or_else(|| differs("the image of kernel, initrd and command line", &self.image, &now.image))
     }

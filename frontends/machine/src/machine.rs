@@ -6,13 +6,13 @@ use crate::pace::Pace;
 use crate::stats::{CpuStats, Stats};
 use crate::{MAX_CPUS, MachineConfig, MachineError, StopReason, TimeMode, entry, hash};
 use ringworld_core::{CpuId, Platform, StateHasher, VirtualTime};
-use ringworld_devices::{Board, BoardConfig, CharBackend, CmosConfig};
+use ringworld_devices::{Board, BoardConfig, CharBackend, CmosConfig, FwCfgConfig};
 use ringworld_firmware::{AcpiConfig, BootRequest, Image, MemoryMap, load};
 use ringworld_mmu::GuestMemory;
 use ringworld_x86::Cpu;
 use ringworld_x86::interp::Interpreter;
 use ringworld_x86::model::Model;
-use ringworld_x86::state::Activity;
+use ringworld_x86::state::{Activity, boundary};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ impl Machine {
         if !(1..=1_000_000_000).contains(&config.slice) {
             return Err(MachineError::Slice(config.slice));
         }
-        let model = Arc::new(model(&config.cpu)?);
+        let model = Arc::new(Model::parse(&config.cpu)?.with_cpus(config.cpus));
         let map = MemoryMap::pc(config.memory)?;
         let request = BootRequest {
             kernel: config.kernel.read("kernel", config.memory)?,
@@ -85,7 +85,7 @@ impl Machine {
                 .collect::<Result<_, _>>()?,
             command_line: &config.command_line,
             memory: &map,
-            acpi: AcpiConfig { cpus: config.cpus, hpet: false },
+            acpi: AcpiConfig { cpus: config.cpus, serial_ports: backends.serial.len(), hpet: true },
         };
         let image = load(&request)?;
         let memory = Arc::new(GuestMemory::new(&map.regions())?);
@@ -101,6 +101,13 @@ impl Machine {
             debug_console: backends.debug_console,
             debug_exit: config.debug_exit,
             acpi_mode: false,
+            fw_cfg: FwCfgConfig {
+                ram_size: config.memory,
+                cpus: config.cpus as u16,
+                ..FwCfgConfig::default()
+            },
+            hpet: true,
+            cpu_test: config.cpu_test,
         })?);
         let platform: Arc<dyn Platform> = board.clone();
         let core = |id| Core {
@@ -131,10 +138,13 @@ impl Machine {
     fn load(&mut self) -> Result<(), MachineError> {
         self.image.write_to(&self.memory)?;
         for core in &mut self.cores {
-            if core.cpu.id.0 == 0 {
+            // As firmware hands over: the 8259 reaches the first CPU, NMIs all of them.
+            core.cpu.lapic.set_virtual_wire_mode();
+            if core.cpu.lapic.is_bsp() {
                 entry::apply(&self.image.entry, &mut core.cpu);
             } else {
                 core.cpu.activity = Activity::WaitForSipi;
+                core.cpu.boundary |= boundary::INACTIVE;
             }
         }
         Ok(())
@@ -285,11 +295,4 @@ impl Machine {
         };
         Err(MachineError::Diverged { recorded: text(end), replayed: text(&replayed) })
     }
-}
-
-fn model(text: &str) -> Result<Model, MachineError> {
-    if text.is_empty() {
-        return Err(MachineError::CpuModel("an empty CPU model".into()));
-    }
-    Ok(Model::default())
 }

@@ -9,9 +9,10 @@ use crate::inspect::linear_rip;
 use crate::interrupts;
 use crate::machine::Machine;
 use crate::{HostEvent, MachineError, RunUntil, StopReason};
-use ringworld_core::{Delivery, Destination, InterruptMessage, Platform, TriggerMode, VirtualTime};
+use ringworld_core::{Platform, VirtualTime};
 use ringworld_devices::{HostInput, PowerRequest};
 use ringworld_x86::interp::{NoObserver, Observer, RunEnd};
+use ringworld_x86::lapic::Accepted;
 use ringworld_x86::state::Activity;
 
 /// The length of a single CPU's rounds in nanoseconds: how late it notices inputs.
@@ -81,7 +82,7 @@ impl Machine {
         if let Some(reason) = self.replay.as_ref().and_then(|replay| replay.ends(self.now)) {
             return Err(reason.into());
         }
-        let timers = self.cores.iter().map(|core| interrupts::next_timer(&core.cpu));
+        let timers = self.cores.iter().map(|core| core.cpu.next_timer());
         let next = timers.chain([self.board.next_event(), self.next_replayed()]).min();
         let next = next.unwrap_or(VirtualTime::NEVER).max(self.now + 1);
         if self.is_idle() {
@@ -140,8 +141,8 @@ impl Machine {
                 return Err(StopReason::TripleFault { cpu: cpu.id.0, rip: cpu.rip() }.into());
             }
             let now = cpu.now();
-            if interrupts::next_timer(cpu) <= now {
-                interrupts::advance_timer(cpu);
+            if cpu.next_timer() <= now {
+                cpu.advance_timers();
             }
             let event = self.board.next_event();
             if event <= now {
@@ -156,7 +157,7 @@ impl Machine {
             if left == Some(0) {
                 return Err(StopReason::InstructionLimit.into());
             }
-            let stop_at = round_end.min(event).min(interrupts::next_timer(cpu));
+            let stop_at = round_end.min(event).min(cpu.next_timer());
             let mut limit = cpu.clock.instructions_at(stop_at);
             limit = limit.min(cpu.icount.saturating_add(left.unwrap_or(u64::MAX)));
             if !until.breakpoints.is_empty() {
@@ -214,17 +215,7 @@ impl Machine {
         match event {
             HostEvent::Serial { port, bytes } => self.board.input(HostInput::Serial(*port), bytes, self.now),
             HostEvent::PowerButton => self.board.input(HostInput::PowerButton, &[], self.now),
-            HostEvent::Nmi => interrupts::deliver(
-                &mut self.cores,
-                InterruptMessage {
-                    source: None,
-                    destination: Destination::All,
-                    delivery: Delivery::Nmi,
-                    vector: 0,
-                    trigger: TriggerMode::Edge,
-                    assert: true,
-                },
-            ),
+            HostEvent::Nmi => interrupts::pulse_lint1(&mut self.cores),
             HostEvent::Reset => self.reset()?,
         }
         Ok(())
@@ -236,15 +227,12 @@ impl Machine {
         for message in self.board.take_messages() {
             interrupts::deliver(&mut self.cores, message);
         }
-        let intr = self.board.intr();
-        if let Some(core) = self.cores.first_mut() {
-            core.cpu.intr = intr;
-        }
+        interrupts::drive_intr(&mut self.cores, self.board.intr());
         match self.board.take_power_request() {
             None => Ok(()),
             Some(PowerRequest::Reset) if self.config.reboot => Ok(self.reset()?),
             Some(PowerRequest::Init) => {
-                self.cores.iter_mut().for_each(|core| interrupts::init(&mut core.cpu));
+                self.cores.iter_mut().for_each(|core| core.cpu.accept(Accepted::Init));
                 Ok(())
             }
             Some(PowerRequest::Reset) => Err(StopReason::Reset.into()),
