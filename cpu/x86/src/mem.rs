@@ -154,7 +154,10 @@ impl Cpu {
     pub fn probe(&mut self, segment: u8, offset: u64, len: u64, kind: Kind) -> Result<(), Stop> {
         let linear = self.check_segment(segment, offset, len, kind)?;
         self.translate(linear, kind, Privilege::Current)?;
-        let last = linear.wrapping_add(len - 1) & self.linear_mask();
+        if len <= 8 && len.is_power_of_two() && self.alignment_checked() && linear & (len - 1) != 0 {
+            return Err(self.ac());
+        }
+        let last = linear.wrapping_add(len - 1) & self.operand_mask();
         if (linear ^ last) & !PAGE_MASK != 0 {
             self.translate(last & !PAGE_MASK, kind, Privilege::Current)?;
         }
@@ -184,6 +187,12 @@ impl Cpu {
     #[inline]
     pub(crate) fn linear_mask(&self) -> u64 {
         if self.long_mode() { u64::MAX } else { 0xffff_ffff }
+    }
+
+    /// Width of the linear addresses of operands: compatibility mode wraps at 4 GiB, too.
+    #[inline]
+    fn operand_mask(&self) -> u64 {
+        if self.long64() { u64::MAX } else { 0xffff_ffff }
     }
 
     /// Whether `linear` is canonical under the present paging mode (48 or 57 bits).
@@ -254,7 +263,8 @@ impl Cpu {
         let in_first = ((PAGE_MASK + 1 - (linear & PAGE_MASK)) as usize).min(len);
         let first = self.translate(linear, kind, who)?;
         let second = if in_first < len {
-            let next = linear.wrapping_add(in_first as u64) & self.linear_mask();
+            let mask = if who == Privilege::Current { self.operand_mask() } else { self.linear_mask() };
+            let next = linear.wrapping_add(in_first as u64) & mask;
             Some(self.translate(next, kind, who)?)
         } else {
             None

@@ -96,6 +96,10 @@ impl Segment {
             Some(last) => last,
             None => return false,
         };
+        if self.limit == u32::MAX && !self.expand_down() {
+            // A 4-GiB segment wraps (SDM 3A 5.3 leaves it open; silicon does not fault).
+            return true;
+        }
         if self.expand_down() {
             let upper = if self.big() { 0xffff_ffff } else { 0xffff };
             offset > self.limit as u64 && last <= upper

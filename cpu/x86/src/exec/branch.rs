@@ -28,10 +28,12 @@ impl Cpu {
 
     #[inline(always)]
     fn call<T: Int>(&mut self, target: u64) -> Result<(), Stop> {
-        let target = self.check_target::<T>(target)?;
+        // As on silicon, the return address is written before the target is checked; RSP moves after that.
         let next = self.next_ip();
-        self.push(T::of(next))?;
-        self.regs[REG_RIP as usize] = target;
+        let sp = self.regs[RSP].wrapping_sub(T::SIZE) & self.stack_mask();
+        self.write(self.stack_segment(), sp, T::of(next))?;
+        self.regs[REG_RIP as usize] = self.check_target::<T>(target)?;
+        self.set_sp(sp);
         Ok(())
     }
 }

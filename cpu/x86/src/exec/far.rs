@@ -308,8 +308,9 @@ impl Cpu {
         let stack = self.stack_segment();
         let sp = self.sp();
         let mask = self.stack_mask();
-        let ip = self.read::<T>(stack, sp)?.zx();
+        // Silicon reads CS first.
         let selector = self.read::<T>(stack, sp.wrapping_add(T::SIZE) & mask)?.zx() as u16;
+        let ip = self.read::<T>(stack, sp)?.zx();
         if self.mode.real_or_v8086() {
             let cs = self.far_real(selector, ip)?;
             let cpl = self.cpl;

@@ -87,9 +87,12 @@ fn int1(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
 fn bound<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let at = cpu.effective_address(i);
     let low = cpu.read::<T>(i.segment(), at)?.sx() as i64;
-    let high = cpu.read::<T>(i.segment(), at.wrapping_add(T::SIZE) & i.address_mask())?.sx() as i64;
     let index = T::get(cpu, i.r[0]).sx() as i64;
-    if index < low || index > high { Err(cpu.br()) } else { Ok(()) }
+    if index < low {
+        return Err(cpu.br());
+    }
+    let high = cpu.read::<T>(i.segment(), at.wrapping_add(T::SIZE) & i.address_mask())?.sx() as i64;
+    if index > high { Err(cpu.br()) } else { Ok(()) }
 }
 
 fn ud(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
@@ -131,7 +134,8 @@ fn lar<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     });
     cpu.flags.set_zf_only(found.is_some());
     if let Some(descriptor) = found {
-        let mask = if T::BITS == 16 { 0xff00 } else { 0x00f0_ff00 };
+        // Bits 16–19, undefined by the manual, hold the limit's upper bits on silicon.
+        let mask = if T::BITS == 16 { 0xff00 } else { 0x00ff_ff00 };
         T::set(cpu, i.r[0], T::of(descriptor.low >> 32 & mask));
     }
     Ok(())
@@ -170,16 +174,15 @@ fn verify<const WRITE: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 fn arpl(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     protected_only(cpu)?;
     let rpl = u16::get(cpu, i.r[1]) & 3;
-    let mut adjusted = false;
-    let mut adjust = |old: u16| {
-        adjusted = old & 3 < rpl;
-        if adjusted { old & !3 | rpl } else { old }
-    };
-    if i.has_memory() {
-        cpu.modify::<u16>(i, |_, old| adjust(old))?;
-    } else {
-        let new = adjust(u16::get(cpu, i.r[0]));
-        u16::set(cpu, i.r[0], new);
+    let old = if i.has_memory() { cpu.load::<u16>(i)? } else { u16::get(cpu, i.r[0]) };
+    let adjusted = old & 3 < rpl;
+    if adjusted {
+        let new = old & !3 | rpl;
+        if i.has_memory() {
+            cpu.store(i, new)?;
+        } else {
+            u16::set(cpu, i.r[0], new);
+        }
     }
     cpu.flags.set_zf_only(adjusted);
     Ok(())

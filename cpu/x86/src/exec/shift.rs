@@ -70,11 +70,13 @@ shifts! {
     }
     Rcl: |cpu, a, n| {
         let bits = n % (T::BITS + 1);
+        if bits == 0 {
+            // Nothing moves; silicon leaves the flags, too.
+            return a;
+        }
         let mut value = u128::from(a.zx()) | u128::from(cpu.flags.cf()) << T::BITS;
         let width = T::BITS + 1;
-        if bits != 0 {
-            value = value << bits | value >> (width - bits);
-        }
+        value = value << bits | value >> (width - bits);
         let r = T::of(value as u64);
         let cf = value >> T::BITS & 1 != 0;
         cpu.flags.set_cf_of(cf, cf != msb::<T>(r.zx()));
@@ -82,11 +84,13 @@ shifts! {
     }
     Rcr: |cpu, a, n| {
         let bits = n % (T::BITS + 1);
+        if bits == 0 {
+            // Nothing moves; silicon leaves the flags, too.
+            return a;
+        }
         let mut value = u128::from(a.zx()) | u128::from(cpu.flags.cf()) << T::BITS;
         let width = T::BITS + 1;
-        if bits != 0 {
-            value = value >> bits | value << (width - bits);
-        }
+        value = value >> bits | value << (width - bits);
         let r = T::of(value as u64);
         let cf = value >> T::BITS & 1 != 0;
         cpu.flags.set_cf_of(cf, msb::<T>(r.zx()) != (r.zx() >> (T::BITS - 2) & 1 != 0));

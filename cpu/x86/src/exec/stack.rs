@@ -105,10 +105,8 @@ fn pop_segment<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 
 fn pusha<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     let sp = cpu.sp();
-    let bottom = sp.wrapping_sub(8 * T::SIZE) & cpu.stack_mask();
-    // All of it must be writable before anything is written.
-    cpu.probe(seg::SS, sp.wrapping_sub(T::SIZE) & cpu.stack_mask(), T::SIZE, Kind::Write)?;
-    cpu.probe(seg::SS, bottom, T::SIZE, Kind::Write)?;
+    let bottom = sp.wrapping_sub(8 * T::SIZE);
+    // Written one by one: a fault half-way leaves the first ones in memory and the stack pointer alone.
     for n in 0..8_u8 {
         let at = sp.wrapping_sub(T::SIZE * (u64::from(n) + 1)) & cpu.stack_mask();
         let value = T::get(cpu, n);

@@ -20,6 +20,10 @@ const PART: u64 = 4096;
 trait Step {
     /// SCAS and CMPS end when ZF differs from the prefix.
     const COMPARES: bool;
+    /// RSI takes part.
+    const SOURCE: bool;
+    /// RDI takes part.
+    const TARGET: bool;
     /// Handles up to `most` elements.
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop>;
 }
@@ -52,6 +56,16 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     if i.prefixes & (prefix::REP | prefix::REPNE) == 0 {
         S::step::<T>(cpu, i, 1)?;
         return Ok(());
+    }
+    if i.address_bytes() == 4 {
+        // Silicon truncates the registers at once, whether or not anything is moved.
+        advance(cpu, i, RCX, 0);
+        if S::SOURCE {
+            advance(cpu, i, RSI, 0);
+        }
+        if S::TARGET {
+            advance(cpu, i, RDI, 0);
+        }
     }
     let until_zf = i.prefixes & prefix::REPNE != 0;
     let start = cpu.regs[REG_RIP as usize];
@@ -88,6 +102,8 @@ fn in_page<T: Int>(offset: u64) -> u64 {
 struct Movs;
 impl Step for Movs {
     const COMPARES: bool = false;
+    const SOURCE: bool = true;
+    const TARGET: bool = true;
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop> {
         let (from, to) = (masked(cpu, i, RSI), masked(cpu, i, RDI));
@@ -112,6 +128,8 @@ impl Step for Movs {
 struct Stos;
 impl Step for Stos {
     const COMPARES: bool = false;
+    const SOURCE: bool = false;
+    const TARGET: bool = true;
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop> {
         let to = masked(cpu, i, RDI);
@@ -135,6 +153,8 @@ impl Step for Stos {
 struct Lods;
 impl Step for Lods {
     const COMPARES: bool = false;
+    const SOURCE: bool = true;
+    const TARGET: bool = false;
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
         let value = cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
@@ -148,6 +168,8 @@ impl Step for Lods {
 struct Scas;
 impl Step for Scas {
     const COMPARES: bool = true;
+    const SOURCE: bool = false;
+    const TARGET: bool = true;
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
         let value = cpu.read::<T>(es(cpu), masked(cpu, i, RDI))?;
@@ -162,6 +184,8 @@ impl Step for Scas {
 struct Cmps;
 impl Step for Cmps {
     const COMPARES: bool = true;
+    const SOURCE: bool = true;
+    const TARGET: bool = true;
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
         let a = cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
@@ -177,6 +201,8 @@ impl Step for Cmps {
 struct Ins;
 impl Step for Ins {
     const COMPARES: bool = false;
+    const SOURCE: bool = false;
+    const TARGET: bool = true;
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
         let port = cpu.regs[RDX] as u16;
         let size = IoSize::of::<T>();
@@ -195,6 +221,8 @@ impl Step for Ins {
 struct Outs;
 impl Step for Outs {
     const COMPARES: bool = false;
+    const SOURCE: bool = true;
+    const TARGET: bool = false;
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
         let port = cpu.regs[RDX] as u16;
         let size = IoSize::of::<T>();

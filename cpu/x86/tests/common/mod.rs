@@ -2,9 +2,7 @@
 #![allow(dead_code)]
 
 use iced_x86::code_asm::CodeAssembler;
-use ringworld_core::{
-    CpuId, GuestPhys, InterruptMessage, IoContext, Platform, PlatformAttention,
-};
+use ringworld_core::{CpuId, GuestPhys, InterruptMessage, IoContext, Platform, PlatformAttention};
 use ringworld_mmu::{GuestMemory, MemoryRegion, RegionKind};
 use ringworld_x86::control::{cr0, cr4, efer};
 use ringworld_x86::interp::{Interpreter, NoObserver, RunEnd};
@@ -73,12 +71,9 @@ pub struct Rig {
 
 impl Rig {
     fn bare() -> Self {
-        let memory = GuestMemory::new(&[MemoryRegion {
-            base: GuestPhys(0),
-            size: 64 << 20,
-            kind: RegionKind::Ram,
-        }])
-        .expect("64 MiB of guest memory");
+        let memory =
+            GuestMemory::new(&[MemoryRegion { base: GuestPhys(0), size: 64 << 20, kind: RegionKind::Ram }])
+                .expect("64 MiB of guest memory");
         let model = Arc::new(Model::default());
         let cpu = Cpu::new(CpuId(0), model, Arc::new(memory), Arc::new(Nothing::default()));
         Self { cpu, interpreter: Interpreter::default() }
@@ -234,6 +229,7 @@ impl Rig {
     pub fn fault(&mut self) -> Option<u8> {
         self.run(10_000);
         let rip = self.cpu.rip();
-        (self.cpu.activity == Activity::Halted && (0x9001..0x9021).contains(&rip)).then(|| (rip - 0x9001) as u8)
+        (self.cpu.activity == Activity::Halted && (0x9001..0x9021).contains(&rip))
+            .then(|| (rip - 0x9001) as u8)
     }
 }
