@@ -168,6 +168,11 @@ fn address_size(i: &Instruction, kind: OpKind, mode: Mode) -> u8 {
 fn lower(i: &Instruction, row: &Row, mode: Mode) -> Insn {
     let mut insn = Insn { len: i.len() as u8, code: i.code() as u16, ..raising(row.register, 0) };
     insn.len = i.len() as u8;
+    if let Some(size) = implicit_rax_address(i.code()) {
+        let segment = i.segment_prefix();
+        let segment = if segment == Register::None { Register::DS } else { segment };
+        insn.mem = segment_number(segment, mode) | size << 5;
+    }
     let mut immediates = 0;
     for n in 0..i.op_count() {
         let kind = i.op_kind(n);
@@ -251,6 +256,16 @@ fn lower_memory(insn: &mut Insn, i: &Instruction, kind: OpKind, row: &Row, mode:
     }
     let scale = i.memory_index_scale().trailing_zeros() as u8;
     insn.mem = segment | scale << 3 | size << 5;
+}
+
+/// The address size of instructions whose operand is the memory at rAX, which no operand of iced's speaks of.
+fn implicit_rax_address(code: Code) -> Option<u8> {
+    match code {
+        Code::Monitorw | Code::Clzerow => Some(0),
+        Code::Monitord | Code::Clzerod => Some(1),
+        Code::Monitorq | Code::Clzeroq => Some(2),
+        _ => None,
+    }
 }
 
 /// MOV between the accumulator and an absolute offset, which may have 64 bits.

@@ -108,12 +108,13 @@ impl Cpu {
             Activity::Active => true,
             Activity::Halted => unmasked || nmi || smi,
             Activity::Mwait(even_masked) => {
-                unmasked || nmi || smi || (even_masked && interrupt) || self.monitor.is_none()
+                unmasked || nmi || smi || (even_masked && interrupt) || self.monitor_triggered()
             }
             // SDM 3A 6.15 (#DF): NMI, SMI, INIT or RESET leave shutdown; the machine treats it as a reset before that.
             Activity::Shutdown | Activity::WaitForSipi => false,
         };
         if wakes {
+            self.monitor = None;
             self.activity = Activity::Active;
             self.boundary &= !boundary::INACTIVE;
         }

@@ -71,12 +71,14 @@ impl Cpu {
             spaces: AddressSpaces::default(),
             fetch_generation: 0,
             monitor: None,
+            random: 0,
             id,
             model,
             memory,
             platform,
             counters: Counters::default(),
         };
+        cpu.seed_random(0);
         cpu.reset();
         cpu
     }

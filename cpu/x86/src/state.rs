@@ -9,7 +9,7 @@ use crate::msr::Msrs;
 use crate::paging::AddressSpaces;
 use crate::segment::{Segment, SegmentFast};
 use crate::x87::X87;
-use ringworld_core::{Clock, CpuId, IoContext, Platform, VirtualTime};
+use ringworld_core::{Clock, CpuId, GuestPhys, IoContext, Platform, VirtualTime};
 use ringworld_mmu::GuestMemory;
 use ringworld_mmu::tlb::Tlb;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,15 @@ pub enum Activity {
     Shutdown,
     /// After INIT on an application processor.
     WaitForSipi,
+}
+
+/// The line that MONITOR watches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Monitor {
+    /// Guest-physical address.
+    pub address: GuestPhys,
+    /// What it held.
+    pub contents: [u8; 64],
 }
 
 /// A descriptor-table register.
@@ -212,8 +221,10 @@ pub struct Cpu {
     pub(crate) spaces: AddressSpaces,
     /// Bumped whenever cached look-ups of code by linear address become stale.
     pub(crate) fetch_generation: u64,
-    /// Monitored range of MONITOR (guest-physical line), if armed.
-    pub(crate) monitor: Option<u64>,
+    /// What MONITOR watches, while it is armed.
+    pub(crate) monitor: Option<Monitor>,
+    /// State of the source of RDRAND and RDSEED.
+    pub(crate) random: u64,
     /// Number in the machine.
     pub id: CpuId,
     /// The CPU model: CPUID, feature set, capability MSRs.

@@ -230,14 +230,14 @@ features! {
     Bmi1 ["bmi1"] at [7 0 Ebx 3] forms [BMI1] needs [] yes;
     Hle ["hle"] at [7 0 Ebx 4] forms [HLE_or_RTM] needs [] no;
     Avx2 ["avx2"] at [7 0 Ebx 5] forms [AVX2] needs [Avx] yes;
-    FdpExceptionOnly ["fdp-excptn-only"] at [7 0 Ebx 6] forms [] needs [Fpu] no;
+    FdpExceptionOnly ["fdp-excptn-only"] at [7 0 Ebx 6] forms [] needs [Fpu] yes;
     Smep ["smep"] at [7 0 Ebx 7] forms [] needs [] yes;
     Bmi2 ["bmi2"] at [7 0 Ebx 8] forms [BMI2] needs [] yes;
     Erms ["erms"] at [7 0 Ebx 9] forms [] needs [] yes;
     Invpcid ["invpcid"] at [7 0 Ebx 10] forms [INVPCID] needs [] yes;
     Rtm ["rtm"] at [7 0 Ebx 11] forms [RTM] needs [] no;
     Cqm ["cqm", "rdt-m"] at [7 0 Ebx 12] forms [] needs [Msr] no;
-    ZeroFcsFds ["zero-fcs-fds"] at [7 0 Ebx 13] forms [] needs [Fpu] no;
+    ZeroFcsFds ["zero-fcs-fds"] at [7 0 Ebx 13] forms [] needs [Fpu] yes;
     Mpx ["mpx"] at [7 0 Ebx 14] forms [MPX] needs [Xsave] no;
     Rdt ["rdt-a"] at [7 0 Ebx 15] forms [] needs [Msr] no;
     Avx512f ["avx512f"] at [7 0 Ebx 16] forms [AVX512F] needs [Avx2 Fma F16c] yes;

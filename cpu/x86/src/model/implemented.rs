@@ -124,3 +124,28 @@ pub(super) fn decodes(code: Code, features: Features) -> bool {
             .as_ref()
             .is_some_and(|needs| needs.iter().all(|&feature| features.has(feature)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn show_missing() {
+        let mut by_feature: BTreeMap<Feature, Vec<Code>> = BTreeMap::new();
+        for &(feature, code) in missing_forms() {
+            by_feature.entry(feature).or_default().push(code);
+        }
+        for (feature, codes) in by_feature {
+            println!("{}: {} {:?}", feature.name(), codes.len(), &codes[..codes.len().min(12)]);
+        }
+        for code in Code::values().filter(|&c| {
+            row(c).is_none()
+                && needs(c).is_some_and(|n| n.is_empty())
+                && c.op_code().is_instruction()
+                && !is_exception(c)
+        }) {
+            println!("base: {code:?}");
+        }
+    }
+}
