@@ -112,7 +112,6 @@ pub fn load(request: &BootRequest) -> Result<Image, LoadError> {
         None => detect(&request.kernel)?,
     };
     let mut placer = Placer::new(request.memory);
-    bios_data::place(&mut placer, request.acpi.serial_ports);
     let rsdp = acpi::place(&mut placer, &request.acpi)?;
     let entry = match kind {
         Kind::Linux64 | Kind::Linux32 => bzimage::load(&mut placer, request, kind, rsdp),
@@ -122,6 +121,7 @@ pub fn load(request: &BootRequest) -> Result<Image, LoadError> {
         Kind::RawReal { segment, offset } => raw::real(&mut placer, request, segment, offset),
         Kind::RawProtected(address) => raw::protected(&mut placer, request, address),
     }?;
+    bios_data::place(&mut placer, request.acpi.serial_ports);
     Ok(placer.finish(entry))
 }
 

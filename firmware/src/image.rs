@@ -177,6 +177,14 @@ impl<'a> Placer<'a> {
         }
     }
 
+    /// As [`Self::firmware`], where the guest's own files have not taken the place.
+    pub(crate) fn firmware_where_free(&mut self, name: &str, address: u64, contents: Contents) {
+        let end = address + contents.len() as u64;
+        if !self.taken.iter().any(|(_, start, stop)| *start < end && address < *stop) {
+            self.firmware(name, address, contents, 0);
+        }
+    }
+
     /// The lowest free place for `size` bytes in `within`, aligned to `align` (a power of two).
     pub(crate) fn lowest(
         &self,

@@ -2,68 +2,10 @@
 
 mod common;
 
+use common::kernels::Kernel;
 use common::{MIB, check_placement, try_load};
 use proptest::prelude::*;
 use ringworld_firmware::{BootFile, Kind, LoadError, MemoryMap, Mode, Usage, detect};
-
-/// The setup header's fields that tests change.
-struct Kernel {
-    version: u16,
-    setup_sects: u8,
-    payload: usize,
-    pref_address: u64,
-    alignment: u32,
-    init_size: u32,
-    cmdline_size: u32,
-    initrd_addr_max: u32,
-    xloadflags: u16,
-    loadflags: u8,
-    header_end: usize,
-}
-
-impl Default for Kernel {
-    fn default() -> Self {
-        Self {
-            version: 0x020f,
-            setup_sects: 3,
-            payload: 0x3000,
-            pref_address: 0x100_0000,
-            alignment: 0x20_0000,
-            init_size: 0x80_0000,
-            cmdline_size: 2047,
-            initrd_addr_max: 0x7fff_ffff,
-            xloadflags: 3,
-            loadflags: 1,
-            header_end: 0x26c,
-        }
-    }
-}
-
-impl Kernel {
-    fn build(&self) -> BootFile {
-        let setup = (usize::from(if self.setup_sects == 0 { 4 } else { self.setup_sects }) + 1) * 512;
-        let mut file = vec![0u8; setup];
-        let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-        // A field before the header and one behind it must not get into the zero page.
-        put(0x1ef, &[0xee, 0xee]);
-        put(self.header_end, &[0xee]);
-        put(0x1f1, &[self.setup_sects]);
-        put(0x1f4, &((self.payload / 16) as u32).to_le_bytes());
-        put(0x1fe, &[0x55, 0xaa, 0xeb, (self.header_end - 0x202) as u8]);
-        put(0x202, b"HdrS");
-        put(0x206, &self.version.to_le_bytes());
-        put(0x211, &[self.loadflags]);
-        put(0x22c, &self.initrd_addr_max.to_le_bytes());
-        put(0x230, &self.alignment.to_le_bytes());
-        put(0x234, &[1]);
-        put(0x236, &self.xloadflags.to_le_bytes());
-        put(0x238, &self.cmdline_size.to_le_bytes());
-        put(0x258, &self.pref_address.to_le_bytes());
-        put(0x260, &self.init_size.to_le_bytes());
-        file.extend((0..self.payload).map(|index| index as u8));
-        BootFile::new("vmlinuz", file)
-    }
-}
 
 #[test]
 fn the_64_bit_protocol_is_followed() {

@@ -2,93 +2,12 @@
 
 mod common;
 
+use common::kernels::{
+    EM_386, EM_AARCH64, EM_X86_64, Segment, elf, load, multiboot_header, pvh_note, vmlinux,
+};
 use common::{MIB, check_placement, try_load};
 use proptest::prelude::*;
 use ringworld_firmware::{BootFile, Kind, LoadError, Mode, detect};
-
-const EM_386: u16 = 3;
-const EM_X86_64: u16 = 62;
-const EM_AARCH64: u16 = 183;
-const PT_LOAD: u32 = 1;
-const PT_NOTE: u32 = 4;
-
-struct Segment {
-    kind: u32,
-    virt: u64,
-    phys: u64,
-    data: Vec<u8>,
-    memory: u64,
-}
-
-fn load(virt: u64, phys: u64, data: &[u8], memory: u64) -> Segment {
-    Segment { kind: PT_LOAD, virt, phys, data: data.to_vec(), memory }
-}
-
-/// An ELF file of these segments.
-fn elf(is_64: bool, machine: u16, entry: u64, segments: &[Segment]) -> BootFile {
-    let word = |value: u64| value.to_le_bytes()[..if is_64 { 8 } else { 4 }].to_vec();
-    let (header_size, entry_size) = if is_64 { (64, 56) } else { (52, 32) };
-    let mut file = vec![0x7f, b'E', b'L', b'F', if is_64 { 2 } else { 1 }, 1, 1];
-    file.resize(16, 0);
-    file.extend(2u16.to_le_bytes());
-    file.extend(machine.to_le_bytes());
-    file.extend(1u32.to_le_bytes());
-    file.extend([word(entry), word(header_size), word(0)].concat());
-    file.extend(0u32.to_le_bytes());
-    for half in [header_size as u16, entry_size, segments.len() as u16, 0, 0, 0] {
-        file.extend(half.to_le_bytes());
-    }
-    let mut offset = header_size + u64::from(entry_size) * segments.len() as u64;
-    for segment in segments {
-        let size = segment.data.len() as u64;
-        let (flags, align) = (7u32.to_le_bytes(), word(4));
-        let places =
-            [word(offset), word(segment.virt), word(segment.phys), word(size), word(segment.memory)].concat();
-        file.extend(segment.kind.to_le_bytes());
-        if is_64 {
-            file.extend([&flags[..], &places, &align].concat());
-        } else {
-            file.extend([&places[..], &flags, &align].concat());
-        }
-        offset += size;
-    }
-    segments.iter().for_each(|segment| file.extend(&segment.data));
-    BootFile::new("/boot/kernel", file)
-}
-
-/// The note by which a kernel names its PVH entry point.
-fn pvh_note(entry: u32) -> Segment {
-    let mut data = Vec::new();
-    // Another note comes first; its name and descriptor are padded.
-    for (name, kind, bytes) in
-        [(&b"GNU\0\0"[..], 3u32, &[1u8, 2, 3][..]), (b"Xen\0", 18, &entry.to_le_bytes())]
-    {
-        data.extend((name.len() as u32).to_le_bytes());
-        data.extend((bytes.len() as u32).to_le_bytes());
-        data.extend(kind.to_le_bytes());
-        for part in [name, bytes] {
-            data.extend(part);
-            data.resize(data.len().next_multiple_of(4), 0);
-        }
-    }
-    let memory = data.len() as u64;
-    Segment { kind: PT_NOTE, virt: 0, phys: 0, data, memory }
-}
-
-fn multiboot_header(flags: u32, addresses: &[u32]) -> Vec<u8> {
-    let checksum = 0u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags);
-    [0x1bad_b002, flags, checksum].iter().chain(addresses).flat_map(|word| word.to_le_bytes()).collect()
-}
-
-/// An ELF64 kernel as Linux links it: virtual addresses high, a physical entry point.
-fn vmlinux(notes: Vec<Segment>) -> BootFile {
-    let mut segments = vec![
-        load(0xffff_ffff_8100_0000, 0x100_0000, b"text", 0x1000),
-        load(0, 0x100_2000, b"percpu", 0x1000),
-    ];
-    segments.extend(notes);
-    elf(true, EM_X86_64, 0x100_0002, &segments)
-}
 
 #[test]
 fn a_plain_elf64_kernel_gets_boot_params() {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod kernels;
+
 use ringworld_firmware::{AcpiConfig, BootFile, BootRequest, Image, Kind, LoadError, MemoryMap, load};
 
 pub const MIB: u64 = 1 << 20;
