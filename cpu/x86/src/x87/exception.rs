@@ -2,7 +2,9 @@
 
 use super::fsw;
 use crate::control::cr0;
+use crate::insn::{REG_RIP, seg};
 use crate::mem::Kind;
+use crate::model::Feature;
 use crate::{Cpu, Insn, Stop};
 use ringworld_fp::FpFlags;
 use ringworld_fp::x87::X87Env;
@@ -55,10 +57,33 @@ impl Cpu {
             | if stack_fault { fsw::SF } else { 0 }
             | if env.c1 { fsw::C1 } else { 0 };
         x87.status = x87.status & !fsw::C1 | set;
-        let fip = self.regs[crate::insn::REG_RIP as usize].wrapping_sub(i.len.into());
+        let fip = self.regs[REG_RIP as usize].wrapping_sub(i.len.into());
         self.x87.fip = if self.long64() { fip } else { fip & 0xffff_ffff };
-        if !env.masks.contains(env.flags) {
+        let selectors = !self.model.has(Feature::ZeroFcsFds);
+        if selectors {
+            self.x87.fcs = self.seg[seg::CS as usize].selector;
+        }
+        let unmasked = !env.masks.contains(env.flags);
+        if i.has_memory() && (unmasked || !self.model.has(Feature::FdpExceptionOnly)) {
+            self.x87.fdp = self.effective_address(i);
+            if selectors {
+                let n = match i.segment() {
+                    seg::FLAT => seg::DS,
+                    seg::FLAT_SS => seg::SS,
+                    n => n,
+                };
+                self.x87.fds = self.seg[usize::from(n)].selector;
+            }
+        }
+        if unmasked {
             self.x87_unmasked(i);
+        }
+    }
+
+    /// After x87 state was loaded from memory: selectors that this model does not keep are zero.
+    pub(crate) fn x87_loaded(&mut self) {
+        if self.model.has(Feature::ZeroFcsFds) {
+            (self.x87.fcs, self.x87.fds) = (0, 0);
         }
     }
 
@@ -68,17 +93,13 @@ impl Cpu {
         if let Some(fop) = self.x87_opcode(i) {
             self.x87.fop = fop;
         }
-        if i.has_memory() {
-            self.x87.fdp = self.effective_address(i);
-        }
     }
 
     /// The low three bits of the first opcode byte, and the ModRM byte (SDM 1 8.1.9), read again from the code.
     fn x87_opcode(&mut self, i: &Insn) -> Option<u16> {
         let mut code = [0; 15];
         let code = &mut code[..usize::from(i.len.min(15))];
-        let linear =
-            self.check_segment(crate::insn::seg::CS, self.x87.fip, code.len() as u64, Kind::Fetch).ok()?;
+        let linear = self.check_segment(seg::CS, self.x87.fip, code.len() as u64, Kind::Fetch).ok()?;
         self.fetch_bytes(linear, code).ok()?;
         let escape = code.iter().position(|byte| byte & 0xf8 == 0xd8)?;
         let modrm = code.get(escape + 1)?;

@@ -1,6 +1,6 @@
 //! FXSAVE and FXRSTOR, and the legacy region of XSAVE images that they share (SDM 1 10.5, 13.5.1).
 
-use super::{X87, fsw};
+use super::X87;
 use crate::control::efer;
 use crate::mem::Kind;
 use crate::row::Rows;
@@ -21,22 +21,24 @@ impl X87 {
         image[2..4].copy_from_slice(&self.status.to_le_bytes());
         image[4..6].copy_from_slice(&u16::from(self.valid).to_le_bytes());
         image[6..8].copy_from_slice(&self.fop.to_le_bytes());
-        // Without REX.W the selectors follow 32-bit pointers: zero, as FCS and FDS are.
-        let pointer = |p: u64| if wide { p } else { p & 0xffff_ffff };
-        image[8..16].copy_from_slice(&pointer(self.fip).to_le_bytes());
-        image[16..24].copy_from_slice(&pointer(self.fdp).to_le_bytes());
+        // Without REX.W the selectors follow 32-bit pointers.
+        let pointer =
+            |p: u64, selector: u16| if wide { p } else { p & 0xffff_ffff | u64::from(selector) << 32 };
+        image[8..16].copy_from_slice(&pointer(self.fip, self.fcs).to_le_bytes());
+        image[16..24].copy_from_slice(&pointer(self.fdp, self.fds).to_le_bytes());
         for (n, slot) in image[32..160].as_chunks_mut::<16>().0.iter_mut().enumerate() {
             *slot = [0; 16];
             slot[..10].copy_from_slice(&self.raw(n as u8).to_bytes());
         }
     }
 
-    /// Reads x87 state from a legacy region.
+    /// Reads x87 state from a legacy region; [`Cpu::x87_loaded`] is to follow.
     pub fn load_legacy(&mut self, image: &[u8; 512], wide: bool) {
         let word = |at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
-        let quad = |at: usize| {
-            let low = |n: usize| u64::from(word(at + 2 * n)) << (16 * n);
-            low(0) | low(1) | if wide { low(2) | low(3) } else { 0 }
+        let pointer = |at: usize| {
+            let low = u64::from(word(at)) | u64::from(word(at + 2)) << 16;
+            let high = u64::from(word(at + 4)) | u64::from(word(at + 6)) << 16;
+            if wide { (low | high << 32, 0) } else { (low, high as u16) }
         };
         self.status = word(2);
         for (n, slot) in image[32..160].as_chunks::<16>().0.iter().enumerate() {
@@ -45,10 +47,9 @@ impl X87 {
         }
         self.valid = image[4];
         self.fop = word(6) & 0x7ff;
-        self.fip = quad(8);
-        self.fdp = quad(16);
+        (self.fip, self.fcs) = pointer(8);
+        (self.fdp, self.fds) = pointer(16);
         self.set_control(word(0));
-        debug_assert!(self.status & fsw::TOP == word(2) & fsw::TOP);
     }
 }
 
@@ -100,6 +101,7 @@ fn fxrstor<const WIDE: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         return Err(cpu.gp0());
     }
     cpu.x87.load_legacy(&image, WIDE);
+    cpu.x87_loaded();
     cpu.mxcsr = mxcsr;
     let xmm = if without_xmm(cpu) { 0 } else { xmm_count(cpu) };
     for (register, slot) in cpu.zmm.iter_mut().take(xmm).zip(image[160..].as_chunks::<8>().0.chunks_exact(2))

@@ -37,13 +37,17 @@ impl X87 {
         let (fip, fdp, fop) = (self.fip as u32, self.fdp as u32, u32::from(self.fop));
         let [control, status, tags] =
             [self.control, self.status, self.tag_word()].map(|x| 0xffff_0000 | u32::from(x));
+        let (fcs, fds) = (u32::from(self.fcs), u32::from(self.fds));
+        // In real-address and virtual-8086 mode the pointers are linear addresses.
+        let (fip, fdp) =
+            if real { (fip.wrapping_add(fcs << 4), fdp.wrapping_add(fds << 4)) } else { (fip, fdp) };
         let pointers = match (wide, real) {
-            (true, false) => [fip, fop << 16, fdp, 0xffff_0000],
+            (true, false) => [fip, fop << 16 | fcs, fdp, 0xffff_0000 | fds],
             (true, true) => {
                 let low = |pointer: u32| 0xffff_0000 | pointer;
                 [low(fip), (fip >> 16) << 12 | fop, low(fdp), (fdp >> 16) << 12]
             }
-            (false, false) => [fip, 0, fdp, 0],
+            (false, false) => [fip, fcs, fdp, fds],
             (false, true) => [fip, (fip >> 16 & 15) << 12 | fop, fdp, (fdp >> 16 & 15) << 12],
         };
         let [a, b, c, d] = pointers;
@@ -58,6 +62,7 @@ impl X87 {
         let upper = if wide { 0xffff } else { 15 };
         let joined = |low: u32, high: u32| u64::from(low & 0xffff | (high >> 12 & upper) << 16);
         (self.fip, self.fdp) = if real { (joined(a, b), joined(c, d)) } else { (a.into(), c.into()) };
+        (self.fcs, self.fds) = if real { (0, 0) } else { (b as u16, d as u16) };
         match (wide, real) {
             (true, false) => self.fop = (b >> 16) as u16 & 0x7ff,
             (_, true) => self.fop = b as u16 & 0x7ff,
@@ -120,6 +125,7 @@ fn fldenv<const WIDE: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let offset = cpu.x87_align_image(i, WIDE, len, Kind::Read)?;
     cpu.read_bytes(i.segment(), offset, &mut image[..len])?;
     cpu.x87.load_environment(words_of(&image[..len], WIDE), WIDE, cpu.mode.real_or_v8086());
+    cpu.x87_loaded();
     Ok(())
 }
 
@@ -150,6 +156,7 @@ fn frstor<const WIDE: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         x87.set(n as u8, F80::from_bytes(*bytes));
     }
     x87.load_environment(words, WIDE, cpu.mode.real_or_v8086());
+    cpu.x87_loaded();
     Ok(())
 }
 

@@ -20,8 +20,6 @@ use ringworld_fp::F80;
 use serde::{Deserialize, Serialize};
 
 /// x87 state; also the MMX registers, which are the significands of the physical registers.
-///
-/// There are no selectors of the pointers: FCS and FDS read as zero (CPUID.7.0:EBX[13]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct X87 {
     /// Physical registers R0–R7: significand (also MM0–MM7).
@@ -38,8 +36,13 @@ pub struct X87 {
     pub fop: u16,
     /// Address of the last instruction that is not a control instruction.
     pub fip: u64,
-    /// Address of the memory operand of the last instruction that raised an unmasked exception (CPUID.7.0:EBX[6]).
+    /// Address of the memory operand of the last instruction that had one, or (CPUID.7.0:EBX[6]) of the last that raised an
+    /// unmasked exception.
     pub fdp: u64,
+    /// Code segment of [`fip`](Self::fip); always zero if CPUID.7.0:EBX[13] is set.
+    pub fcs: u16,
+    /// Segment of [`fdp`](Self::fdp); always zero if CPUID.7.0:EBX[13] is set.
+    pub fds: u16,
 }
 
 /// Bits of the status word (SDM 1 8.1.3); bits 0 to 5 are the exceptions.

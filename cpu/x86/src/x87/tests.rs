@@ -3,42 +3,18 @@
 use super::X87;
 use crate::decode::{Decoded, decode};
 use crate::insn::{REG_RIP, seg};
-use crate::model::Model;
 use crate::segment::Segment;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::{Code, Decoder, Instruction};
-use ringworld_core::*;
-use ringworld_mmu::{GuestMemory, MemoryRegion, RegionKind};
-use std::sync::Arc;
+use ringworld_core::GuestPhys;
 
 /// Where the memory operand and the code are.
 const OPERAND: u64 = 0x2000;
 const CODE: u64 = 0x1000;
 
-/// No devices.
-#[derive(Default)]
-struct Nothing(PlatformAttention);
-
-impl Platform for Nothing {
-    fn mmio_read(&self, _: IoContext, _: GuestPhys, _: &mut [u8]) {}
-    fn mmio_write(&self, _: IoContext, _: GuestPhys, _: &[u8]) {}
-    fn port_read(&self, _: IoContext, _: u16, _: &mut [u8]) {}
-    fn port_write(&self, _: IoContext, _: u16, _: &[u8]) {}
-    fn acknowledge(&self, _: IoContext) -> u8 {
-        0
-    }
-    fn send(&self, _: IoContext, _: InterruptMessage) {}
-    fn end_of_interrupt(&self, _: IoContext, _: u8) {}
-    fn attention(&self) -> &PlatformAttention {
-        &self.0
-    }
-}
-
-/// A CPU in real-address mode, all segments at 0, CR0.NE set.
+/// A CPU in real-address mode, all segments at 0, CR0.NE set. It has the host's pointers: FDP after exceptions only, no selectors.
 fn cpu() -> Cpu {
-    let region = MemoryRegion { base: GuestPhys(0), size: 1 << 20, kind: RegionKind::Ram };
-    let memory = Arc::new(GuestMemory::new(&[region]).unwrap());
-    let mut cpu = Cpu::new(CpuId(0), Arc::new(Model::default()), memory, Arc::new(Nothing::default()));
+    let mut cpu = crate::testing::cpu("max");
     cpu.reset();
     cpu.seg = [Segment::real(0); 6];
     cpu.seg[seg::CS as usize] = Segment { rights: 0x9b, ..Segment::real(0) };
@@ -235,7 +211,7 @@ mod silicon {
     }
 
     /// FIP and the FDP that is compared apart are cleared.
-    fn comparable((machine, hit): (Machine, bool), code: Code) -> (Machine, bool) {
+    fn comparable((machine, hit): (Machine, bool)) -> (Machine, bool) {
         let mut m = machine;
         m.image[12..16].fill(0);
         m.image[20..24].fill(0);
@@ -303,6 +279,104 @@ mod silicon {
         )
     }
 
+    fn random_bytes<const N: usize>(random: &mut Random) -> [u8; N] {
+        core::array::from_fn(|_| random.bits() as u8)
+    }
+
+    /// Runs `code` with rdi and rsi pointing to copies of the two images, and returns them.
+    fn native<const A: usize, const B: usize>(
+        code: &[u8],
+        mut a: [u8; A],
+        mut b: [u8; B],
+    ) -> ([u8; A], [u8; B]) {
+        let mut map = MmapOptions::new().len(4096).map_anon().unwrap();
+        map[..code.len()].copy_from_slice(code);
+        let map = map.make_exec().unwrap();
+        type Function = extern "sysv64" fn(*mut u8, *mut u8);
+        // SAFETY: callers pass the code of such a function, which leaves the x87 as FNINIT does and MXCSR as it was.
+        unsafe {
+            let function: Function = core::mem::transmute(map.as_ptr());
+            function(a.as_mut_ptr(), b.as_mut_ptr());
+        }
+        (a, b)
+    }
+
+    /// SDM 1 figure 8-9, and what loading makes of bits that do not exist.
+    #[test]
+    fn protected_mode_images_agree_with_silicon() {
+        let mut cpu = cpu();
+        cpu.cr0 |= crate::control::cr0::PE;
+        cpu.update_mode();
+        let disp = OPERAND.to_le_bytes();
+        let at = |prefix: u8, opcode: u8, reg: u8| [prefix, opcode, reg << 3 | 6, disp[0], disp[1]];
+        let mut random = Random(99);
+        for _ in 0..20_000 {
+            let mut image: [u8; 108] = random_bytes(&mut random);
+            if random.below(2) == 0 {
+                image[0] = 0x7f;
+            }
+            for slot in image[28..].chunks_exact_mut(10) {
+                slot.copy_from_slice(&random.register());
+            }
+            // frstor [rdi]; fnstenv [rsi]; fnsave [rdi]; fninit; ret
+            let code = [0xdd, 0x27, 0xd9, 0x36, 0xdd, 0x37, 0xdb, 0xe3, 0xc3];
+            let (saved, environment) = native(&code, image, [0; 28]);
+            cpu.x87.initialize();
+            cpu.memory.write(GuestPhys(OPERAND), &image).unwrap();
+            run(&mut cpu, &at(0x66, 0xdd, 4)).unwrap();
+            run(&mut cpu, &at(0x66, 0xd9, 6)).unwrap();
+            let mut ours = [0; 28];
+            cpu.memory.read(GuestPhys(OPERAND), &mut ours).unwrap();
+            assert_eq!(ours, environment);
+            run(&mut cpu, &at(0x66, 0xdd, 6)).unwrap();
+            let mut ours = [0; 108];
+            cpu.memory.read(GuestPhys(OPERAND), &mut ours).unwrap();
+            assert_eq!(ours, saved);
+            assert_eq!((cpu.x87.control, cpu.x87.status, cpu.x87.valid), (0x37f, 0, 0), "FNSAVE initialises");
+        }
+    }
+
+    /// The x87 part of SDM 1 table 13-1 without REX.W, and MXCSR.
+    #[test]
+    fn fxsave_images_agree_with_silicon() {
+        #[repr(align(16))]
+        struct Aligned([u8; 512]);
+        let mut cpu = cpu();
+        let disp = OPERAND.to_le_bytes();
+        let mut random = Random(7);
+        for _ in 0..20_000 {
+            let mut image = Aligned(random_bytes(&mut random));
+            image.0[24..28].copy_from_slice(&((random.bits() & 0xffff) as u32).to_le_bytes());
+            // The host's MXCSR exceptions stay masked.
+            image.0[24] |= 0x80;
+            image.0[25] |= 0x1f;
+            let mut out = Aligned([0xaa; 512]);
+            // stmxcsr [rsp-8]; fxrstor [rdi]; fxsave [rsi]; ldmxcsr [rsp-8]; fninit; ret
+            let code = [
+                0x0f, 0xae, 0x5c, 0x24, 0xf8, 0x0f, 0xae, 0x0f, 0x0f, 0xae, 0x06, 0x0f, 0xae, 0x54, 0x24,
+                0xf8, 0xdb, 0xe3, 0xc3,
+            ];
+            let mut map = MmapOptions::new().len(4096).map_anon().unwrap();
+            map[..code.len()].copy_from_slice(&code);
+            let map = map.make_exec().unwrap();
+            // SAFETY: the code is a function of two pointers to aligned images; it changes XMM registers, of which the
+            // convention keeps none, and restores MXCSR.
+            unsafe {
+                let function: extern "sysv64" fn(*const u8, *mut u8) = core::mem::transmute(map.as_ptr());
+                function(image.0.as_ptr(), out.0.as_mut_ptr());
+            }
+            cpu.memory.write(GuestPhys(OPERAND), &image.0).unwrap();
+            run(&mut cpu, &[0x0f, 0xae, 0x0e, disp[0], disp[1]]).unwrap();
+            cpu.memory.write(GuestPhys(OPERAND), &[0xaa; 512]).unwrap();
+            run(&mut cpu, &[0x0f, 0xae, 0x06, disp[0], disp[1]]).unwrap();
+            let mut ours = [0; 512];
+            cpu.memory.read(GuestPhys(OPERAND), &mut ours).unwrap();
+            // Eight XMM registers outside of 64-bit mode.
+            assert_eq!(ours[..288], out.0[..288]);
+            assert_eq!(ours[416..], out.0[416..]);
+        }
+    }
+
     /// All 2,048 register forms and 64 memory forms.
     #[test]
     fn every_encoding_agrees_with_silicon() {
@@ -326,8 +400,8 @@ mod silicon {
                 let mut bad = 0;
                 for _ in 0..2000 {
                     let before = random.machine();
-                    let theirs = comparable(function.run(&before), code);
-                    let got = comparable(ours(&mut cpu, &insn, &before), code);
+                    let theirs = comparable(function.run(&before));
+                    let got = comparable(ours(&mut cpu, &insn, &before));
                     if !agree(&got, &theirs, code) {
                         bad += 1;
                         if bad == 1 {
@@ -347,5 +421,120 @@ mod silicon {
         }
         assert!(failures.is_empty(), "{}", failures.join("\n"));
         assert!(forms > 450, "{forms} forms only");
+    }
+}
+
+/// Real-address mode: pointers are linear addresses (SDM 1 figures 8-10 and 8-12).
+#[test]
+fn real_mode_environments() {
+    let mut cpu = cpu();
+    cpu.x87.fip = 0xb_cdef;
+    cpu.x87.fdp = 0x5_4321;
+    cpu.x87.fop = 0x765;
+    let disp = OPERAND.to_le_bytes();
+    run(&mut cpu, &[0xd9, 0x36, disp[0], disp[1]]).unwrap();
+    let mut words = [0; 14];
+    cpu.memory.read(GuestPhys(OPERAND), &mut words).unwrap();
+    assert_eq!(words, [0x7f, 3, 0, 0, 0xff, 0xff, 0xef, 0xcd, 0x65, 0xb7, 0x21, 0x43, 0, 0x50]);
+    run(&mut cpu, &[0x66, 0xd9, 0x36, disp[0], disp[1]]).unwrap();
+    let mut wide = [0; 28];
+    cpu.memory.read(GuestPhys(OPERAND), &mut wide).unwrap();
+    let word = |n: usize| u32::from_le_bytes(wide[4 * n..4 * n + 4].try_into().unwrap());
+    assert_eq!([3, 4, 5, 6].map(word), [0xffff_cdef, 0xb765, 0xffff_4321, 0x5000]);
+    for load in [[0xd9, 0x26, disp[0], disp[1], 0x90], [0x66, 0xd9, 0x26, disp[0], disp[1]]] {
+        cpu.x87.fip = 0;
+        cpu.memory.write(GuestPhys(OPERAND), if load[0] == 0x66 { &wide[..] } else { &words[..] }).unwrap();
+        run(&mut cpu, &load).unwrap();
+        assert_eq!((cpu.x87.fip, cpu.x87.fdp, cpu.x87.fop), (0xb_cdef, 0x5_4321, 0x765));
+    }
+}
+
+/// SDM 1 8.6 and 8.3.12: a pending exception stops the instructions that wait, and no others.
+#[test]
+fn pending_exceptions_and_waiting() {
+    let disp = OPERAND.to_le_bytes();
+    let memory = |opcode: u8, reg: u8| vec![opcode, reg << 3 | 6, disp[0], disp[1]];
+    let waiting = [
+        vec![0x9b],
+        vec![0xd9, 0xd0],
+        vec![0xd9, 0xe8],
+        vec![0xd8, 0xc1],
+        vec![0xd9, 0xf7],
+        memory(0xd9, 5),
+        memory(0xd9, 4),
+        memory(0xdd, 4),
+        memory(0xdd, 3),
+        memory(0xdf, 6),
+    ];
+    let not_waiting = [
+        vec![0xdb, 0xe3],
+        vec![0xdb, 0xe2],
+        vec![0xdf, 0xe0],
+        vec![0xdb, 0xe0],
+        memory(0xd9, 7),
+        memory(0xdd, 7),
+        memory(0xd9, 6),
+        memory(0xdd, 6),
+        vec![0x0f, 0xae, 0x06, disp[0], disp[1]],
+        vec![0x0f, 0xae, 0x0e, disp[0], disp[1]],
+    ];
+    for (code, waits) in waiting.iter().map(|c| (c, true)).chain(not_waiting.iter().map(|c| (c, false))) {
+        let mut cpu = cpu();
+        run(&mut cpu, &memory(0xd9, 5)).unwrap();
+        assert_eq!(cpu.x87.control, 0x40, "memory is zero: everything is unmasked");
+        // An empty register: IE with SF, reported by the next instruction that waits.
+        run(&mut cpu, &[0xd8, 0xc1]).unwrap();
+        assert_eq!(cpu.x87.status, 0x80c1);
+        let before = cpu.x87;
+        let result = run(&mut cpu, code);
+        assert_eq!(result.is_err(), waits, "{code:x?}");
+        if waits {
+            assert_eq!(cpu.pending.vector, crate::fault::vector::MF, "{code:x?}");
+            assert_eq!(cpu.x87, before, "{code:x?}");
+        }
+    }
+}
+
+/// A fault leaves the x87 as it was; #MF comes before the operand is looked at.
+#[test]
+fn memory_faults() {
+    let vector_of = |cpu: &mut Cpu, code: &[u8]| {
+        let before = cpu.x87;
+        assert!(run(cpu, code).is_err(), "{code:x?}");
+        assert_eq!(cpu.x87, before, "{code:x?}");
+        cpu.pending.vector
+    };
+    use crate::fault::vector::{GP, MF};
+    let mut cpu = cpu();
+    run(&mut cpu, &[0xd9, 0xe8]).unwrap();
+    for (opcode, reg) in [(0xdd, 3), (0xdd, 0), (0xdb, 7), (0xdf, 6), (0xdd, 6), (0xd9, 6), (0xdd, 4)] {
+        let code = [opcode, reg << 3 | 6, 0xfd, 0xff];
+        assert_eq!(vector_of(&mut cpu, &code), GP, "past the limit: {code:x?}");
+    }
+    assert_eq!(vector_of(&mut cpu, &[0x0f, 0xae, 0x06, 8, 0x20]), GP, "FXSAVE wants 16-byte alignment");
+    cpu.memory.write(GuestPhys(OPERAND + 24), &[0, 0, 1, 0]).unwrap();
+    assert_eq!(vector_of(&mut cpu, &[0x0f, 0xae, 0x0e, 0, 0x20]), GP, "MXCSR's reserved bits");
+    cpu.x87.control = 0x40;
+    run(&mut cpu, &[0xd8, 0xc1]).unwrap();
+    assert_eq!(vector_of(&mut cpu, &[0xdd, 0x1e, 0xfd, 0xff]), MF);
+}
+
+/// Models without CPUID.7.0:EBX[6] and [13] note every memory operand, and selectors (SDM 1 8.1.8).
+#[test]
+fn pointers_of_older_models() {
+    let mut old = crate::testing::cpu("qemu64");
+    old.reset();
+    old.seg = [Segment::real(0); 6];
+    old.seg[seg::CS as usize] = Segment { rights: 0x9b, ..Segment::real(0) };
+    old.seg[seg::CS as usize].selector = 8;
+    old.seg[seg::DS as usize].selector = 0x10;
+    old.update_mode();
+    old.x87.initialize();
+    let mut new = cpu();
+    for (cpu, fdp, selectors) in [(&mut old, OPERAND, (8, 0x10)), (&mut new, 0, (0, 0))] {
+        run(cpu, &[0xdd, 0x06, 0, 0x20]).unwrap();
+        assert_eq!((cpu.x87.fip, cpu.x87.fdp, (cpu.x87.fcs, cpu.x87.fds)), (CODE, fdp, selectors));
+        run(cpu, &[0xd9, 0x3e, 2, 0x20]).unwrap();
+        assert_eq!(cpu.x87.fip, CODE, "FNSTCW is a control instruction");
     }
 }
