@@ -11,6 +11,7 @@ use crate::fw_cfg::{FwCfg, FwCfgConfig};
 use crate::hpet::{HPET_BASE, Hpet};
 use crate::i8042::KeyboardController;
 use crate::pit::Pit;
+use crate::coprocessor_error::CoprocessorError;
 use crate::reset_control::{Port92, ResetControl};
 use crate::rtc::{CmosConfig, Rtc};
 use crate::uart::{CharBackend, Uart};
@@ -347,6 +348,8 @@ impl Inner {
             Region::new("smi-command", acpi_pm::SMI_COMMAND.into(), 2, 1).at_offset(acpi_pm::COMMAND_OFFSET),
         ];
         self.acpi = self.attach("acpi", Box::new(AcpiPm::new(true, config.acpi_mode)), &pm, &[])?;
+        let port = Region::new("coprocessor-error", 0xf0, 1, 1);
+        self.attach("coprocessor-error", Box::new(CoprocessorError::default()), &[port], &[])?;
         self.attach("port92", Box::new(Port92::default()), &[Region::new("port92", 0x92, 1, 1)], &[])?;
         let reset = Region::new("reset-control", 0xcf8, 8, 4);
         self.attach("reset-control", Box::new(ResetControl::default()), &[reset], &[])?;
@@ -481,6 +484,12 @@ impl Platform for Board {
         inner.fabric.end_of_interrupt(vector);
     }
 
+    fn numeric_error(&self, ctx: IoContext, pending: bool) -> bool {
+        let mut inner = self.lock();
+        inner.advance(ctx.now);
+        inner.fabric.numeric_error(pending)
+    }
+
     fn attention(&self) -> &PlatformAttention {
         &self.attention
     }
@@ -554,6 +563,27 @@ mod tests {
         assert_eq!((messages[0].vector, messages[0].destination), (0x55, Destination::Physical(0)));
         assert_eq!(board.acknowledge(at(due.0)), 0x30);
         assert!(!board.intr());
+    }
+
+    /// SDM 1 D.2.1.2: FERR# latches IRQ 13; port 0xf0 clears it and asserts IGNNE# while FERR# lasts.
+    #[test]
+    fn numeric_errors_reach_irq_13() {
+        let (board, _) = board();
+        init_pics(&board);
+        assert!(!board.numeric_error(at(0), true) && board.intr());
+        assert_eq!(board.acknowledge(at(0)), 0x38 + 5);
+        out(&board, 0, 0xf0, &[0]);
+        out(&board, 0, 0xa0, &[0x20]);
+        out(&board, 0, 0x20, &[0x20]);
+        assert!(!board.intr(), "the latch is clear");
+        assert!(board.numeric_error(at(0), true), "IGNNE#");
+        assert!(!board.intr(), "FERR# has not risen again");
+        assert!(!board.numeric_error(at(0), false));
+        assert!(!board.numeric_error(at(0), true) && board.intr());
+        out(&board, 0, 0xf0, &[0]);
+        board.numeric_error(at(0), false);
+        out(&board, 0, 0xf0, &[0]);
+        assert!(!board.numeric_error(at(0), true), "without FERR# port 0xf0 does not assert IGNNE#");
     }
 
     /// MP specification 1.4, 3.6.2.2: the 8259's INTR at the I/O APIC's input 0

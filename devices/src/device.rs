@@ -107,6 +107,11 @@ impl<'a> DeviceContext<'a> {
         self.fabric.request_power(request);
     }
 
+    /// Clears IRQ 13 and asserts IGNNE# (the coprocessor error port).
+    pub fn ignore_numeric_error(&mut self) {
+        self.fabric.ignore_numeric_error();
+    }
+
     /// Drives one of the two gates of address line 20.
     pub fn set_a20(&mut self, source: A20Source, enabled: bool) {
         self.fabric.set_a20(source, enabled);

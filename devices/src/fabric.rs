@@ -38,6 +38,18 @@ pub enum A20Source {
 /// ISA IRQ 0 reaches the IOAPIC at input 2; input 0 gets the 8259's output (ACPI 5.2.12.5, MP 1.4 chapter 4.3.4).
 const TIMER_PIN: u8 = 2;
 
+/// The way of x87 exceptions under MS-DOS: FERR# latches IRQ 13, and a write to port 0xf0 clears that and asserts IGNNE# until
+/// FERR# goes away (SDM 1 D.2, ICH9 data sheet 5.8.6).
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
+struct NumericError {
+    ferr: bool,
+    ignne: bool,
+    irq: bool,
+}
+
+/// The line of x87 exceptions.
+const NUMERIC_ERROR_IRQ: u8 = 13;
+
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 struct State {
     pic: PicPair,
@@ -49,6 +61,7 @@ struct State {
     a20_keyboard: bool,
     a20_port92: bool,
     nmi_masked: bool,
+    numeric_error: NumericError,
     /// The device (HPET) that has taken over IRQ 0 and 8.
     legacy_replacement: Option<u32>,
 }
@@ -76,6 +89,7 @@ impl Default for Fabric {
                 a20_keyboard: true,
                 a20_port92: false,
                 nmi_masked: false,
+                numeric_error: NumericError::default(),
                 legacy_replacement: None,
             },
             events: EventQueue::default(),
@@ -107,8 +121,27 @@ impl Fabric {
         let asserted = self.state.sources.get(usize::from(line)).copied().unwrap_or(0);
         match self.state.legacy_replacement {
             Some(owner) if line == 0 || line == 8 => asserted & (1 << (owner % Self::MAX_OWNERS)) != 0,
-            _ => asserted != 0,
+            _ => asserted != 0 || (line == NUMERIC_ERROR_IRQ && self.state.numeric_error.irq),
         }
+    }
+
+    /// FERR# changes, or is looked at again; returns IGNNE#.
+    pub(crate) fn numeric_error(&mut self, ferr: bool) -> bool {
+        let state = &mut self.state.numeric_error;
+        state.irq |= ferr && !state.ferr;
+        state.ignne &= ferr;
+        state.ferr = ferr;
+        let ignne = state.ignne;
+        self.drive(NUMERIC_ERROR_IRQ);
+        ignne
+    }
+
+    /// A write to port 0xf0.
+    pub(crate) fn ignore_numeric_error(&mut self) {
+        let state = &mut self.state.numeric_error;
+        state.irq = false;
+        state.ignne = state.ferr;
+        self.drive(NUMERIC_ERROR_IRQ);
     }
 
     /// Brings a line's level to the inputs that it is wired to.

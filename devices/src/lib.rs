@@ -4,6 +4,7 @@
 mod acpi_pm;
 mod board;
 mod bus;
+mod coprocessor_error;
 mod cpu_test;
 mod debug;
 mod device;

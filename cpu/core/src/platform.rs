@@ -131,6 +131,12 @@ pub trait Platform: Send + Sync {
     /// A local controller's EOI of a level-triggered vector (goes to the I/O interrupt controllers).
     fn end_of_interrupt(&self, ctx: IoContext, vector: u8);
 
+    /// The FERR# pin: a processor with CR0.NE clear stands before an unmasked x87 exception, or no longer does. Returns the IGNNE#
+    /// pin: whether it is to go on nevertheless (SDM 1 8.7.2, D.2). Where nothing is attached it is.
+    fn numeric_error(&self, _ctx: IoContext, _pending: bool) -> bool {
+        true
+    }
+
     /// The flag that this platform raises.
     fn attention(&self) -> &PlatformAttention;
 }

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Stop {
     /// An exception, to be delivered.
     Exception = 1,
+    /// The processor is no longer active and waits before the instruction, which runs when it is active again.
+    Wait = 2,
 }
 
 /// Exception vectors (SDM 3A 6.15).

@@ -139,7 +139,7 @@ impl Interpreter {
             self.sync_code(cpu);
             let block = match self.find(cpu) {
                 Ok(block) => block,
-                Err(Stop::Exception) => {
+                Err(_) => {
                     cpu.icount += 1;
                     cpu.deliver_pending();
                     continue;
@@ -161,9 +161,11 @@ impl Interpreter {
                 let rip = cpu.regs[REG_RIP as usize];
                 cpu.regs[REG_RIP as usize] = rip.wrapping_add(u64::from(insn.len));
                 cpu.icount += 1;
-                if let Err(Stop::Exception) = (insn.exec)(cpu, insn) {
+                if let Err(stop) = (insn.exec)(cpu, insn) {
                     cpu.regs[REG_RIP as usize] = rip;
-                    cpu.deliver_pending();
+                    if stop == Stop::Exception {
+                        cpu.deliver_pending();
+                    }
                     break;
                 }
                 n += 1;

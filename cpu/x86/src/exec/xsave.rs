@@ -18,18 +18,6 @@ const AREA: usize = 2696;
 const COMPACTED: u64 = 1 << 63;
 const MXCSR_INITIAL: u32 = 0x1f80;
 
-/// x87 state as FNINIT leaves it, its registers zeroed (SDM 1 13.6).
-const X87_INITIAL: X87 = X87 {
-    significand: [0; 8],
-    exponent: [0; 8],
-    control: 0x37f,
-    status: 0,
-    valid: 0,
-    fop: 0,
-    fip: 0,
-    fdp: 0,
-};
-
 /// Which instruction of the family.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Save {
@@ -51,7 +39,7 @@ impl Cpu {
         let any = |part: core::ops::Range<usize>| low.iter().any(|r| r[part.clone()].iter().any(|&q| q != 0));
         let mut inuse = 0;
         for (used, component) in [
-            (self.x87 != X87_INITIAL, xcr0::X87),
+            (!self.x87.is_initial(), xcr0::X87),
             (any(0..2), xcr0::SSE),
             (any(2..4), xcr0::AVX),
             (self.k != [0; 8], xcr0::OPMASK),
@@ -274,8 +262,9 @@ fn restore(cpu: &mut Cpu, i: &Insn, supervisor: bool, wide: bool) -> Result<(), 
     if requested & xcr0::X87 != 0 {
         match image.first_chunk::<LEGACY>() {
             Some(legacy) if loaded & xcr0::X87 != 0 => cpu.x87.load_legacy(legacy, wide),
-            _ => cpu.x87 = X87_INITIAL,
+            _ => cpu.x87 = X87 { ferr: cpu.x87.ferr, ..X87::INITIAL },
         }
+        cpu.x87_loaded();
     }
     if mxcsr_from_memory {
         cpu.mxcsr = mxcsr;

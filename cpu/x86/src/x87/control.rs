@@ -9,11 +9,13 @@ use iced_x86::Code;
 
 fn fninit(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     cpu.x87.initialize();
+    cpu.x87_loaded();
     Ok(())
 }
 
 fn fnclex(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     cpu.x87.status &= !(fsw::EXCEPTIONS | fsw::SF | fsw::ES | fsw::B);
+    cpu.x87_loaded();
     Ok(())
 }
 
@@ -21,6 +23,7 @@ fn fldcw(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.x87_wait()?;
     let control = cpu.load(i)?;
     cpu.x87.set_control(control);
+    cpu.x87_loaded();
     Ok(())
 }
 

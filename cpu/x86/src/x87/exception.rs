@@ -5,7 +5,7 @@ use crate::control::cr0;
 use crate::insn::{REG_RIP, seg};
 use crate::mem::Kind;
 use crate::model::Feature;
-use crate::{Cpu, Insn, Stop};
+use crate::{Activity, Cpu, Insn, Stop};
 use ringworld_fp::FpFlags;
 use ringworld_fp::x87::X87Env;
 
@@ -32,15 +32,25 @@ impl Operation {
 
 impl Cpu {
     /// Before an x87 instruction that waits, and before MMX instructions: reports a pending unmasked exception.
+    #[inline]
     pub(crate) fn x87_wait(&mut self) -> Result<(), Stop> {
-        if self.x87.status & fsw::ES == 0 {
+        if self.x87.status & fsw::ES == 0 { Ok(()) } else { self.x87_pending() }
+    }
+
+    #[cold]
+    fn x87_pending(&mut self) -> Result<(), Stop> {
+        if self.cr0 & cr0::NE != 0 {
+            return Err(self.mf());
+        }
+        // The MS-DOS way: FERR#, and the processor freezes until an interrupt comes or IGNNE# lets it go on (SDM 1 8.7.2).
+        self.x87.ferr = true;
+        let ignne = self.platform.clone().numeric_error(self.io_context(), true);
+        self.after_io();
+        if ignne {
             return Ok(());
         }
-        // With CR0.NE clear the exception goes to the FERR# pin instead (SDM 1 8.7.2). Nothing is attached to it.
-        if self.cr0 & cr0::NE == 0 {
-            return Ok(());
-        }
-        Err(self.mf())
+        self.suspend(Activity::Halted);
+        Err(Stop::Wait)
     }
 
     /// Begins an instruction that is not a control instruction.
@@ -80,8 +90,13 @@ impl Cpu {
         }
     }
 
-    /// After x87 state was loaded from memory: selectors that this model does not keep are zero.
+    /// After x87 state was loaded or initialised: FERR# follows ES, and selectors that this model does not keep are zero.
     pub(crate) fn x87_loaded(&mut self) {
+        if self.x87.ferr && self.x87.status & fsw::ES == 0 {
+            self.x87.ferr = false;
+            self.platform.clone().numeric_error(self.io_context(), false);
+            self.after_io();
+        }
         if self.model.has(Feature::ZeroFcsFds) {
             (self.x87.fcs, self.x87.fds) = (0, 0);
         }

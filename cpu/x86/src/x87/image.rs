@@ -115,6 +115,7 @@ fn fnstenv<const WIDE: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let offset = cpu.x87_align_image(i, WIDE, len, Kind::Write)?;
     cpu.write_bytes(i.segment(), offset, &image[..len])?;
     cpu.x87.set_control(cpu.x87.control | fsw::EXCEPTIONS);
+    cpu.x87_loaded();
     Ok(())
 }
 
@@ -140,6 +141,7 @@ fn fnsave<const WIDE: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let offset = cpu.x87_align_image(i, WIDE, len + REGISTERS, Kind::Write)?;
     cpu.write_bytes(i.segment(), offset, &image[..len + REGISTERS])?;
     cpu.x87.initialize();
+    cpu.x87_loaded();
     Ok(())
 }
 

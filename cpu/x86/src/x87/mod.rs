@@ -43,6 +43,8 @@ pub struct X87 {
     pub fcs: u16,
     /// Segment of [`fdp`](Self::fdp); always zero if CPUID.7.0:EBX[13] is set.
     pub fds: u16,
+    /// FERR# is asserted: an exception was met with CR0.NE clear.
+    pub ferr: bool,
 }
 
 /// Bits of the status word (SDM 1 8.1.3); bits 0 to 5 are the exceptions.
@@ -134,13 +136,28 @@ impl X87 {
 
     /// FNINIT. The registers keep their bits.
     pub fn initialize(&mut self) {
-        let Self { significand, exponent, .. } = *self;
-        *self = Self { significand, exponent, control: CONTROL_INITIAL, ..Self::default() };
+        let Self { significand, exponent, ferr, .. } = *self;
+        *self = Self { significand, exponent, ferr, ..Self::INITIAL };
     }
 
-    /// The state that XRSTOR loads for a component that is not in the image, and that XINUSE compares with (SDM 1 13.6).
-    pub fn initial() -> Self {
-        Self { control: CONTROL_INITIAL, ..Self::default() }
+    /// The state that XRSTOR loads for a component that is not in the image (SDM 1 13.6).
+    pub const INITIAL: Self = Self {
+        significand: [0; 8],
+        exponent: [0; 8],
+        control: CONTROL_INITIAL,
+        status: 0,
+        valid: 0,
+        fop: 0,
+        fip: 0,
+        fdp: 0,
+        fcs: 0,
+        fds: 0,
+        ferr: false,
+    };
+
+    /// Whether the component is in its initial configuration, for XINUSE (SDM 1 13.6).
+    pub fn is_initial(&self) -> bool {
+        Self { ferr: false, ..*self } == Self::INITIAL
     }
 
     fn set_control(&mut self, control: u16) {

@@ -538,3 +538,45 @@ fn pointers_of_older_models() {
         assert_eq!(cpu.x87.fip, CODE, "FNSTCW is a control instruction");
     }
 }
+
+/// SDM 1 8.7.2: with CR0.NE clear an exception goes to FERR#, and the processor waits for an interrupt; IGNNE# lets it go on.
+#[test]
+fn ms_dos_compatibility_mode() {
+    use crate::state::Activity;
+    use core::sync::atomic::{AtomicU8, Ordering::SeqCst};
+    use ringworld_core::{InterruptMessage, IoContext, Platform, PlatformAttention};
+    /// Bit 0: IGNNE#; bits 1 and 2: FERR# went low and high.
+    #[derive(Default)]
+    struct Pins(AtomicU8, PlatformAttention);
+    impl Platform for Pins {
+        fn mmio_read(&self, _: IoContext, _: GuestPhys, _: &mut [u8]) {}
+        fn mmio_write(&self, _: IoContext, _: GuestPhys, _: &[u8]) {}
+        fn port_read(&self, _: IoContext, _: u16, _: &mut [u8]) {}
+        fn port_write(&self, _: IoContext, _: u16, _: &[u8]) {}
+        fn acknowledge(&self, _: IoContext) -> u8 {
+            0
+        }
+        fn send(&self, _: IoContext, _: InterruptMessage) {}
+        fn end_of_interrupt(&self, _: IoContext, _: u8) {}
+        fn numeric_error(&self, _: IoContext, pending: bool) -> bool {
+            self.0.fetch_or(2 << u8::from(pending), SeqCst) & 1 != 0
+        }
+        fn attention(&self) -> &PlatformAttention {
+            &self.1
+        }
+    }
+    let pins = std::sync::Arc::new(Pins::default());
+    let mut cpu = cpu();
+    cpu.platform = pins.clone();
+    cpu.cr0 &= !crate::control::cr0::NE;
+    cpu.x87.control = 0x40;
+    run(&mut cpu, &[0xd8, 0xc1]).unwrap();
+    assert_eq!(pins.0.load(SeqCst), 0, "FERR# comes with the next instruction that waits");
+    assert_eq!(run(&mut cpu, &[0x9b]), Err(Stop::Wait));
+    assert_eq!((cpu.activity, pins.0.load(SeqCst)), (Activity::Halted, 4));
+    pins.0.store(1, SeqCst);
+    run(&mut cpu, &[0xd9, 0xe8]).unwrap();
+    assert_eq!(pins.0.load(SeqCst), 5);
+    run(&mut cpu, &[0xdb, 0xe2]).unwrap();
+    assert_eq!(pins.0.load(SeqCst), 7, "FNCLEX takes FERR# away");
+}

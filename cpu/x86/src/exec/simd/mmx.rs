@@ -7,15 +7,13 @@ use crate::row::{Group, Rows};
 use crate::{Cpu, Exec, Insn, Stop};
 use iced_x86::Code;
 
-/// FSW.ES: an unmasked x87 exception is pending.
-const ES: u16 = 1 << 7;
 /// FSW.TOP.
 const TOP: u16 = 7 << 11;
 
 impl Cpu {
-    /// Before an MMX instruction: #MF if an x87 exception is pending.
+    /// Before an MMX instruction: reports a pending x87 exception.
     pub(crate) fn mmx_check(&mut self) -> Result<(), Stop> {
-        if self.x87.status & ES != 0 { Err(self.mf()) } else { Ok(()) }
+        self.x87_wait()
     }
 
     /// The effect of all MMX instructions but EMMS on x87 state: TOP is 0, all registers are valid (SDM 3A 12.2).
