@@ -54,14 +54,9 @@ impl Cpu {
             Accepted::Interrupt => {}
             Accepted::Nmi => self.nmi_pending = true,
             Accepted::Smi => self.smi_pending = true,
-            Accepted::Init => {
-                self.lapic.init();
-                self.init();
-                if !self.lapic.is_bsp() {
-                    self.activity = Activity::WaitForSipi;
-                    self.boundary |= boundary::INACTIVE;
-                }
-            }
+            // INIT waits for the end of system-management mode (SDM 3C 33.3).
+            Accepted::Init if self.smm => self.init_pending = true,
+            Accepted::Init => self.take_init(),
             Accepted::StartUp(page) => {
                 if self.activity == Activity::WaitForSipi {
                     self.start_up(page);
@@ -71,6 +66,16 @@ impl Cpu {
         }
         self.boundary |= boundary::INTERRUPT;
         self.end_block();
+    }
+
+    /// INIT: the bootstrap processor starts at the reset vector, the others wait for a start-up IPI.
+    pub(crate) fn take_init(&mut self) {
+        self.lapic.init();
+        self.init();
+        if !self.lapic.is_bsp() {
+            self.activity = Activity::WaitForSipi;
+            self.boundary |= boundary::INACTIVE;
+        }
     }
 
     /// CR8: the task-priority class.

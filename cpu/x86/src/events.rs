@@ -45,13 +45,14 @@ impl Cpu {
         self.in_shadow = shadow != Shadow::None;
         self.boundary &= !boundary::SHADOW;
         loop {
+            let halted = self.activity == Activity::Halted;
             if self.boundary & boundary::INACTIVE != 0 && !self.wake() {
                 return Some(RunEnd::Inactive);
             }
             if self.smi_pending && !self.smm {
                 self.smi_pending = false;
                 self.counters.smis += 1;
-                self.enter_smm();
+                self.enter_smm(halted);
                 continue;
             }
             if self.pending_db != 0 && shadow != Shadow::MovSs {
@@ -269,7 +270,4 @@ impl Cpu {
         }
         self.end_block();
     }
-}
-impl Cpu {
-    fn enter_smm(&mut self) {}
 }

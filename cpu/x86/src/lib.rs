@@ -24,6 +24,7 @@ mod pmu;
 mod reset;
 pub mod row;
 pub mod segment;
+mod smm;
 pub mod state;
 mod task;
 #[cfg(test)]

@@ -63,6 +63,7 @@ impl Cpu {
             nmi_blocked: false,
             nmi_pending: false,
             smi_pending: false,
+            init_pending: false,
             smm: false,
             intr: false,
             pending: Exception::default(),
@@ -129,6 +130,7 @@ impl Cpu {
         self.nmi_blocked = false;
         self.nmi_pending = false;
         self.smi_pending = false;
+        self.init_pending = false;
         self.smm = false;
         self.monitor = None;
         self.boundary = boundary::INTERRUPT;

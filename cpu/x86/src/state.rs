@@ -206,6 +206,8 @@ pub struct Cpu {
     pub nmi_pending: bool,
     /// An SMI waits.
     pub smi_pending: bool,
+    /// An INIT waits for the end of system-management mode.
+    pub init_pending: bool,
     /// In system-management mode.
     pub smm: bool,
     /// The 8259's INTR line (as the machine saw it last).

@@ -20,7 +20,8 @@ fn flush_line(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
-fn movdiri<T: crate::exec::operand::Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+/// MOVNTI, MOVDIRI.
+fn store_directly<T: crate::exec::operand::Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.store(i, T::get(cpu, i.r[1]))
 }
 
@@ -99,8 +100,10 @@ pub fn rows(rows: &mut Rows) {
     for code in [Clflush_m8, Clflushopt_m8, Clwb_m8] {
         rows.add(code, flush_line);
     }
-    rows.add(Movdiri_m32_r32, movdiri::<u32>);
-    rows.add(Movdiri_m64_r64, movdiri::<u64>);
+    rows.add(Movnti_m32_r32, store_directly::<u32>);
+    rows.add(Movnti_m64_r64, store_directly::<u64>);
+    rows.add(Movdiri_m32_r32, store_directly::<u32>);
+    rows.add(Movdiri_m64_r64, store_directly::<u64>);
     for code in [Movdir64b_r16_m512, Movdir64b_r32_m512, Movdir64b_r64_m512] {
         rows.add(code, movdir64b);
     }

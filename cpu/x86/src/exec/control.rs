@@ -82,7 +82,7 @@ impl Cpu {
     fn set_cr4(&mut self, value: u64) -> Result<(), Stop> {
         let on = |bit: u64| value & bit != 0;
         let changed = self.cr4 ^ value;
-        let bad = value & !self.cr4_supported() != 0
+        let bad = value & !self.model.cr4_supported() != 0
             || self.long_mode() && (!on(cr4::PAE) || changed & cr4::LA57 != 0)
             || changed & on_bit(value, cr4::PCIDE) != 0 && (!self.long_mode() || self.cr3 & 0xfff != 0);
         if bad {
@@ -455,10 +455,4 @@ pub fn rows(rows: &mut Rows) {
     rows.add(Code::Hlt, hlt).cpl0().ends_block();
     rows.add(Code::Cli, cli);
     rows.add(Code::Sti, sti).ends_block();
-}
-
-impl Cpu {
-    fn cr4_supported(&self) -> u64 {
-        u64::MAX
-    }
 }

@@ -44,6 +44,7 @@ pub fn rows(rows: &mut Rows) {
     random::rows(rows);
     shift::rows(rows);
     simd::rows(rows);
+    crate::smm::rows(rows);
     stack::rows(rows);
     string::rows(rows);
     tsc::rows(rows);

@@ -14,6 +14,7 @@ pub use features::{Feature, Features};
 pub use implemented::{implemented, missing_forms};
 pub use parse::{ModelError, models};
 
+use crate::control::{cr4, efer};
 use crate::decode;
 use iced_x86::Code;
 use serde::Deserialize;
@@ -141,6 +142,46 @@ impl Model {
             | family << 8
             | (self.model >> 4 & 15) << 16
             | (extended & 0xff) << 20
+    }
+
+    /// The bits of CR4 that the features bring (SDM 3A 2.5).
+    pub fn cr4_supported(&self) -> u64 {
+        use Feature::*;
+        let bits = [
+            (Vme, cr4::VME | cr4::PVI),
+            (Tsc, cr4::TSD),
+            (De, cr4::DE),
+            (Pse, cr4::PSE),
+            (Pae, cr4::PAE),
+            (Mce, cr4::MCE),
+            (Pge, cr4::PGE),
+            (Fxsr, cr4::OSFXSR),
+            (Sse, cr4::OSXMMEXCPT),
+            (Umip, cr4::UMIP),
+            (La57, cr4::LA57),
+            (Fsgsbase, cr4::FSGSBASE),
+            (Pcid, cr4::PCIDE),
+            (Xsave, cr4::OSXSAVE),
+            (Smep, cr4::SMEP),
+            (Smap, cr4::SMAP),
+            (Pku, cr4::PKE),
+            (Pks, cr4::PKS),
+        ];
+        // RDPMC has no feature of its own.
+        bits.iter().filter(|(feature, _)| self.has(*feature)).fold(cr4::PCE, |sum, (_, bits)| sum | bits)
+    }
+
+    /// The bits of EFER that software can set (SDM 3A 2.2.1; APM 2 3.1.7).
+    pub fn efer_supported(&self) -> u64 {
+        use Feature::*;
+        let bits = [
+            (Syscall, efer::SCE),
+            (Lm, efer::LME),
+            (Nx, efer::NXE),
+            (FxsrOpt, efer::FFXSR),
+            (Tce, efer::TCE),
+        ];
+        bits.iter().filter(|(feature, _)| self.has(*feature)).fold(0, |sum, (_, bits)| sum | bits)
     }
 
     /// Options for iced's decoder.

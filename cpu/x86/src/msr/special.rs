@@ -122,19 +122,9 @@ pub(super) fn write_tsc_deadline(cpu: &mut Cpu, _: u32, value: u64) -> Written {
 
 /// IA32_EFER (SDM 3A 2.2.1; APM 2 3.1.7). LMA is read-only: a write of it is ignored.
 pub(super) fn write_efer(cpu: &mut Cpu, _: u32, value: u64) -> Written {
-    let model = &cpu.model;
-    let nx = model.has(Feature::Nx) && cpu.msrs.misc_enable & misc_enable::XD_DISABLE == 0;
-    let mut writable = efer::LMA;
-    for (shown, bit) in [
-        (model.has(Feature::Syscall), efer::SCE),
-        (model.has(Feature::Lm), efer::LME),
-        (nx, efer::NXE),
-        (model.has(Feature::FxsrOpt), efer::FFXSR),
-        (model.has(Feature::Tce), efer::TCE),
-    ] {
-        if shown {
-            writable |= bit;
-        }
+    let mut writable = cpu.model.efer_supported() | efer::LMA;
+    if cpu.msrs.misc_enable & misc_enable::XD_DISABLE != 0 {
+        writable &= !efer::NXE;
     }
     let changes_lme = (value ^ cpu.efer) & efer::LME != 0;
     if value & !writable != 0 || changes_lme && cpu.cr0 & cr0::PG != 0 {
