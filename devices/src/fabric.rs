@@ -312,18 +312,26 @@ impl Fabric {
 
     pub(crate) fn hash_state(&self, hasher: &mut StateHasher) {
         hasher.add(&self.state);
+        hasher.add(&self.pending_events());
+    }
+
+    /// The pending events in their order.
+    fn pending_events(&self) -> Vec<(VirtualTime, EventKey)> {
         let mut events = self.events.clone();
-        while let Some((at, key)) = events.pop_due(VirtualTime::NEVER) {
-            hasher.add(&(at, key));
-        }
+        core::iter::from_fn(|| events.pop_due(VirtualTime::NEVER)).collect()
     }
 
     pub(crate) fn save(&self) -> Result<Vec<u8>, crate::StateError> {
-        Ok(postcard::to_stdvec(&(&self.state, &self.events))?)
+        Ok(postcard::to_stdvec(&(&self.state, self.pending_events()))?)
     }
 
     pub(crate) fn restore(&mut self, image: &[u8]) -> Result<(), crate::StateError> {
-        (self.state, self.events) = postcard::from_bytes(image)?;
+        let (state, events): (State, Vec<(VirtualTime, EventKey)>) = postcard::from_bytes(image)?;
+        self.state = state;
+        self.events = EventQueue::default();
+        for (at, key) in events {
+            self.events.schedule(key, at);
+        }
         self.horizon = VirtualTime::NEVER;
         self.intr_seen = self.state.pic.intr();
         self.attention.raise();

@@ -609,3 +609,59 @@ fn init_keeps_the_id_and_the_mode() {
     lapic.reset();
     assert_eq!(lapic.mode(), ApicMode::XApic);
 }
+
+/// Whatever a guest writes: no panic, time goes forward, and two APICs that see the same are the same.
+#[test]
+fn random_accesses_are_harmless_and_deterministic() {
+    for seed in 1..400u64 {
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut next = move || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        let mut lapics = [xapic(seed as u32 & 0x3f), xapic(seed as u32 & 0x3f)];
+        let mut now = VirtualTime(0);
+        for _ in 0..300 {
+            let (kind, place, bits) = (next() % 12, next(), next());
+            // Values with few bits set, values of 32 bits, any.
+            let value = [1 << (bits & 63), bits >> 32, bits, bits & 0xff][(place >> 60) as usize & 3];
+            now = if kind == 11 { lapics[0].next_timer(now).min(now + 1_000_000) } else { now + bits % 3000 };
+            for lapic in &mut lapics {
+                match kind {
+                    0..4 => {
+                        lapic.mmio_write(place & 0xff0, &(value as u32).to_le_bytes(), now);
+                    }
+                    4 => {
+                        lapic.mmio_write(place & 0xfff, &[7; 64][..(value & 63) as usize], now);
+                    }
+                    5 => {
+                        lapic.mmio_read(place & 0xfff, &mut [0; 64][..(value & 63) as usize], now);
+                    }
+                    6 => {
+                        let _ = lapic.msr_write(0x800 + (place as u32 & 0x3f), value, now);
+                    }
+                    7 => {
+                        let _ = lapic.set_base(APIC_BASE_DEFAULT | value & 0xf00, now);
+                    }
+                    8 => lapic.set_tsc_deadline(value, now),
+                    9 => {
+                        lapic.accept(&message(Destination::All, Delivery::Fixed, value as u8));
+                        lapic.set_lint(place & 1 != 0, value & 1 != 0);
+                    }
+                    10 => {
+                        lapic.acknowledge(now);
+                    }
+                    _ => {}
+                }
+                lapic.tick(now);
+                assert!(lapic.next_timer(now) > now, "seed {seed}");
+                if let Some(vector) = lapic.pending_vector() {
+                    assert!(vector >= 16 && vector & 0xf0 > lapic.ppr() & 0xf0, "seed {seed}");
+                }
+            }
+            assert_eq!(lapics[0], lapics[1], "seed {seed}");
+        }
+    }
+}
