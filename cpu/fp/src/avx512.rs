@@ -25,7 +25,9 @@ pub fn reduce<F: Format>(env: &mut FpEnv, a: F, imm: u8) -> F {
         _ => {}
     }
     let rounded = rndscale(env, a, imm | 8);
-    let mut local = FpEnv { flags: FpFlags::empty(), rounding: immediate_rounding(env, imm), ..*env };
+    // FTZ holds even while underflow is unmasked, as silicon shows: UE is never reported.
+    let rounding = immediate_rounding(env, imm);
+    let mut local = FpEnv { flags: FpFlags::empty(), masks: FpFlags::all(), rounding, ..*env };
     let result = sub(&mut local, a, rounded);
     if imm & 8 == 0 {
         env.raise(local.flags & FpFlags::PE);

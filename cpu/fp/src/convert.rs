@@ -42,6 +42,12 @@ pub fn half_to_single(env: &mut FpEnv, a: u16) -> u32 {
 pub fn single_to_half(env: &mut FpEnv, a: u32, rounding: Rounding) -> u16 {
     let mut local = FpEnv { ftz: false, rounding, ..*env };
     let result = convert(&mut local, a);
+    if !env.masks.contains(FpFlags::UE) {
+        // PE tells of the denormal result even while underflow is unmasked, as silicon shows.
+        let mut masked = FpEnv { masks: FpFlags::all(), flags: FpFlags::empty(), ..local };
+        convert::<u32, u16>(&mut masked, a);
+        local.flags |= masked.flags & FpFlags::PE;
+    }
     env.flags = local.flags;
     result
 }

@@ -4,7 +4,7 @@ use super::float::{Float, scalar_source};
 use super::form::form;
 use super::plumbing::{
     Operate, Operation, Ops, environment, lane_mask, load_aligned, register, report, report_flags,
-    store_lanes, write,
+    store_lanes_unchecked, write,
 };
 use super::table;
 use super::vector::{Lane, V};
@@ -21,6 +21,8 @@ pub trait Convert {
     type S: Lane;
     /// Destination element.
     type D: Lane;
+    /// Memory operands are subject to #AC.
+    const ALIGNMENT_CHECKED: bool = true;
     /// The result.
     fn run(env: &mut FpEnv, x: Self::S) -> Self::D;
 }
@@ -29,8 +31,10 @@ pub trait Convert {
 struct Packed<C>(PhantomData<C>);
 
 impl<C: Convert> Operate for Packed<C> {
-    const OPERATION: Operation =
-        Operation::unary(packed::<C>).elements(size_of::<C::D>(), size_of::<C::S>()).float();
+    const OPERATION: Operation = {
+        let operation = Operation::unary(packed::<C>).elements(size_of::<C::D>(), size_of::<C::S>()).float();
+        if C::ALIGNMENT_CHECKED { operation } else { operation.no_alignment_check() }
+    };
 }
 
 fn packed<C: Convert>(o: &mut Ops) {
@@ -117,6 +121,8 @@ struct HalfToSingle;
 impl Convert for HalfToSingle {
     type S = u16;
     type D = u32;
+    /// Exception type 11 (SDM 2A 2.4) has no #AC.
+    const ALIGNMENT_CHECKED: bool = false;
     fn run(env: &mut FpEnv, x: u16) -> u32 {
         fp::half_to_single(env, x)
     }
@@ -137,14 +143,11 @@ fn single_to_half(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     for n in (0..lanes).filter(|n| mask >> n & 1 != 0) {
         u16::lanes_mut(&mut v)[n] = fp::single_to_half(&mut env, u32::lanes(&source)[n], rounding);
     }
-    if i.has_memory() {
-        // A memory fault comes before the exceptions of the computation, a store after them.
-        if !env.outcome().fault {
-            store_lanes(cpu, i, &v, 2, lanes, mask)?;
-        }
-        return report(cpu, i, &env);
-    }
+    // The flags are set before the store, and stay if that faults.
     report(cpu, i, &env)?;
+    if i.has_memory() {
+        return store_lanes_unchecked(cpu, i, &v, 2, lanes, mask);
+    }
     write(cpu, i, &v, 2, lanes);
     Ok(())
 }
@@ -175,16 +178,18 @@ fn to_general<F: Float, I: Bits, const TRUNCATE: bool>(cpu: &mut Cpu, i: &Insn) 
 
 /// CVTPI2PS, CVTPI2PD: from an MMX register or memory.
 fn from_mmx<F: Float>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    cpu.mmx_check()?;
-    let raw = if i.has_memory() { cpu.load(i)? } else { cpu.mm(i.r[1]) };
+    // From memory MMX state is not touched; from a register the transition comes before the computation.
+    let raw = if i.has_memory() {
+        cpu.load(i)?
+    } else {
+        cpu.mmx_check()?;
+        cpu.mmx_use();
+        cpu.mm(i.r[1])
+    };
     let source: V = [raw, 0, 0, 0, 0, 0, 0, 0];
     let mut env = FpEnv::from_mxcsr(cpu.mxcsr);
     let results = [0, 1].map(|n| fp::from_integer::<i32, F>(&mut env, u32::lanes(&source)[n] as i32));
     report_flags(cpu, &env)?;
-    // CVTPI2PD from memory does not touch MMX state (SDM 2A CVTPI2PD).
-    if !(i.has_memory() && size_of::<F>() == 8) {
-        cpu.mmx_use();
-    }
     F::lanes_mut(&mut cpu.zmm[usize::from(i.r[0] & 31)])[..2].copy_from_slice(&results);
     Ok(())
 }
@@ -202,8 +207,8 @@ fn to_mmx<F: Float, const TRUNCATE: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(),
     };
     let mut env = FpEnv::from_mxcsr(cpu.mxcsr);
     let [low, high] = [0, 1].map(|n| ToInt::<F, i32, TRUNCATE>::run(&mut env, F::lanes(&source)[n]));
-    report_flags(cpu, &env)?;
     cpu.mmx_use();
+    report_flags(cpu, &env)?;
     cpu.set_mm(i.r[0], low.zx() | high.zx() << 32);
     Ok(())
 }

@@ -97,23 +97,28 @@ impl<F: Float> Operate for Dot<F> {
 
 fn dot<F: Float>(o: &mut Ops) {
     let in_block = 16 / size_of::<F>();
-    for block in 0..o.bytes.min(64) / 16 {
-        let mut products = [F::from_bits(0); 4];
-        for (n, product) in products.iter_mut().enumerate().take(in_block) {
-            if o.imm >> (4 + n) & 1 != 0 {
-                let n = block * in_block + n;
-                *product = fp::mul(&mut o.env, F::lanes(&o.a)[n], F::lanes(&o.b)[n]);
-            }
+    let lanes = o.bytes.min(64) / size_of::<F>();
+    let mut products = [F::from_bits(0); 16];
+    for n in (0..lanes).filter(|n| o.imm >> (4 + n % in_block) & 1 != 0) {
+        products[n] = fp::mul(&mut o.env, F::lanes(&o.a)[n], F::lanes(&o.b)[n]);
+    }
+    let mut sums = products;
+    let mut width = 1;
+    while width < in_block {
+        if !o.step() {
+            return;
         }
-        let mut sum = fp::add(&mut o.env, products[0], products[1]);
-        if in_block == 4 {
-            let high = fp::add(&mut o.env, products[2], products[3]);
-            sum = fp::add(&mut o.env, sum, high);
+        // Each lane adds on its own: which of two NaNs it gets depends on the order of the operands.
+        let before = sums;
+        for n in 0..lanes {
+            let (own, other) = (before[n], before[n ^ width]);
+            let (x, y) = if width == 1 { (other, own) } else { (own, other) };
+            sums[n] = fp::add(&mut o.env, x, y);
         }
-        for n in 0..in_block {
-            let selected = o.imm >> n & 1 != 0;
-            F::lanes_mut(&mut o.d)[block * in_block + n] = if selected { sum } else { F::from_bits(0) };
-        }
+        width *= 2;
+    }
+    for n in (0..lanes).filter(|n| o.imm >> (n % in_block) & 1 != 0) {
+        F::lanes_mut(&mut o.d)[n] = sums[n];
     }
 }
 

@@ -53,6 +53,16 @@ pub fn unary(cpu: &mut Cpu, n: u8, f: impl FnOnce(u64) -> u64) -> Result<(), Sto
     Ok(())
 }
 
+/// `mm = f(mm, mm/m32)`: the low halves' unpacks.
+pub fn binary_low(cpu: &mut Cpu, i: &Insn, f: impl FnOnce(u64, u64) -> u64) -> Result<(), Stop> {
+    cpu.mmx_check()?;
+    let b = if i.has_memory() { cpu.load::<u32>(i)?.into() } else { cpu.mm(i.r[1]) };
+    cpu.mmx_use();
+    let d = f(cpu.mm(i.r[0]), b);
+    cpu.set_mm(i.r[0], d);
+    Ok(())
+}
+
 fn source(cpu: &mut Cpu, i: &Insn) -> Result<u64, Stop> {
     if i.has_memory() { cpu.load(i) } else { Ok(cpu.mm(i.r[1])) }
 }
@@ -77,6 +87,8 @@ fn from_general<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 fn to_general<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.mmx_check()?;
     let value = T::of(cpu.mm(i.r[1]));
+    // Silicon has cleared TOP already when the store faults.
+    cpu.x87.status &= !TOP;
     if i.has_memory() {
         cpu.store(i, value)?;
     } else {
@@ -111,9 +123,8 @@ fn movq2dq(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 fn maskmovq(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.mmx_check()?;
     let (data, mask) = (cpu.mm(i.r[1]).to_le_bytes(), cpu.mm(i.r[2]).to_le_bytes());
-    store_masked_bytes(cpu, i, &data, &mask)?;
     cpu.mmx_use();
-    Ok(())
+    store_masked_bytes(cpu, i, &data, &mask)
 }
 
 /// Adds this family.

@@ -26,7 +26,7 @@ fn legacy_register(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 
 fn legacy_load<const ALIGNED: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     if ALIGNED {
-        check_aligned(cpu, i, 16, Access::Read)?;
+        check_aligned(cpu, i, 16)?;
     }
     let [low, high]: [u64; 2] = cpu.load(i)?;
     let d = zmm(cpu, i.r[0]);
@@ -37,7 +37,7 @@ fn legacy_load<const ALIGNED: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop>
 
 fn legacy_store<const ALIGNED: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     if ALIGNED {
-        check_aligned(cpu, i, 16, Access::Write)?;
+        check_aligned(cpu, i, 16)?;
     }
     let [low, high, ..] = *zmm(cpu, i.r[1]);
     cpu.store(i, [low, high])
@@ -62,10 +62,15 @@ fn vex_register(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
+/// Whether any lane is active: else memory is not looked at.
+fn touches(cpu: &Cpu, i: &Insn) -> bool {
+    i.opmask() == 0 || lane_mask(cpu, i, i.vector_length() / usize::from(form(i).element).max(1)) != 0
+}
+
 fn vex_load<const ALIGNED: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let bytes = i.vector_length();
-    if ALIGNED {
-        check_aligned(cpu, i, bytes as u64, Access::Read)?;
+    if ALIGNED && touches(cpu, i) {
+        check_aligned(cpu, i, bytes as u64)?;
     }
     if i.opmask() == 0 {
         let v = load(cpu, i, bytes)?;
@@ -75,15 +80,16 @@ fn vex_load<const ALIGNED: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let element = usize::from(form(i).element).max(1);
     let lanes = bytes / element;
     let mask = lane_mask(cpu, i, lanes);
-    let v = if mask == ones(lanes) { load(cpu, i, bytes)? } else { load_lanes(cpu, i, element, mask)? };
+    let v =
+        if mask == ones(lanes) { load(cpu, i, bytes)? } else { load_lanes(cpu, i, element, lanes, mask)? };
     write(cpu, i, &v, element, lanes);
     Ok(())
 }
 
 fn vex_store<const ALIGNED: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let bytes = i.vector_length();
-    if ALIGNED {
-        check_aligned(cpu, i, bytes as u64, Access::Write)?;
+    if ALIGNED && touches(cpu, i) {
+        check_aligned(cpu, i, bytes as u64)?;
     }
     let v = register(cpu, i, 1);
     if i.opmask() == 0 {
@@ -275,16 +281,20 @@ fn mmx_sign_mask(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Stores the bytes of `data` whose byte of `mask` is negative at DS:rDI (or another segment).
+/// Stores the bytes of `data` whose byte of `mask` is negative at DS:rDI (or another segment). Silicon stores quadwords, and
+/// checks each whole, whatever its mask, the last one first.
 pub fn store_masked_bytes(cpu: &mut Cpu, i: &Insn, data: &[u8], mask: &[u8]) -> Result<(), Stop> {
-    let start = cpu.regs[gpr::RDI];
-    let at = |n: usize| start.wrapping_add(n as u64) & i.address_mask();
-    let active = || (0..data.len()).filter(|&n| mask[n] & 0x80 != 0);
-    for n in active() {
-        cpu.probe(i.segment(), at(n), 1, Access::Write)?;
+    let at = |cpu: &Cpu, n: usize| cpu.regs[gpr::RDI].wrapping_add(n as u64) & i.address_mask();
+    for n in (0..data.len()).step_by(8).rev() {
+        let offset = at(cpu, n);
+        let linear = cpu.check_segment(i.segment(), offset, 8, Access::Write)?;
+        if linear & 7 != 0 && cpu.alignment_checked() {
+            return Err(cpu.ac());
+        }
+        cpu.probe(i.segment(), offset, 8, Access::Write)?;
     }
-    for n in active() {
-        cpu.write(i.segment(), at(n), data[n])?;
+    for n in (0..data.len()).filter(|&n| mask[n] & 0x80 != 0) {
+        cpu.write(i.segment(), at(cpu, n), data[n])?;
     }
     Ok(())
 }
@@ -298,7 +308,7 @@ fn maskmovdqu(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 /// VMASKMOVPS, VPMASKMOVD and their 64-bit kin: loads.
 fn masked_load<const SIZE: usize>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let mask = signs(&register(cpu, i, 1), SIZE, i.vector_length());
-    let v = load_lanes(cpu, i, SIZE, mask)?;
+    let v = load_lanes(cpu, i, SIZE, i.vector_length() / SIZE, mask)?;
     write(cpu, i, &v, SIZE, 0);
     Ok(())
 }

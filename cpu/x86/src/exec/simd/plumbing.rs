@@ -5,7 +5,8 @@ use super::vector::{Block, V, ones};
 use crate::insn::Exec;
 use crate::mem::Kind;
 use crate::{Cpu, Insn, Stop};
-use ringworld_fp::{FpEnv, Rounding};
+use ringworld_core::{PAGE_MASK, PAGE_SIZE};
+use ringworld_fp::{FpEnv, FpFlags, Rounding};
 use zerocopy::{transmute_mut, transmute_ref};
 
 /// What the function of an [`Operation`] sees.
@@ -28,6 +29,8 @@ pub struct Ops {
     pub k: u64,
     /// Floating-point environment.
     pub env: FpEnv,
+    /// Exceptions of the steps before the last one, for operations that compute in several.
+    pub earlier: FpFlags,
 }
 
 /// A vector operation: its function on whole vectors, and how operands reach it.
@@ -47,6 +50,21 @@ pub struct Operation {
     to_mask: bool,
     /// Legacy forms do not require alignment.
     unaligned: bool,
+    /// No #AC.
+    unchecked: bool,
+}
+
+impl Ops {
+    /// Ends a step of an operation that computes in several: whether it goes on, no exception being unmasked.
+    pub fn step(&mut self) -> bool {
+        let outcome = self.env.outcome();
+        if outcome.fault {
+            return false;
+        }
+        self.earlier |= outcome.flags;
+        self.env.flags = FpFlags::empty();
+        true
+    }
 }
 
 impl Operation {
@@ -60,6 +78,7 @@ impl Operation {
             float: false,
             to_mask: false,
             unaligned: false,
+            unchecked: false,
         }
     }
     /// `D = f(b)`.
@@ -89,6 +108,10 @@ impl Operation {
     /// The destination is an opmask register.
     pub const fn to_mask(self) -> Self {
         Self { to_mask: true, ..self }
+    }
+    /// No #AC.
+    pub const fn no_alignment_check(self) -> Self {
+        Self { unchecked: true, ..self }
     }
     /// Legacy forms do not require alignment.
     pub const fn unaligned(self) -> Self {
@@ -131,9 +154,11 @@ fn operate(cpu: &mut Cpu, i: &Insn, op: &Operation) -> Result<(), Stop> {
         mask,
         k: 0,
         env: environment(cpu, i, &form),
+        earlier: FpFlags::empty(),
     };
     if op.sources == 3 {
-        ops.d = register(cpu, i, 0);
+        let quads = if i.is_vex() { bytes / 8 } else { 8 };
+        ops.d[..quads.min(8)].copy_from_slice(&register(cpu, i, 0)[..quads.min(8)]);
     }
     ops.b = if !i.has_memory() {
         register(cpu, i, b)
@@ -146,13 +171,16 @@ fn operate(cpu: &mut Cpu, i: &Insn, op: &Operation) -> Result<(), Stop> {
         }
     } else if i.evex_b() {
         if op.suppresses && mask == 0 { [0; 8] } else { broadcast(cpu, i, form.element.into())? }
+    } else if op.unchecked && cpu.alignment_checked() {
+        load_unchecked(cpu, i, usize::from(form.memory) / lanes.max(1), mask)?
     } else if op.suppresses && mask != ones(lanes) {
-        load_lanes(cpu, i, usize::from(form.memory) / lanes.max(1), mask)?
+        load_lanes(cpu, i, usize::from(form.memory) / lanes.max(1), lanes, mask)?
     } else {
         load(cpu, i, form.memory.into())?
     };
     (op.run)(&mut ops);
     if op.float {
+        cpu.mxcsr |= u32::from(ops.earlier.bits());
         report(cpu, i, &ops.env)?;
     }
     if op.to_mask {
@@ -230,24 +258,16 @@ pub fn write(cpu: &mut Cpu, i: &Insn, value: &V, element: usize, lanes: usize) {
 /// Loads a legacy 128-bit operand: #GP(0) unless it is aligned.
 #[inline(never)]
 pub fn load_aligned(cpu: &mut Cpu, i: &Insn) -> Result<Block, Stop> {
-    check_aligned(cpu, i, 16, Kind::Read)?;
+    check_aligned(cpu, i, 16)?;
     cpu.load(i)
 }
 
 /// #GP(0) unless the memory operand's linear address is a multiple of `size` (16, 32 or 64).
 #[inline]
-pub fn check_aligned(cpu: &mut Cpu, i: &Insn, size: u64, kind: Kind) -> Result<(), Stop> {
+pub fn check_aligned(cpu: &mut Cpu, i: &Insn, size: u64) -> Result<(), Stop> {
     let offset = cpu.effective_address(i);
     let linear = cpu.fast[usize::from(i.segment() & 7)].base.wrapping_add(offset);
-    if linear & (size - 1) != 0 { misaligned(cpu, i, size, kind) } else { Ok(()) }
-}
-
-#[cold]
-fn misaligned(cpu: &mut Cpu, i: &Insn, size: u64, kind: Kind) -> Result<(), Stop> {
-    // A segment's own fault (#SS) comes first.
-    let offset = cpu.effective_address(i);
-    cpu.check_segment(i.segment(), offset, size, kind)?;
-    Err(cpu.gp0())
+    if linear & (size - 1) != 0 { Err(cpu.gp0()) } else { Ok(()) }
 }
 
 /// Loads the low `bytes` (1, 2, 4, 8, 16, 32 or 64) bytes of a vector; the rest is zero.
@@ -284,6 +304,18 @@ pub fn store_at(cpu: &mut Cpu, segment: u8, offset: u64, v: &V, bytes: usize) ->
     }
 }
 
+/// Loads the active lanes without alignment check.
+fn load_unchecked(cpu: &mut Cpu, i: &Insn, size: usize, mask: u64) -> Result<V, Stop> {
+    let offset = cpu.effective_address(i);
+    let mut bytes = [0; 64];
+    for (n, part) in
+        bytes.chunks_exact_mut(size.max(1)).enumerate().filter(|(n, _)| mask >> (n & 63) & 1 != 0)
+    {
+        cpu.read_bytes(i.segment(), offset.wrapping_add((n * size) as u64), part)?;
+    }
+    Ok(zerocopy::transmute!(bytes))
+}
+
 /// Loads one element and repeats it over the vector.
 fn broadcast(cpu: &mut Cpu, i: &Insn, element: usize) -> Result<V, Stop> {
     let v = load(cpu, i, element)?;
@@ -294,16 +326,50 @@ fn broadcast(cpu: &mut Cpu, i: &Insn, element: usize) -> Result<V, Stop> {
     })
 }
 
-/// Loads the active lanes of `size` bytes and no others; lanes that are not loaded are zero.
-pub fn load_lanes(cpu: &mut Cpu, i: &Insn, size: usize, mask: u64) -> Result<V, Stop> {
-    let offset = cpu.effective_address(i);
-    let address_mask = i.address_mask();
+/// #AC of a masked operand: it knows operands of up to 8 bytes only, and looks at the whole one.
+fn check_operand_alignment(cpu: &mut Cpu, i: &Insn, bytes: u64, mask: u64, kind: Kind) -> Result<(), Stop> {
+    if mask != 0 && bytes <= 8 && cpu.alignment_checked() {
+        let offset = cpu.effective_address(i);
+        let linear = cpu.check_segment(i.segment(), offset, 1, kind)?;
+        if linear & (bytes - 1) != 0 {
+            return Err(cpu.ac());
+        }
+    }
+    Ok(())
+}
+
+/// The offsets of the active ones of `lanes` lanes of `size` bytes, after the checks of the segment.
+fn active_lanes(
+    cpu: &mut Cpu,
+    i: &Insn,
+    size: usize,
+    lanes: usize,
+    mask: u64,
+    kind: Kind,
+) -> Result<impl Iterator<Item = (usize, u64)> + Clone + use<>, Stop> {
+    let start = cpu.effective_address(i);
+    let active = (0..lanes)
+        .filter(move |n| mask >> n & 1 != 0)
+        .map(move |n| (n, start.wrapping_add((n * size) as u64)));
+    for (_, offset) in active.clone() {
+        cpu.check_segment(i.segment(), offset, size as u64, kind)?;
+    }
+    Ok(active)
+}
+
+/// Loads the active ones of `lanes` lanes of `size` bytes and no others; lanes that are not loaded are zero.
+pub fn load_lanes(cpu: &mut Cpu, i: &Insn, size: usize, lanes: usize, mask: u64) -> Result<V, Stop> {
+    check_operand_alignment(cpu, i, (size * lanes) as u64, mask, Kind::Read)?;
+    let active = active_lanes(cpu, i, size, lanes, mask, Kind::Read)?;
+    let checked = cpu.alignment_checked();
     let mut v = [0; 8];
     let bytes: &mut [u8; 64] = transmute_mut!(&mut v);
-    for (n, part) in bytes.chunks_exact_mut(size.max(1)).enumerate() {
-        if mask >> (n & 63) & 1 != 0 {
-            let lane =
-                load_at(cpu, i.segment(), offset.wrapping_add((n * size) as u64) & address_mask, size)?;
+    for (n, offset) in active {
+        let part = &mut bytes[n * size..(n + 1) * size];
+        if checked {
+            cpu.read_bytes(i.segment(), offset, part)?;
+        } else {
+            let lane = load_at(cpu, i.segment(), offset, size)?;
             let lane: &[u8; 64] = transmute_ref!(&lane);
             part.copy_from_slice(&lane[..size]);
         }
@@ -313,21 +379,59 @@ pub fn load_lanes(cpu: &mut Cpu, i: &Insn, size: usize, mask: u64) -> Result<V, 
 
 /// Stores the active lanes of `size` bytes and no others; nothing is written if one of them faults.
 pub fn store_lanes(cpu: &mut Cpu, i: &Insn, v: &V, size: usize, lanes: usize, mask: u64) -> Result<(), Stop> {
-    let offset = cpu.effective_address(i);
-    if mask == ones(lanes) {
-        return store_at(cpu, i.segment(), offset, v, size * lanes);
+    if mask == ones(lanes) && i.opmask() == 0 {
+        let start = cpu.effective_address(i);
+        return store_at(cpu, i.segment(), start, v, size * lanes);
     }
-    let at = |n: usize| offset.wrapping_add((n * size) as u64) & i.address_mask();
-    let active = || (0..lanes).filter(|n| mask >> n & 1 != 0);
-    for n in active() {
-        cpu.probe(i.segment(), at(n), size as u64, Kind::Write)?;
+    check_operand_alignment(cpu, i, (size * lanes) as u64, mask, Kind::Write)?;
+    store_lanes_unchecked(cpu, i, v, size, lanes, mask)
+}
+
+/// As [`store_lanes`], without alignment check.
+pub fn store_lanes_unchecked(
+    cpu: &mut Cpu,
+    i: &Insn,
+    v: &V,
+    size: usize,
+    lanes: usize,
+    mask: u64,
+) -> Result<(), Stop> {
+    let start = cpu.effective_address(i);
+    let active = active_lanes(cpu, i, size, lanes, mask, Kind::Write)?;
+    let linear = cpu.fast[usize::from(i.segment() & 7)].base.wrapping_add(start);
+    let crosses = (linear & PAGE_MASK) + (size * lanes) as u64 > PAGE_SIZE;
+    if i.opmask() != 0 && crosses {
+        probe_split(cpu, i, linear, size as u64, active.clone())?;
+    }
+    for (_, offset) in active.clone() {
+        cpu.probe(i.segment(), offset, size as u64, Kind::Write)?;
     }
     let bytes: &[u8; 64] = transmute_ref!(v);
-    for n in active() {
-        let mut lane = [0; 8];
-        let out: &mut [u8; 64] = transmute_mut!(&mut lane);
-        out[..size].copy_from_slice(&bytes[n * size..(n + 1) * size]);
-        store_at(cpu, i.segment(), at(n), &lane, size)?;
+    for (n, offset) in active {
+        cpu.write_bytes(i.segment(), offset, &bytes[n * size..(n + 1) * size])?;
     }
     Ok(())
+}
+
+/// Page faults of a masked EVEX store at `linear` that crosses a page: silicon reports one on the second page at the last byte
+/// that would be written.
+fn probe_split(
+    cpu: &mut Cpu,
+    i: &Insn,
+    linear: u64,
+    size: u64,
+    active: impl Iterator<Item = (usize, u64)> + Clone,
+) -> Result<(), Stop> {
+    let room = PAGE_SIZE - (linear & PAGE_MASK);
+    if let Some((n, offset)) = active.clone().next()
+        && (n as u64) * size < room
+    {
+        cpu.probe(i.segment(), offset, 1, Kind::Write)?;
+    }
+    match active.last() {
+        Some((n, offset)) if (n as u64 + 1) * size > room => {
+            cpu.probe(i.segment(), offset.wrapping_add(size - 1), 1, Kind::Write)
+        }
+        _ => Ok(()),
+    }
 }

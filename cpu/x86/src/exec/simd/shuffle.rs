@@ -134,16 +134,14 @@ block_ops! {
     };
 }
 
-/// An operation on 64 bits for MMX, where halves matter: through the 128-bit one, with `a` and `b` side by side.
-fn mmx_pair<O: BlockOp, const FROM_HIGH: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    mmx::binary(cpu, i, |a, b, imm| {
-        if FROM_HIGH {
-            // Unpack the high halves: they are the low halves of the shifted operands.
-            O::block([a >> 32, 0], [b >> 32, 0], imm)[0]
-        } else {
-            O::block([a, 0], [b, 0], imm)[0]
-        }
-    })
+/// MMX unpacks of low halves: memory operands have 32 bits.
+fn mmx_low<O: BlockOp>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    mmx::binary_low(cpu, i, |a, b| O::block([a, 0], [b, 0], 0)[0])
+}
+
+/// MMX unpacks of high halves: `O` unpacks low ones.
+fn mmx_high<O: BlockOp>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    mmx::binary(cpu, i, |a, b, imm| O::block([a >> 32, 0], [b >> 32, 0], imm)[0])
 }
 
 /// Packs and horizontal operations: the result of `[a, b]` against nothing.
@@ -309,12 +307,12 @@ fn mmx_rows(rows: &mut Rows) {
             table::add(rows, code, exec, exec);
         }
     };
-    add(M::Punpcklbw, mmx_pair::<Punpcklbw, false>);
-    add(M::Punpcklwd, mmx_pair::<Punpcklwd, false>);
-    add(M::Punpckldq, mmx_pair::<Punpckldq, false>);
-    add(M::Punpckhbw, mmx_pair::<Punpcklbw, true>);
-    add(M::Punpckhwd, mmx_pair::<Punpcklwd, true>);
-    add(M::Punpckhdq, mmx_pair::<Punpckldq, true>);
+    add(M::Punpcklbw, mmx_low::<Punpcklbw>);
+    add(M::Punpcklwd, mmx_low::<Punpcklwd>);
+    add(M::Punpckldq, mmx_low::<Punpckldq>);
+    add(M::Punpckhbw, mmx_high::<Punpcklbw>);
+    add(M::Punpckhwd, mmx_high::<Punpcklwd>);
+    add(M::Punpckhdq, mmx_high::<Punpckldq>);
     add(M::Packsswb, mmx_joined::<Packsswb>);
     add(M::Packuswb, mmx_joined::<Packuswb>);
     add(M::Packssdw, mmx_joined::<Packssdw>);
