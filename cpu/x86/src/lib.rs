@@ -25,6 +25,7 @@ mod reset;
 pub mod row;
 pub mod segment;
 mod smm;
+pub mod snapshot;
 pub mod state;
 mod task;
 #[cfg(test)]

@@ -49,12 +49,12 @@ pub enum Activity {
 }
 
 /// The line that MONITOR watches.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub struct Monitor {
     /// Guest-physical address.
     pub address: GuestPhys,
     /// What it held.
-    pub contents: [u8; 64],
+    pub contents: [u64; 8],
 }
 
 /// A descriptor-table register.

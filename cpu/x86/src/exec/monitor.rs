@@ -9,15 +9,16 @@ use crate::state::{Activity, Monitor};
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 use ringworld_core::GuestPhys;
+use zerocopy::IntoBytes;
 
 /// Bytes of a monitored line, as CPUID leaf 5 says.
 const LINE: u64 = 64;
 
 impl Cpu {
     /// What a line holds now; `None` if it is no memory (then stores to it cannot be seen).
-    fn line(&self, address: GuestPhys) -> Option<[u8; LINE as usize]> {
-        let mut contents = [0; LINE as usize];
-        self.memory.read(address, &mut contents).ok()?;
+    fn line(&self, address: GuestPhys) -> Option<[u64; 8]> {
+        let mut contents = [0; 8];
+        self.memory.read(address, contents.as_mut_bytes()).ok()?;
         Some(contents)
     }
 

@@ -338,3 +338,6 @@ pub fn rows(rows: &mut Rows) {
     rows.add(Code::Xrstors_mem, |cpu, i| restore(cpu, i, true, false));
     rows.add(Code::Xrstors64_mem, |cpu, i| restore(cpu, i, true, true));
 }
+
+#[cfg(test)]
+mod tests;
