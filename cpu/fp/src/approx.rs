@@ -198,7 +198,7 @@ fn on_line((start, fall): (u32, u32), step: u32) -> u64 {
 
 /// A number with a 17-bit significand.
 fn pack17<F: Format>(env: &FpEnv, sign: bool, exp: i32, sig: u64) -> F {
-    let unit = F::FRAC_BITS - 16;
+    let unit = const { F::FRAC_BITS.checked_sub(16).expect("binary32 or binary64") };
     let sign_bit = if sign { F::SIGN } else { 0 };
     if exp > F::BIAS {
         inf(sign)

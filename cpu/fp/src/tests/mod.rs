@@ -3,6 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 #[macro_use]
 mod silicon;
+mod x87_operands;
 #[cfg(target_arch = "x86_64")]
 #[macro_use]
 mod x87_silicon;
@@ -21,5 +22,6 @@ mod host_convert;
 mod host_transcendental;
 #[cfg(target_arch = "x86_64")]
 mod host_x87;
+mod robust;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod unmasked;
