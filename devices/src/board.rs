@@ -448,21 +448,21 @@ impl Inner {
 impl Platform for Board {
     fn mmio_read(&self, ctx: IoContext, addr: GuestPhys, data: &mut [u8]) {
         self.lock().read(ctx, false, addr.0, data);
-        tracing::trace!(target: "ringworld::mmio", cpu = ctx.cpu.0, at = ?ctx.now, "read {addr:#x} {data:02x?}");
+        tracing::trace!(target: "ringworld::mmio", cpu = ctx.cpu.0, at = ?ctx.now, addr = addr.0, "read {data:02x?}");
     }
 
     fn mmio_write(&self, ctx: IoContext, addr: GuestPhys, data: &[u8]) {
-        tracing::trace!(target: "ringworld::mmio", cpu = ctx.cpu.0, at = ?ctx.now, "write {addr:#x} {data:02x?}");
+        tracing::trace!(target: "ringworld::mmio", cpu = ctx.cpu.0, at = ?ctx.now, addr = addr.0, "write {data:02x?}");
         self.lock().write(ctx, false, addr.0, data);
     }
 
     fn port_read(&self, ctx: IoContext, port: u16, data: &mut [u8]) {
         self.lock().read(ctx, true, port.into(), data);
-        tracing::trace!(target: "ringworld::io", cpu = ctx.cpu.0, at = ?ctx.now, "in {port:#x} {data:02x?}");
+        tracing::trace!(target: "ringworld::io", cpu = ctx.cpu.0, at = ?ctx.now, port, "in {data:02x?}");
     }
 
     fn port_write(&self, ctx: IoContext, port: u16, data: &[u8]) {
-        tracing::trace!(target: "ringworld::io", cpu = ctx.cpu.0, at = ?ctx.now, "out {port:#x} {data:02x?}");
+        tracing::trace!(target: "ringworld::io", cpu = ctx.cpu.0, at = ?ctx.now, port, "out {data:02x?}");
         self.lock().write(ctx, true, port.into(), data);
     }
 

@@ -46,7 +46,13 @@ fn command(command: Command) -> anyhow::Result<i32> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Boot(args) => boot::boot(&args),
-        Command::Guests(command) => guests::guests(&command),
-        Command::Cpus => cpus::list(),
+        Command::Guests(command) => {
+            terminal::end_at_closed_pipe();
+            guests::guests(&command)
+        }
+        Command::Cpus => {
+            terminal::end_at_closed_pipe();
+            cpus::list()
+        }
     }
 }

@@ -49,3 +49,9 @@ pub fn restore_on_panic() {
         usual(info);
     }));
 }
+
+/// For commands that print lists: who reads only a part of one gets no error.
+pub fn end_at_closed_pipe() {
+    // SAFETY: the default action of a signal; no handler is involved.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}

@@ -172,6 +172,11 @@ impl Visit for Line {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "rip"
+            && let Some(address) = parse_address(&format!("{value:?}"))
+        {
+            return self.record_u64(field, address);
+        }
         let _ = match field.name() {
             "message" => write!(self.text, " {value:?}"),
             name => write!(self.text, " {name}={value:?}"),

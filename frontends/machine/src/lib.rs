@@ -22,7 +22,6 @@
 mod config;
 mod entry;
 mod error;
-mod hash;
 mod host;
 mod inspect;
 mod interrupts;

@@ -4,7 +4,7 @@ use crate::host::MachineHandle;
 use crate::log::{Recorder, Recording, RecordingEnd, RecordingHeader};
 use crate::pace::Pace;
 use crate::stats::{CpuStats, Stats};
-use crate::{MAX_CPUS, MachineConfig, MachineError, StopReason, TimeMode, entry, hash};
+use crate::{MAX_CPUS, MachineConfig, MachineError, StopReason, TimeMode, entry};
 use ringworld_core::{CpuId, Platform, StateHasher, VirtualTime};
 use ringworld_devices::{Board, BoardConfig, CharBackend, CmosConfig, FwCfgConfig};
 use ringworld_firmware::{AcpiConfig, BootRequest, Image, MemoryMap, load};
@@ -110,9 +110,10 @@ impl Machine {
             cpu_test: config.cpu_test,
         })?);
         let platform: Arc<dyn Platform> = board.clone();
-        let core = |id| Core {
-            cpu: Cpu::new(CpuId(id), model.clone(), memory.clone(), platform.clone()),
-            interpreter: Interpreter::default(),
+        let core = |id| {
+            let mut cpu = Cpu::new(CpuId(id), model.clone(), memory.clone(), platform.clone());
+            cpu.seed_random(config.seed);
+            Core { cpu, interpreter: Interpreter::default() }
         };
         let mut machine = Self {
             cores: (0..config.cpus).map(core).collect(),
@@ -212,7 +213,7 @@ impl Machine {
         let mut hasher = StateHasher::new();
         hasher.add(&(self.now, self.round_end, self.turn));
         for core in &self.cores {
-            hash::add_cpu(&core.cpu, &mut hasher);
+            core.cpu.hash_state(&mut hasher);
         }
         self.board.hash_state(&mut hasher);
         self.memory.hash_ram(&mut hasher);

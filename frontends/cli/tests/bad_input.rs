@@ -1,0 +1,154 @@
+//! Each bad input is answered by one line that says what is wrong, and by the right exit code.
+
+mod common;
+
+use common::{output, ringworld, stderr};
+use std::fs::{self, File};
+use std::process::{Command, Output};
+
+/// One line on standard error with all of `words`, this exit code, and nothing on standard output.
+fn refused(output: &Output, code: i32, words: &[&str]) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.starts_with("ringworld: "), "{text}");
+    for word in words {
+        assert!(text.contains(word), "no {word:?} in: {text}");
+    }
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+}
+
+#[test]
+fn what_does_not_exist_is_a_usage_error() {
+    let run = |options: &[&str]| output(&[&["run", "--kernel", "/nonexistent/vmlinuz"], options].concat());
+    refused(&run(&["--nonsense"]), 2, &["--nonsense"]);
+    refused(&run(&["--engine", "jit"]), 2, &["no translator", "interp"]);
+    refused(&run(&["--engine", "magic"]), 2, &["interp"]);
+    refused(&run(&["--cpu", "i486dx"]), 2, &["i486dx", "max"]);
+    refused(&run(&["--cpu", "max,+warpdrive"]), 2, &["warpdrive"]);
+    refused(&run(&["--cpu", "max,-avx=maybe"]), 2, &["avx=maybe"]);
+    refused(&run(&["--cpus", "256"]), 2, &["255"]);
+    refused(&run(&["-m", "1"]), 2, &["2 MiB"]);
+    refused(&run(&["-m", "plenty"]), 2, &["plenty", "512M"]);
+    refused(&run(&["--loader", "grub"]), 2, &["grub", "linux64"]);
+    refused(&run(&["--trace", "everything"]), 2, &["everything", "insn"]);
+    refused(&run(&["--stats", "xml:x"]), 2, &["xml:x", "json:FILE"]);
+    refused(&run(&["--timeout", "-1"]), 2, &["--timeout"]);
+    refused(&output(&["run"]), 2, &["--kernel"]);
+    refused(&output(&["boot", "hurd"]), 2, &["hurd", "debian"]);
+    refused(&output(&["dance"]), 2, &["dance"]);
+}
+
+#[test]
+fn kernels_that_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, data: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, data).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let run = |kernel: &str| output(&["run", "--kernel", kernel, "-m", "64M"]);
+    refused(&run("/nonexistent/vmlinuz"), 1, &["/nonexistent/vmlinuz", "No such file"]);
+    refused(&run(folder.path().to_str().unwrap()), 1, &["kernel", "directory"]);
+    refused(&run(&file("empty", b"")), 1, &["empty"]);
+    refused(&run(&file("noise", &[0x5a; 5000])), 1, &["noise", "bzImage"]);
+
+    // A bzImage's setup header that promises 30 more sectors and 8 MiB of kernel.
+    let mut bzimage = vec![0; 0x400];
+    bzimage[0x1f1] = 30;
+    bzimage[0x1f4..0x1f8].copy_from_slice(&0x8_0000u32.to_le_bytes());
+    bzimage[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    bzimage[0x201] = 0x6a;
+    bzimage[0x202..0x206].copy_from_slice(b"HdrS");
+    bzimage[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
+    refused(&run(&file("cut", &bzimage)), 1, &["cut", "truncated"]);
+
+    let mut arm = vec![0; 0x1000];
+    arm[0x38..0x3c].copy_from_slice(b"ARM\x64");
+    refused(&run(&file("Image", &arm)), 1, &["Image", "Arm", "x86"]);
+
+    let initrd = folder.path().join("initrd");
+    File::create(&initrd).unwrap().set_len(65 << 20).unwrap();
+    let kernel = file("noise", &[0x5a; 5000]);
+    let big = output(&["run", "--kernel", &kernel, "--initrd", initrd.to_str().unwrap(), "-m", "64M"]);
+    refused(&big, 1, &["initrd", "memory"]);
+    let missing = output(&["run", "--kernel", &kernel, "--initrd", "/nonexistent/initrd"]);
+    refused(&missing, 1, &["initrd", "/nonexistent/initrd"]);
+}
+
+#[test]
+fn files_that_cannot_be_read_or_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = common::guest(folder.path(), &common::exit_with(0));
+    let run = |options: &[&str]| {
+        let start = ["run", "--kernel", kernel.to_str().unwrap(), "--loader", "raw@0:0x7c00", "-m", "16M"];
+        output(&[&start, options].concat())
+    };
+    refused(&run(&["--record", "/nonexistent/log"]), 1, &["/nonexistent/log"]);
+    refused(&run(&["--record", "/dev/full"]), 1, &["recording", "No space left"]);
+    refused(&run(&["--replay", "/nonexistent/log"]), 1, &["/nonexistent/log"]);
+    let damaged = folder.path().join("damaged");
+    fs::write(&damaged, "{\"machine\":{}}\n").unwrap();
+    refused(&run(&["--replay", damaged.to_str().unwrap()]), 1, &["damaged", "line 1"]);
+    refused(&run(&["--trace", "all", "--trace-file", "/nonexistent/trace"]), 1, &["/nonexistent/trace"]);
+    refused(&run(&["--monitor-script", "/nonexistent/script"]), 1, &["/nonexistent/script"]);
+    refused(&run(&["--stats", "json:/nonexistent/stats"]), 1, &["/nonexistent/stats"]);
+    refused(&run(&["--append", "quiet"]), 1, &["command line"]);
+}
+
+/// A cache of its own, so that nothing of the user's is touched.
+fn with_cache(arguments: &[&str]) -> (tempfile::TempDir, Command) {
+    let cache = tempfile::tempdir().unwrap();
+    let mut command = ringworld(arguments);
+    command.env("RINGWORLD_CACHE", cache.path());
+    (cache, command)
+}
+
+#[test]
+fn guests_without_apt() {
+    for arguments in [&["boot", "debian"][..], &["guests", "fetch", "debian"]] {
+        let (cache, mut command) = with_cache(arguments);
+        refused(&command.env("PATH", cache.path()).output().unwrap(), 1, &["apt", "--kernel"]);
+    }
+    let (_cache, mut command) = with_cache(&["guests", "path", "debian"]);
+    refused(&command.output().unwrap(), 1, &["debian", "guests fetch"]);
+}
+
+/// Whether this host has an apt with sources at all. Elsewhere other errors come first, which other tests see.
+fn has_apt() -> bool {
+    Command::new("apt-get").arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn guests_without_a_network() {
+    if !has_apt() {
+        eprintln!("skipped: no apt on this host");
+        return;
+    }
+    // Nothing listens on the discard port.
+    let (_cache, mut command) = with_cache(&["guests", "fetch", "debian"]);
+    let proxy = "http://127.0.0.1:9";
+    let output = command.env("http_proxy", proxy).env("https_proxy", proxy).output().unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+}
+
+#[test]
+fn guests_without_disk_space() {
+    let mount = |command: &str| {
+        let cache = tempfile::tempdir().unwrap();
+        let folder = cache.path().to_str().unwrap();
+        let script = format!("mount -t tmpfs -o size=64k none {folder} && {command}");
+        Command::new("unshare")
+            .args(["--map-root-user", "--mount", "sh", "-c", &script])
+            .env("RINGWORLD_CACHE", folder)
+            .output()
+    };
+    if !has_apt() || !mount("true").is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no apt, or no mount in a namespace of its own on this host");
+        return;
+    }
+    let output = mount(&format!("{} guests fetch debian", env!("CARGO_BIN_EXE_ringworld"))).unwrap();
+    refused(&output, 1, &["no space left"]);
+}
