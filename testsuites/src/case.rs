@@ -33,6 +33,15 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// The segment selectors before a case.
+    pub const fn selectors(self) -> [u16; 6] {
+        let cs = match self {
+            Self::Long64 => CS64,
+            Self::Compat32 => CS32,
+        };
+        [DATA_SELECTOR, cs, DATA_SELECTOR, DATA_SELECTOR, 0, 0]
+    }
+
     /// 64 or 32.
     pub const fn bits(self) -> u32 {
         match self {
@@ -70,6 +79,8 @@ pub struct State {
     pub rip: u64,
     /// RFLAGS.
     pub rflags: u64,
+    /// Segment selectors in encoding order: ES, CS, SS, DS, FS, GS.
+    pub selectors: [u16; 6],
     /// FS.base.
     pub fs_base: u64,
     /// GS.base.

@@ -2,8 +2,7 @@
 //! bits, and page tables that map the same window with the same permissions.
 
 use crate::case::{
-    CODE, CODE_SIZE, CS32, CS64, Case, DATA, DATA_SELECTOR, DATA_SIZE, Fault, Mode, Outcome, State, WRITABLE,
-    X87State,
+    CODE, CODE_SIZE, Case, DATA, DATA_SELECTOR, DATA_SIZE, Fault, Mode, Outcome, State, WRITABLE, X87State,
 };
 use anyhow::Result;
 use iced_x86::{Decoder, Instruction};
@@ -51,11 +50,13 @@ const GDT: u64 = 0x7000;
 const CODE_PHYS: u64 = 0x1_0000;
 const DATA_PHYS: u64 = 0x2_0000;
 const RAM: u64 = 0x4_0000;
+/// Offset of the TSS from the GDT.
+const TSS: u64 = 0x200;
 /// Linear address of the GDT, on a supervisor page.
 const SYSTEM: u64 = 0x3000_0000;
 
 /// Linux's GDT for 64-bit kernels (`arch/x86/kernel/cpu/common.c`), as far as user mode can use it.
-const DESCRIPTORS: [u64; 7] = [
+const DESCRIPTORS: [u64; 16] = [
     0,
     0x00cf_9b00_0000_ffff,
     0x00af_9b00_0000_ffff,
@@ -63,6 +64,16 @@ const DESCRIPTORS: [u64; 7] = [
     0x00cf_fb00_0000_ffff,
     0x00cf_f300_0000_ffff,
     0x00af_fb00_0000_ffff,
+    0,
+    // The TSS's place; user mode cannot tell what is there.
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
 ];
 
 /// Most re-executions of one REP-prefixed instruction.
@@ -101,7 +112,12 @@ impl Emulated {
         for (n, descriptor) in DESCRIPTORS.iter().enumerate() {
             put(GDT + 8 * n as u64, *descriptor)?;
         }
-        let mut cpu = Cpu::new(CpuId(0), Arc::new(Model::default()), memory, Arc::new(NoDevices::default()));
+        let mut cpu = Cpu::new(
+            CpuId(0),
+            Arc::new(Model::as_if_complete("max")),
+            memory.clone(),
+            Arc::new(NoDevices::default()),
+        );
         cpu.cr3 = PML4;
         cpu.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
         cpu.cr4 = cr4::PAE
@@ -115,6 +131,10 @@ impl Emulated {
         cpu.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
         cpu.xcr0 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512;
         cpu.gdtr = TableRegister { base: SYSTEM, limit: 8 * DESCRIPTORS.len() as u16 - 1 };
+        // A TSS without an I/O permission map: it would begin beyond the limit (SDM 1 19.5.2).
+        put(GDT + TSS + 0x60, 0xffff << 48)?;
+        let base = SYSTEM + TSS;
+        cpu.tr = Segment { selector: 0x40, rights: 0x8b, limit: 0x67, base, unusable: false };
         Ok(Self { cpu, scratch: Instruction::default() })
     }
 
@@ -144,15 +164,14 @@ impl Emulated {
             |selector: u16| Segment::from_descriptor(selector, DESCRIPTORS[usize::from(selector >> 3)]);
         let data = descriptor(DATA_SELECTOR);
         let null = Segment { unusable: true, ..Segment::default() };
-        let cs = match case.mode {
-            Mode::Long64 => CS64,
-            Mode::Compat32 => CS32,
-        };
+        let [_, cs, ..] = state.selectors;
         cpu.seg = [data, descriptor(cs), data, data, null, null];
         cpu.seg[seg::FS as usize].base = state.fs_base;
         cpu.seg[seg::GS as usize].base = state.gs_base;
         cpu.cpl = 3;
         cpu.pending = Default::default();
+        cpu.shadow = Default::default();
+        cpu.boundary = 0;
         cpu.update_mode();
     }
 
@@ -165,6 +184,7 @@ impl Emulated {
             gpr,
             rip: if mode == Mode::Long64 { cpu.rip() } else { cpu.rip() & 0xffff_ffff },
             rflags: cpu.flags.get() & !ringworld_x86::flags::bits::TF,
+            selectors: cpu.seg.map(|segment| segment.selector),
             fs_base: cpu.seg[seg::FS as usize].base,
             gs_base: cpu.seg[seg::GS as usize].base,
             zmm: cpu.zmm,
@@ -190,6 +210,9 @@ impl Emulated {
         self.set_state(case);
         let written = self.cpu.memory.write(GuestPhys(DATA_PHYS), &case.window());
         debug_assert!(written.is_ok(), "the window is in RAM");
+        let code = GuestPhys(CODE_PHYS + (case.state.rip - CODE));
+        let written = self.cpu.memory.write(code, &case.bytes);
+        debug_assert!(written.is_ok(), "the code is in RAM");
         let mut steps = 1;
         let fault = loop {
             if let Err(fault) = self.step(case) {
@@ -201,6 +224,8 @@ impl Emulated {
             }
             steps += 1;
         };
+        let cleared = self.cpu.memory.write(code, &vec![0; case.bytes.len()]);
+        debug_assert!(cleared.is_ok(), "the code is in RAM");
         Outcome { state: self.state(case.mode), fault }
     }
 
@@ -218,6 +243,8 @@ impl Emulated {
         };
         cpu.set_rip(rip.wrapping_add(u64::from(insn.len)));
         cpu.icount += 1;
+        cpu.block_end = 1;
+        cpu.boundary = 0;
         match (insn.exec)(cpu, &insn) {
             Ok(()) => Ok(()),
             Err(Stop::Exception) => {

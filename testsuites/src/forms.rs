@@ -29,6 +29,9 @@ fn excluded(code: Code) -> Option<&'static str> {
     if !op_code.mode64() && !op_code.mode32() {
         return Some("16-bit code only");
     }
+    if !(op_code.mode64() && op_code.intel_decoder64() || op_code.mode32() && op_code.intel_decoder32()) {
+        return Some("AMD's decoding");
+    }
     Some(match code.mnemonic() {
         Cpuid => "the answer is the CPU model's",
         Rdtsc | Rdtscp | Rdpmc => "time and counters never agree",

@@ -1,7 +1,7 @@
 //! What the manuals leave undefined, and what differs between processors: the only differences that are forgiven.
 
 use crate::case::Case;
-use iced_x86::{Instruction, Mnemonic, RflagsBits};
+use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
 use ringworld_x86::flags::bits;
 
 /// What not to compare after a case.
@@ -28,6 +28,10 @@ pub fn undefined(case: &Case) -> Undefined {
 
 /// Undefined flags: the instruction's page in SDM 2, "Flags Affected", as in iced's tables.
 fn flags(instruction: &Instruction) -> u64 {
+    // "The OF flag is undefined except for 1-bit rotates" (SDM 2B, RCL); a count that is a multiple of the rotated width
+    // is not one of them.
+    let rotate = matches!(instruction.mnemonic(), Mnemonic::Rcl | Mnemonic::Rcr);
+    let more = rotate && instruction.op1_kind() == OpKind::Immediate8 && instruction.immediate8() & 31 > 1;
     let undefined = instruction.rflags_undefined();
     [
         (RflagsBits::CF, bits::CF),
@@ -39,7 +43,45 @@ fn flags(instruction: &Instruction) -> u64 {
     ]
     .into_iter()
     .filter_map(|(theirs, ours)| (undefined & theirs != 0).then_some(ours))
-    .sum()
+    .sum::<u64>()
+        | if more { bits::OF } else { 0 }
+}
+
+/// Instructions that access memory in several parts. When one of the parts faults, the order of the parts shows.
+pub fn in_parts(case: &Case) -> bool {
+    use Mnemonic::*;
+    let mnemonic = case.code().mnemonic();
+    matches!(
+        mnemonic,
+        Pusha
+            | Pushad
+            | Popa
+            | Popad
+            | Bound
+            | Enter
+            | Retf
+            | Iret
+            | Iretd
+            | Iretq
+            | Fsave
+            | Fnsave
+            | Frstor
+            | Fstenv
+            | Fnstenv
+            | Fldenv
+            | Fxsave
+            | Fxsave64
+            | Fxrstor
+            | Fxrstor64
+            | Xsave
+            | Xsave64
+            | Xsavec
+            | Xsavec64
+            | Xsaveopt
+            | Xsaveopt64
+            | Xrstor
+            | Xrstor64
+    ) || mnemonic == Call && case.code().op_code().memory_size().size() > 8
 }
 
 /// x87 instructions whose results are exact to 1 ulp only (SDM 1 8.3.10).

@@ -203,10 +203,16 @@ impl Cpu {
     }
 
     fn check_operand(&mut self, segment: u8, offset: u64, size: u64, kind: Kind) -> Result<u64, Stop> {
-        let linear = self.check_segment(segment, offset, size, kind)?;
         // Operands of up to 8 bytes are checked here; vector instructions know their own alignment rules and x87's.
-        if size <= 8 && self.alignment_checked() && linear & (size - 1) != 0 && size.is_power_of_two() {
+        let aligned = size > 8 || !self.alignment_checked() || !size.is_power_of_two();
+        // Alignment comes before a canonical address's successor that is not.
+        let checked = if aligned || !self.long64() { size } else { 1 };
+        let linear = self.check_segment(segment, offset, checked, kind)?;
+        if !aligned && linear & (size - 1) != 0 {
             return Err(self.ac());
+        }
+        if checked < size {
+            self.check_segment(segment, offset, size, kind)?;
         }
         Ok(linear)
     }

@@ -30,7 +30,8 @@ pub struct Builder<'a> {
 /// The modes that a form exists in.
 pub fn modes(code: Code) -> impl Iterator<Item = Mode> {
     let info = code.op_code();
-    [(Mode::Long64, info.mode64()), (Mode::Compat32, info.mode32())]
+    let long64 = info.mode64() && info.intel_decoder64();
+    [(Mode::Long64, long64), (Mode::Compat32, info.mode32() && info.intel_decoder32())]
         .into_iter()
         .filter_map(|(mode, valid)| valid.then_some(mode))
 }

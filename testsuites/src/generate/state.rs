@@ -42,6 +42,7 @@ impl Builder<'_> {
         if self.random.chance(2) {
             self.state.rflags |= bits::AC;
         }
+        self.state.selectors = self.mode.selectors();
         self.state.fs_base = self.segment_base();
         self.state.gs_base = self.segment_base();
         self.vectors();

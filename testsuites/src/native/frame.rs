@@ -1,6 +1,6 @@
 //! The kernel's signal frame: `ucontext`, `sigcontext` and the XSAVE area (Linux `asm/sigcontext.h`; SDM 1 13.4).
 
-use crate::case::{CS32, CS64, Case, DATA_SELECTOR, Mode, State, X87State};
+use crate::case::{Case, State, X87State};
 use core::arch::x86_64::__cpuid_count;
 
 /// `struct ucontext` up to the signal mask.
@@ -194,10 +194,7 @@ impl Context {
     /// The context that enters `case` with TF set; `area` is the address of its XSAVE area and `stack` the alternate stack.
     pub fn for_case(case: &Case, area: u64, stack: [u64; 3]) -> Self {
         let state = &case.state;
-        let cs = match case.mode {
-            Mode::Long64 => CS64,
-            Mode::Compat32 => CS32,
-        };
+        let [_, cs, ss, ..] = state.selectors;
         Self {
             flags: CONTEXT_FLAGS,
             link: 0,
@@ -205,7 +202,7 @@ impl Context {
             gpr: ORDER.map(|n| state.gpr[n]),
             rip: state.rip,
             rflags: state.rflags | TF,
-            selectors: [cs, 0, 0, DATA_SELECTOR],
+            selectors: [cs, 0, 0, ss],
             error: 0,
             trap: 0,
             oldmask: 0,
@@ -223,6 +220,8 @@ impl Context {
         }
         state.rip = self.rip;
         state.rflags = self.rflags;
+        state.selectors[1] = self.selectors[0];
+        state.selectors[2] = self.selectors[3];
     }
 }
 

@@ -109,16 +109,18 @@ impl Native {
             // SAFETY: one runner a process, so nobody else uses JUMP. The frame is complete (its XSAVE area as the kernel
             // itself lays it out), cases' memory operands are confined to the window and to unmapped addresses by the
             // generator, and TF or a fault brings control back through the handler.
-            let (after, bases) = unsafe {
+            let (after, bases, selectors) = unsafe {
                 let jump = addr_of_mut!(JUMP);
                 (*jump).frame = frame;
                 (*jump).fs_base = state.fs_base;
                 (*jump).gs_base = state.gs_base;
                 enter();
-                (&*((*jump).context as *const Context), ((*jump).fs_base, (*jump).gs_base))
+                (&*((*jump).context as *const Context), ((*jump).fs_base, (*jump).gs_base), (*jump).selectors)
             };
             (state.fs_base, state.gs_base) = bases;
             after.read(&mut state);
+            let [ds, es, fs, gs] = selectors.map(|selector| selector as u16);
+            state.selectors = [es, state.selectors[1], state.selectors[2], ds, fs, gs];
             // SAFETY: the kernel's frame has an XSAVE area of this layout; see `new`.
             let area =
                 unsafe { core::slice::from_raw_parts(after.fpstate as *const u8, self.layout.area_size()) };
@@ -140,6 +142,7 @@ impl Native {
             steps += 1;
             frame = after as *const Context as u64;
         };
+        self.window.write_code(case.state.rip, &vec![0; case.bytes.len() + 1]);
         if inhibits && fault.is_none() && state.rip == last + 1 {
             state.rip = last;
         }

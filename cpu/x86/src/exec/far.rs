@@ -13,7 +13,8 @@ use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
 impl Cpu {
-    /// Checks that a code segment may be entered at `offset`: the L and D combination, canonical address or limit.
+    /// Checks that a code segment may be entered at `offset`: the L and D combination, canonical address or limit. Outside
+    /// of 64-bit mode only the offset's lower half counts.
     fn check_entry(&mut self, segment: &Segment, offset: u64) -> Result<(), Stop> {
         if self.long_mode() && segment.long() {
             if segment.big() {
@@ -22,7 +23,7 @@ impl Cpu {
             if !self.is_canonical(offset) {
                 return Err(self.gp(self.external));
             }
-        } else if offset > segment.limit.into() {
+        } else if offset & 0xffff_ffff > segment.limit.into() {
             return Err(self.gp(self.external));
         }
         Ok(())
@@ -168,11 +169,16 @@ impl Cpu {
         if descriptor.type_s() & 0x10 != 0 {
             let cs = self.check_code(&descriptor, false)?;
             self.check_entry(&cs, offset)?;
-            push_return(self)?;
             self.set_accessed(&descriptor)?;
-            let cpl = self.cpl;
+            // The return address is pushed as the new mode addresses the stack: from 64-bit to compatibility mode, with ESP.
+            let (old, cpl) = (self.seg[seg::CS as usize], self.cpl);
             self.set_code_segment(cs, cpl);
-            self.set_rip(offset);
+            let pushed = push_return(self);
+            if pushed.is_err() {
+                self.set_code_segment(old, cpl);
+                return pushed;
+            }
+            self.set_rip(if self.long64() { offset } else { offset & 0xffff_ffff });
             return Ok(());
         }
         let error = self.selector_error(selector);

@@ -64,9 +64,13 @@ fn push<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.push(value)
 }
 
-/// 32- and 64-bit pushes of a selector move the stack pointer by the operand size, but write 16 bits (SDM 2B, PUSH).
+/// A 32-bit push of a selector moves the stack pointer by four, but writes 16 bits; a 64-bit one is zero-extended (SDM 2B,
+/// PUSH).
 fn push_segment<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let selector = cpu.seg[usize::from(i.r[0]) % 6].selector;
+    if T::BITS == 64 {
+        return cpu.push(u64::from(selector));
+    }
     let sp = cpu.regs[RSP].wrapping_sub(T::SIZE) & cpu.stack_mask();
     cpu.write(cpu.stack_segment(), sp, selector)?;
     cpu.set_sp(sp);
@@ -90,10 +94,13 @@ fn pop_memory<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     result
 }
 
-/// The new selector's checks may fault: then nothing has been popped.
+/// Reads 16 bits, whatever the operand size moves the stack pointer by. The new selector's checks may fault: then nothing
+/// has been popped.
 fn pop_segment<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let rsp = cpu.regs[RSP];
-    let value = cpu.pop::<T>()?.zx() as u16;
+    let sp = cpu.sp();
+    let value = cpu.read::<u16>(cpu.stack_segment(), sp)?;
+    cpu.set_sp(sp.wrapping_add(T::SIZE));
     let result = cpu.load_segment(i.r[0], value);
     if result.is_err() {
         cpu.regs[RSP] = rsp;
@@ -199,6 +206,9 @@ fn enter<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     }
     sp = sp.wrapping_sub(size) & mask;
     // The new top must be writable (SDM 2A, ENTER).
+    if cpu.alignment_checked() && sp & (T::SIZE - 1) != 0 {
+        return Err(cpu.ac());
+    }
     cpu.probe(stack, sp, T::SIZE, Kind::Write)?;
     let merged = if mask == 0xffff { cpu.regs[RSP] & !0xffff | frame } else { frame };
     T::set(cpu, RBP as u8, T::of(merged));

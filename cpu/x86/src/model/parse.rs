@@ -98,7 +98,6 @@ impl ModelFile {
 }
 
 /// The features that a model's file asks for.
-#[cfg(test)]
 pub(super) fn asked_for(name: &str) -> Features {
     MODELS.iter().find(|file| file.name == name).map(ModelFile::features).unwrap_or_default()
 }
