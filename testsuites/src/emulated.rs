@@ -247,6 +247,8 @@ impl Emulated {
         cpu.boundary = 0;
         match (insn.exec)(cpu, &insn) {
             Ok(()) => Ok(()),
+            // User mode under Linux has CR0.NE set, so that nothing waits: let the comparison fail.
+            Err(Stop::Wait) => Err(Fault { vector: u8::MAX, error: 0, address: 0 }),
             Err(Stop::Exception) => {
                 cpu.set_rip(rip);
                 let e = cpu.pending;
