@@ -12,7 +12,6 @@ mod events;
 pub mod exec;
 pub mod fault;
 pub mod flags;
-mod hash;
 pub mod insn;
 pub mod interp;
 pub mod lapic;
