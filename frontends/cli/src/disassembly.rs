@@ -20,6 +20,7 @@ pub fn disassemble(cpu: &Cpu, bytes: &[u8], ip: u64, linear: u64, count: usize) 
     let mut formatter = FastFormatter::new();
     formatter.options_mut().set_space_after_operand_separator(true);
     formatter.options_mut().set_use_hex_prefix(true);
+    formatter.options_mut().set_uppercase_hex(false);
     let mut instruction = Instruction::default();
     let mut lines = Vec::new();
     while lines.len() < count && decoder.can_decode() {

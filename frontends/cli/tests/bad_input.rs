@@ -33,7 +33,7 @@ fn what_does_not_exist_is_a_usage_error() {
     refused(&run(&["--loader", "grub"]), 2, &["grub", "linux64"]);
     refused(&run(&["--trace", "everything"]), 2, &["everything", "insn"]);
     refused(&run(&["--stats", "xml:x"]), 2, &["xml:x", "json:FILE"]);
-    refused(&run(&["--timeout", "-1"]), 2, &["--timeout"]);
+    refused(&run(&["--timeout", "0"]), 2, &["--timeout"]);
     refused(&output(&["run"]), 2, &["--kernel"]);
     refused(&output(&["boot", "hurd"]), 2, &["hurd", "debian"]);
     refused(&output(&["dance"]), 2, &["dance"]);
@@ -61,6 +61,8 @@ fn kernels_that_are_none() {
     bzimage[0x201] = 0x6a;
     bzimage[0x202..0x206].copy_from_slice(b"HdrS");
     bzimage[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
+    // LOADED_HIGH.
+    bzimage[0x211] = 1;
     refused(&run(&file("cut", &bzimage)), 1, &["cut", "truncated"]);
 
     let mut arm = vec![0; 0x1000];

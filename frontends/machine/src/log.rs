@@ -147,9 +147,10 @@ impl Recording {
         }
     }
 
-    /// The moment of the next event, or of the end.
+    /// The moment of the next event, or of the end if the guest did not find it itself.
     pub(crate) fn next(&self) -> VirtualTime {
-        let end = self.end.as_ref().map_or(VirtualTime::NEVER, |end| end.at);
+        let end = self.end.as_ref().filter(|end| end.stop.is_from_host());
+        let end = end.map_or(VirtualTime::NEVER, |end| end.at);
         self.events.front().map_or(end, |event| event.at)
     }
 

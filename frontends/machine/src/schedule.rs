@@ -12,7 +12,6 @@ use crate::{HostEvent, MachineError, RunUntil, StopReason};
 use ringworld_core::{Platform, VirtualTime};
 use ringworld_devices::{HostInput, PowerRequest};
 use ringworld_x86::interp::{NoObserver, Observer, RunEnd};
-use ringworld_x86::lapic::Accepted;
 use ringworld_x86::state::Activity;
 
 /// The length of a single CPU's rounds in nanoseconds: how late it notices inputs.
@@ -230,12 +229,9 @@ impl Machine {
         interrupts::drive_intr(&mut self.cores, self.board.intr());
         match self.board.take_power_request() {
             None => Ok(()),
-            Some(PowerRequest::Reset) if self.config.reboot => Ok(self.reset()?),
-            Some(PowerRequest::Init) => {
-                self.cores.iter_mut().for_each(|core| core.cpu.accept(Accepted::Init));
-                Ok(())
-            }
-            Some(PowerRequest::Reset) => Err(StopReason::Reset.into()),
+            // After INIT# the CPUs would run firmware, which starts the guest again; there is none in between.
+            Some(PowerRequest::Reset | PowerRequest::Init) if self.config.reboot => Ok(self.reset()?),
+            Some(PowerRequest::Reset | PowerRequest::Init) => Err(StopReason::Reset.into()),
             Some(PowerRequest::PowerOff) => Err(StopReason::PowerOff.into()),
             Some(PowerRequest::Suspend) => Err(StopReason::Suspend.into()),
             Some(PowerRequest::Exit(code)) => Err(StopReason::GuestExit(code).into()),

@@ -1,7 +1,9 @@
 //! The monitor's `info`.
 
+use ringworld_core::VirtualTime;
 use ringworld_machine::Machine;
 use ringworld_x86::Cpu;
+use ringworld_x86::lapic::ApicMode;
 use ringworld_x86::state::TableRegister;
 use std::fmt::Write;
 
@@ -150,8 +152,54 @@ fn tlb(cpu: &Cpu, out: &mut String) {
     line!(out, "{} entries", entries.len());
 }
 
+/// The local APIC's registers (SDM 3A table 12-1) by their offset in its page.
+const APIC_REGISTERS: [(&str, u32); 16] = [
+    ("ID", 0x20),
+    ("version", 0x30),
+    ("TPR", 0x80),
+    ("PPR", 0xa0),
+    ("LDR", 0xd0),
+    ("SVR", 0xf0),
+    ("ESR", 0x280),
+    ("ICR", 0x300),
+    ("LVT timer", 0x320),
+    ("LVT thermal", 0x330),
+    ("LVT counter", 0x340),
+    ("LVT LINT0", 0x350),
+    ("LVT LINT1", 0x360),
+    ("LVT error", 0x370),
+    ("initial count", 0x380),
+    ("current count", 0x390),
+];
+
 fn lapic(cpu: &Cpu, out: &mut String) {
-    line!(out, "{:#x?}", cpu.lapic);
+    let now = cpu.now();
+    // A copy: reading can bring the timer up to date.
+    let mut apic = cpu.lapic.clone();
+    line!(out, "{:?} at {:#x}, ID {:#x}", apic.mode(), apic.base() & !0xfff, apic.physical_id());
+    for row in APIC_REGISTERS.chunks(4) {
+        let registers = row.iter().map(|(name, offset)| {
+            let value = if apic.mode() == ApicMode::X2Apic {
+                apic.msr_read(0x800 + offset / 16, now).unwrap_or(0)
+            } else {
+                let mut bytes = [0; 4];
+                apic.mmio_read(u64::from(*offset), &mut bytes, now);
+                u32::from_le_bytes(bytes).into()
+            };
+            format!("{name:>13} {value:08x}")
+        });
+        line!(out, "{}", registers.collect::<Vec<_>>().join(" "));
+    }
+    for (name, set) in [("waiting (IRR)", apic.irr()), ("in service (ISR)", apic.isr())] {
+        let vectors = (0..=255).filter(|vector| set.contains(*vector)).map(|vector| format!("{vector:02x}"));
+        line!(out, "{name}: {}", vectors.collect::<Vec<_>>().join(" "));
+    }
+    let next = apic.next_timer(now);
+    if next == VirtualTime::NEVER {
+        line!(out, "no timer interrupt ahead");
+    } else {
+        line!(out, "timer interrupt in {} ns; TSC deadline {:#x}", next.since(now), apic.tsc_deadline(now));
+    }
 }
 
 fn ioapic(machine: &Machine, out: &mut String) {
