@@ -70,10 +70,11 @@ impl Pic {
         if self.icw1 & 8 != 0 { 0xff } else { self.elcr }
     }
 
-    /// The IRR. A request disappears with its input ("the IR inputs must remain high until after the falling edge of
-    /// the first INTA").
+    /// The IRR. An edge stays latched after its input has fallen. (The data sheet wants the input high until INTA and
+    /// gives the spurious vector otherwise; software for virtual machines expects the interrupt that it has raised.)
     fn irr(&self) -> u8 {
-        self.lines & (self.edges | self.level())
+        let level = self.level();
+        self.lines & level | self.edges & !level
     }
 
     fn set_line(&mut self, input: u8, level: bool) {
@@ -83,7 +84,6 @@ impl Pic {
             self.edges |= bit;
         } else if !level {
             self.lines &= !bit;
-            self.edges &= !bit;
         }
     }
 

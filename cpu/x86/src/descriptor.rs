@@ -220,9 +220,8 @@ impl Cpu {
             let s = self.seg[n as usize];
             let conforming = s.is_code() && s.rights & rights::DC != 0;
             if !s.unusable && !conforming && s.dpl() < self.cpl {
-                let base = if n >= seg::FS { s.base } else { 0 };
-                let base = if self.model.is_amd() { base } else { 0 };
-                self.set_segment(n, Segment { unusable: true, base, ..Segment::default() });
+                // The base stays: FS and GS go on using it in 64-bit mode.
+                self.set_segment(n, Segment { unusable: true, base: s.base, ..Segment::default() });
             }
         }
     }

@@ -217,6 +217,13 @@ impl Cpu {
         Ok(linear)
     }
 
+    /// Whether `linear` is canonical for the widest paging mode that the processor has: the check of descriptor-table
+    /// bases, INVPCID and most MSRs, whatever CR4.LA57 says (SDM 1 3.3.7.1).
+    pub fn is_canonical_max(&self, linear: u64) -> bool {
+        let unused = 64 - u32::from(self.model.linear_bits());
+        ((linear as i64) << unused >> unused) as u64 == linear
+    }
+
     /// Alignment checking is on: CR0.AM, EFLAGS.AC and CPL 3 (SDM 3A 6.15, #AC).
     #[inline]
     pub fn alignment_checked(&self) -> bool {

@@ -233,7 +233,7 @@ fn invpcid<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     }
     match kind {
         0 => {
-            if !cpu.is_canonical(linear) {
+            if !cpu.is_canonical_max(linear) {
                 return Err(cpu.gp0());
             }
             cpu.flush_page(linear);
@@ -258,7 +258,7 @@ fn load_table<T: Int, const IDT: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), St
             if bits == 16 { base & 0xff_ffff } else { base }
         }
     };
-    if T::BITS == 64 && !cpu.is_canonical(base) {
+    if T::BITS == 64 && !cpu.is_canonical_max(base) {
         return Err(cpu.gp0());
     }
     let table = TableRegister { base, limit };
@@ -315,7 +315,7 @@ fn lldt(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     }
     let mut segment = descriptor.segment();
     segment.base |= upper << 32;
-    if !cpu.is_canonical(segment.base) {
+    if !cpu.is_canonical_max(segment.base) {
         return Err(cpu.gp(error));
     }
     cpu.ldtr = segment;
@@ -346,7 +346,7 @@ fn ltr(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     }
     let mut segment = descriptor.segment();
     segment.base |= upper << 32;
-    if !cpu.is_canonical(segment.base) {
+    if !cpu.is_canonical_max(segment.base) {
         return Err(cpu.gp(error));
     }
     let byte = (descriptor.low >> 40) as u8 | 2;

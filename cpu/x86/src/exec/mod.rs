@@ -23,31 +23,38 @@ mod string;
 mod tsc;
 mod xsave;
 
-use crate::row::Rows;
+use crate::row::{Group, Rows};
 
 /// Adds every family's rows.
 pub fn rows(rows: &mut Rows) {
-    alu::rows(rows);
-    bits::rows(rows);
-    branch::rows(rows);
-    cache::rows(rows);
-    control::rows(rows);
-    cpuid::rows(rows);
-    far::rows(rows);
-    io::rows(rows);
-    misc::rows(rows);
-    monitor::rows(rows);
-    mov::rows(rows);
-    msr::rows(rows);
-    muldiv::rows(rows);
-    pkey::rows(rows);
-    random::rows(rows);
-    shift::rows(rows);
-    simd::rows(rows);
-    crate::smm::rows(rows);
-    stack::rows(rows);
-    string::rows(rows);
-    tsc::rows(rows);
-    crate::x87::rows(rows);
-    xsave::rows(rows);
+    let families: [fn(&mut Rows); 23] = [
+        alu::rows,
+        bits::rows,
+        branch::rows,
+        cache::rows,
+        control::rows,
+        cpuid::rows,
+        far::rows,
+        io::rows,
+        misc::rows,
+        monitor::rows,
+        mov::rows,
+        msr::rows,
+        muldiv::rows,
+        pkey::rows,
+        random::rows,
+        shift::rows,
+        simd::rows,
+        crate::smm::rows,
+        stack::rows,
+        string::rows,
+        tsc::rows,
+        crate::x87::rows,
+        xsave::rows,
+    ];
+    for family in families {
+        // A family that sets its group does so for itself only.
+        rows.group(Group::Base);
+        family(rows);
+    }
 }

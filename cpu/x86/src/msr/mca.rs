@@ -29,10 +29,15 @@ pub(super) fn read(cpu: &mut Cpu, index: u32) -> Result<u64, Stop> {
 }
 
 pub(super) fn write(cpu: &mut Cpu, index: u32, value: u64) -> Result<(), Stop> {
-    // CTL takes any set of errors to report. The others can only be cleared (SDM 3B 17.3.2.2), unless AMD's
-    // HWCR.McStatusWrEn lets software simulate errors (APM 2 9.3.2.2).
+    // CTL takes all errors or none. STATUS can only be cleared (SDM 3B 17.3.2.2), unless AMD's HWCR.McStatusWrEn lets
+    // software simulate errors (APM 2 9.3.2.2). ADDR and MISC take anything, as virtual processors have it.
     let simulating = cpu.model.is_amd() && cpu.msrs.hwcr & super::special::MC_STATUS_WRITE != 0;
-    if index & 3 != 0 && value != 0 && !simulating {
+    let refused = match index & 3 {
+        0 => value != 0 && value != u64::MAX,
+        1 => value != 0 && !simulating,
+        _ => false,
+    };
+    if refused {
         return Err(cpu.gp0());
     }
     *slot(cpu, index) = value;

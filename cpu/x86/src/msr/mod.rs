@@ -131,7 +131,7 @@ impl Cpu {
             Access::Field { field, writable } if value & !writable(&self.model) == 0 => {
                 *field(&mut self.msrs) = value
             }
-            Access::Canonical(field) if self.canonical_for_msr(value) => *field(&mut self.msrs) = value,
+            Access::Canonical(field) if self.is_canonical_max(value) => *field(&mut self.msrs) = value,
             Access::Code { write, .. } => return write(self, index, value),
             Access::Field { .. } | Access::Canonical(_) | Access::Constant(_) => return Err(self.gp0()),
         }
@@ -145,12 +145,6 @@ impl Cpu {
     /// The name of an MSR that the model has; for monitors.
     pub fn msr_name(&self, index: u32) -> Option<&'static str> {
         self.msr_register(index).map(|register| register.name)
-    }
-
-    /// Addresses in MSRs must be canonical for the widest paging mode that the processor has, whether it is on or not.
-    fn canonical_for_msr(&self, value: u64) -> bool {
-        let unused = 64 - u32::from(self.model.linear_bits());
-        ((value as i64) << unused >> unused) as u64 == value
     }
 
     /// The time-stamp counter: one count a nanosecond of virtual time.

@@ -144,7 +144,7 @@ pub(super) fn read_segment_base(cpu: &mut Cpu, index: u32) -> Read {
 }
 
 pub(super) fn write_segment_base(cpu: &mut Cpu, index: u32, value: u64) -> Written {
-    if !cpu.canonical_for_msr(value) {
+    if !cpu.is_canonical_max(value) {
         return Err(cpu.gp0());
     }
     cpu.seg[base_segment(index)].base = value;
