@@ -2,6 +2,7 @@
 
 use crate::acpi_pm::{self, AcpiPm};
 use crate::bus::{Bus, BusError, Region, RegionCounters};
+use crate::coprocessor_error::CoprocessorError;
 use crate::cpu_test::{self, CpuTest};
 use crate::debug::{DebugConsole, DebugExit, PvPanic};
 use crate::device::{Device, DeviceContext, StateError};
@@ -11,7 +12,6 @@ use crate::fw_cfg::{FwCfg, FwCfgConfig};
 use crate::hpet::{HPET_BASE, Hpet};
 use crate::i8042::KeyboardController;
 use crate::pit::Pit;
-use crate::coprocessor_error::CoprocessorError;
 use crate::reset_control::{Port92, ResetControl};
 use crate::rtc::{CmosConfig, Rtc};
 use crate::uart::{CharBackend, Uart};

@@ -377,6 +377,7 @@ mod tests {
     #[test]
     fn a_request_that_goes_away_is_a_default_ir7() {
         let mut pics = pair(1);
+        pics.write(4, 0xf8);
         pics.set_line(5, true);
         pics.set_line(5, false);
         assert!(!pics.intr());
@@ -387,10 +388,21 @@ mod tests {
     #[test]
     fn a_slave_request_lost_between_int_and_inta_is_the_slaves_ir7() {
         let mut pics = pair(1);
+        pics.write(5, 0xde);
         pics.set_line(12, true);
-        // A slave that withdraws takes the master's IR2 with it: the master's own default.
+        // The master has latched its IR2 and asks the slave, which has nothing to say.
         pics.set_line(12, false);
-        assert_eq!(pics.acknowledge(), 0x27);
+        assert_eq!(pics.acknowledge(), 0x2f);
+    }
+
+    #[test]
+    fn an_edge_stays_latched_when_its_input_falls() {
+        let mut pics = pair(1);
+        pics.set_line(11, true);
+        pics.set_line(11, false);
+        assert!(pics.intr());
+        assert_eq!(pics.acknowledge(), 0x2b);
+        assert!(!pics.intr());
     }
 
     #[test]

@@ -81,6 +81,11 @@ fn into(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
 /// INT1 (ICEBP): a #DB trap that checks no privilege and leaves DR6.
 fn int1(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     cpu.counters.exceptions[usize::from(vector::DB)] += 1;
+    // Debug traps that MOV SS has held back are delivered with it.
+    let held = core::mem::take(&mut cpu.pending_db);
+    if held != 0 {
+        cpu.note_debug_exception(held);
+    }
     cpu.software_interrupt(vector::DB, Origin::Trap)
 }
 
