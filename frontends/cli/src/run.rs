@@ -145,6 +145,9 @@ impl Session<'_> {
         let (stop, want) = loop {
             if in_monitor {
                 self.console.monitor(true);
+                if self.console.interactive() {
+                    eprintln!();
+                }
                 let outcome = self.monitor.prompt(&mut self.machine)?;
                 self.console.monitor(false);
                 if outcome == Outcome::Quit {
@@ -159,7 +162,10 @@ impl Session<'_> {
                 _ => break (stop, want),
             };
             if let StopReason::Breakpoint { cpu, address } = stop {
-                eprint!("\r\nbreakpoint at {address:#x} on CPU {cpu}\r\n");
+                eprint!("\r\nbreakpoint at {address:#x} on CPU {cpu}");
+                if !self.console.interactive() {
+                    eprintln!();
+                }
             }
         };
         trace::set_active(false);

@@ -1,10 +1,39 @@
-//! Puts a CPU into the state that a boot protocol asks for.
+//! The CPUs' state when firmware and boot loader hand over.
 
 use ringworld_firmware::{Entry, Segment as BootSegment};
 use ringworld_x86::Cpu;
 use ringworld_x86::insn::seg;
+use ringworld_x86::model::Feature;
 use ringworld_x86::segment::Segment;
 use ringworld_x86::state::{TableRegister, gpr};
+
+/// Where the hole for devices below 4 GiB starts, and its size.
+const DEVICE_HOLE: u64 = 0xc000_0000;
+const DEVICE_HOLE_SIZE: u64 = 0x4000_0000;
+
+/// Memory types (SDM 3A 12.3.1).
+const UNCACHEABLE: u64 = 0;
+const WRITE_PROTECTED: u64 = 5;
+const WRITE_BACK: u64 = 6;
+
+/// What firmware leaves in every CPU, as the manual asks of it (SDM 3A 12.11, MP specification 1.4, 3.6.2.2): memory
+/// types, and a local APIC in virtual wire mode.
+pub(crate) fn firmware_state(cpu: &mut Cpu) {
+    cpu.lapic.set_virtual_wire_mode();
+    if !cpu.model.has(Feature::Mtrr) {
+        return;
+    }
+    let physical = u64::MAX >> (64 - u32::from(cpu.physical_bits()));
+    let all = |kind: u64| kind * 0x0101_0101_0101_0101;
+    let mtrr = &mut cpu.msrs.mtrr;
+    // Fixed ranges: conventional memory, the VGA window, what is the BIOS's.
+    mtrr.fixed[..2].fill(all(WRITE_BACK));
+    mtrr.fixed[2] = all(UNCACHEABLE);
+    mtrr.fixed[3..].fill(all(WRITE_PROTECTED));
+    mtrr.variable[0] = [DEVICE_HOLE | UNCACHEABLE, physical & !(DEVICE_HOLE_SIZE - 1) | 1 << 11];
+    // Both kinds of ranges enabled; everything else is memory.
+    mtrr.def_type = 1 << 11 | 1 << 10 | WRITE_BACK;
+}
 
 /// Applies `entry` to a CPU that has just been reset.
 pub(crate) fn apply(entry: &Entry, cpu: &mut Cpu) {

@@ -139,8 +139,7 @@ impl Machine {
     fn load(&mut self) -> Result<(), MachineError> {
         self.image.write_to(&self.memory)?;
         for core in &mut self.cores {
-            // As firmware hands over: the 8259 reaches the first CPU, NMIs all of them.
-            core.cpu.lapic.set_virtual_wire_mode();
+            entry::firmware_state(&mut core.cpu);
             if core.cpu.lapic.is_bsp() {
                 entry::apply(&self.image.entry, &mut core.cpu);
             } else {
