@@ -20,10 +20,12 @@ const PART: u64 = 4096;
 trait Step {
     /// SCAS and CMPS end when ZF differs from the prefix.
     const COMPARES: bool;
-    /// RSI takes part.
-    const SOURCE: bool;
-    /// RDI takes part.
-    const TARGET: bool;
+    /// The registers that silicon truncates to a 32-bit address size at once, even if nothing is moved (its fast strings).
+    const TRUNCATES: &[usize] = &[];
+    /// What is checked even if the count is zero.
+    fn check<T: Int>(_: &mut Cpu) -> Result<(), Stop> {
+        Ok(())
+    }
     /// Handles up to `most` elements.
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop>;
 }
@@ -54,17 +56,14 @@ fn es(cpu: &Cpu) -> u8 {
 
 fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     if i.prefixes & (prefix::REP | prefix::REPNE) == 0 {
+        S::check::<T>(cpu)?;
         S::step::<T>(cpu, i, 1)?;
         return Ok(());
     }
+    S::check::<T>(cpu)?;
     if i.address_bytes() == 4 {
-        // Silicon truncates the registers at once, whether or not anything is moved.
-        advance(cpu, i, RCX, 0);
-        if S::SOURCE {
-            advance(cpu, i, RSI, 0);
-        }
-        if S::TARGET {
-            advance(cpu, i, RDI, 0);
+        for &register in S::TRUNCATES {
+            advance(cpu, i, register, 0);
         }
     }
     let until_zf = i.prefixes & prefix::REPNE != 0;
@@ -102,8 +101,7 @@ fn in_page<T: Int>(offset: u64) -> u64 {
 struct Movs;
 impl Step for Movs {
     const COMPARES: bool = false;
-    const SOURCE: bool = true;
-    const TARGET: bool = true;
+    const TRUNCATES: &[usize] = &[RCX, RSI, RDI];
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop> {
         let (from, to) = (masked(cpu, i, RSI), masked(cpu, i, RDI));
@@ -128,8 +126,7 @@ impl Step for Movs {
 struct Stos;
 impl Step for Stos {
     const COMPARES: bool = false;
-    const SOURCE: bool = false;
-    const TARGET: bool = true;
+    const TRUNCATES: &[usize] = &[RCX, RDI];
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop> {
         let to = masked(cpu, i, RDI);
@@ -153,8 +150,6 @@ impl Step for Stos {
 struct Lods;
 impl Step for Lods {
     const COMPARES: bool = false;
-    const SOURCE: bool = true;
-    const TARGET: bool = false;
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
         let value = cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
@@ -168,8 +163,6 @@ impl Step for Lods {
 struct Scas;
 impl Step for Scas {
     const COMPARES: bool = true;
-    const SOURCE: bool = false;
-    const TARGET: bool = true;
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
         let value = cpu.read::<T>(es(cpu), masked(cpu, i, RDI))?;
@@ -184,8 +177,6 @@ impl Step for Scas {
 struct Cmps;
 impl Step for Cmps {
     const COMPARES: bool = true;
-    const SOURCE: bool = true;
-    const TARGET: bool = true;
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
         let a = cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
@@ -201,12 +192,12 @@ impl Step for Cmps {
 struct Ins;
 impl Step for Ins {
     const COMPARES: bool = false;
-    const SOURCE: bool = false;
-    const TARGET: bool = true;
+    fn check<T: Int>(cpu: &mut Cpu) -> Result<(), Stop> {
+        cpu.check_io(cpu.regs[RDX] as u16, IoSize::of::<T>())
+    }
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
         let port = cpu.regs[RDX] as u16;
         let size = IoSize::of::<T>();
-        cpu.check_io(port, size)?;
         // The store may fault: it must be known before the device is read.
         let to = masked(cpu, i, RDI);
         cpu.probe(es(cpu), to, T::SIZE, Kind::Write)?;
@@ -221,12 +212,12 @@ impl Step for Ins {
 struct Outs;
 impl Step for Outs {
     const COMPARES: bool = false;
-    const SOURCE: bool = true;
-    const TARGET: bool = false;
+    fn check<T: Int>(cpu: &mut Cpu) -> Result<(), Stop> {
+        cpu.check_io(cpu.regs[RDX] as u16, IoSize::of::<T>())
+    }
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
         let port = cpu.regs[RDX] as u16;
         let size = IoSize::of::<T>();
-        cpu.check_io(port, size)?;
         let value = cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
         cpu.port_out(port, size, value.zx() as u32);
         let by = distance::<T>(cpu, 1);
