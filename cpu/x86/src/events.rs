@@ -183,6 +183,16 @@ impl Cpu {
         self.boundary |= boundary::TRAP;
     }
 
+    /// After SYSCALL and SYSRET the trap follows the TF that they leave, not the one that they began with: so TF in FMASK
+    /// keeps the trap out of the kernel, and SYSRET to a stepping program traps at once.
+    pub(crate) fn trap_by_new_flags(&mut self) {
+        self.stepping = false;
+        if self.flags.has(bits::TF) {
+            self.pending_db |= dr6::BS;
+            self.boundary |= boundary::TRAP;
+        }
+    }
+
     /// DR6 and DR7 at the delivery of a debug exception.
     pub(crate) fn note_debug_exception(&mut self, payload: u64) {
         self.dr[6] = self.dr[6] & !0xf | payload;

@@ -104,7 +104,7 @@ impl Cpu {
             }
         }
         self.mode = Mode(mode);
-        self.pmu_sync();
+        self.pmu_privilege();
         self.update_fast_segments();
         self.update_context();
         self.end_block();

@@ -1,4 +1,5 @@
 //! Architectural performance monitoring, version 2 (SDM 3B 20.2): four general counters and three fixed ones.
+//! On AMD models, the four counters that all of them have (APM 2 13.2.1), without global control.
 //!
 //! One instruction takes one cycle here, so all events that exist (instructions retired, core cycles, reference cycles)
 //! count the same thing: instructions. Counters are not touched while code runs; [`Cpu::pmu_sync`] brings them to the
@@ -24,6 +25,8 @@ const PERFEVTSEL0: u32 = 0x186;
 const FIXED_CTR0: u32 = 0x309;
 const PMC0: u32 = 0xc1;
 const A_PMC0: u32 = 0x4c1;
+const AMD_PERFEVTSEL0: u32 = 0xc001_0000;
+const AMD_PERFCTR0: u32 = 0xc001_0004;
 
 /// Bits of GLOBAL_CTRL and GLOBAL_STATUS that stand for counters.
 const ALL_COUNTERS: u64 = ((1 << GENERAL) - 1) | ((1 << FIXED) - 1) << 32;
@@ -36,6 +39,9 @@ mod evtsel {
     pub const ANY_THREAD: u64 = 1 << 21;
     pub const EN: u64 = 1 << 22;
     pub const INV: u64 = 1 << 23;
+    /// AMD: the lower half but pin control and a reserved bit, and the event's upper bits. (The bits that tell guest from
+    /// host wait for a guest.)
+    pub const AMD: u64 = 0xf_ffd7_ffff;
 }
 
 /// CPUID leaf 0xA: the events without instructions retired, core and reference cycles are unavailable.
@@ -59,12 +65,16 @@ pub struct Pmu {
     supervisor: bool,
     /// Something counts.
     active: bool,
+    /// Something counts at one privilege and not at the other.
+    by_privilege: bool,
+    /// Events have AMD's numbers.
+    amd: bool,
 }
 
 impl Pmu {
     /// The state after RESET: all general counters enabled globally (SDM 3B 20.2.2), none locally.
-    pub fn at_reset() -> Self {
-        Self { global_control: (1 << GENERAL) - 1, supervisor: true, ..Self::default() }
+    pub fn at_reset(amd: bool) -> Self {
+        Self { global_control: (1 << GENERAL) - 1, supervisor: true, amd, ..Self::default() }
     }
 
     /// Events that counter `n` sees for each instruction at the present privilege: 0 or 1.
@@ -79,8 +89,12 @@ impl Pmu {
         }
         let select = self.event_select[n];
         let privilege = if self.supervisor { evtsel::OS } else { evtsel::USR };
-        // Unhalted core cycles, instructions retired, unhalted reference cycles.
-        let known = matches!(select & 0xffff, 0x003c | 0x00c0 | 0x013c);
+        let known = match (self.amd, select & 0xf_0000_ffff) {
+            // Unhalted core cycles, instructions retired, unhalted reference cycles.
+            (false, event) => matches!(event, 0x003c | 0x00c0 | 0x013c),
+            // Cycles not in halt, retired instructions.
+            (true, event) => matches!(event, 0x0076 | 0x00c0),
+        };
         // One event a cycle: with a threshold, "at least one" holds always and "at least two" never.
         let threshold = select >> 24 & 0xff;
         let counts = match (threshold, select & evtsel::INV != 0) {
@@ -115,6 +129,19 @@ impl Pmu {
         interrupt
     }
 
+    /// Recomputes what the controls say as a whole.
+    fn controls_changed(&mut self) {
+        let supervisor = self.supervisor;
+        let mut rates = [true, false].map(|privilege| {
+            self.supervisor = privilege;
+            (0..self.counters.len()).map(|n| self.rate(n) << n).sum::<u64>()
+        });
+        rates.sort_unstable();
+        self.supervisor = supervisor;
+        self.active = rates != [0; 2];
+        self.by_privilege = rates[0] != rates[1];
+    }
+
     /// Instructions until a counter overflows and interrupts.
     fn until_interrupt(&self) -> Option<u64> {
         (0..self.counters.len())
@@ -136,19 +163,21 @@ impl Cpu {
         }
     }
 
-    /// To be called when the privilege level changes, and when [`Cpu::pmu_deadline`] is reached.
+    /// To be called when the privilege level may have changed.
     #[inline]
-    pub(crate) fn pmu_sync(&mut self) {
-        if self.msrs.pmu.active {
-            self.pmu_changed();
+    pub(crate) fn pmu_privilege(&mut self) {
+        if self.msrs.pmu.by_privilege && self.msrs.pmu.supervisor != (self.cpl == 0) {
+            self.pmu_sync();
         }
     }
 
+    /// Brings the counters to the present; [`Cpu::pmu_deadline`] wants it.
     #[cold]
-    fn pmu_changed(&mut self) {
+    pub(crate) fn pmu_sync(&mut self) {
+        let before = self.pmu_deadline();
         self.pmu_advance(self.icount);
-        if self.msrs.pmu.until_interrupt().is_some() {
-            // The machine's loop asks for the new deadline.
+        if self.pmu_deadline() < before {
+            // The machine's loop does not know of this moment.
             self.yield_to_machine();
         }
     }
@@ -169,7 +198,8 @@ impl Cpu {
             0x4000_0000..=0x4000_0002 => GENERAL + (ecx & 3) as usize,
             _ => return Err(self.gp0()),
         };
-        if !self.model.has(crate::model::Feature::Pmu) {
+        let amd = self.model.is_amd();
+        if !amd && !self.model.has(crate::model::Feature::Pmu) || amd && n >= GENERAL {
             return Err(self.gp0());
         }
         // The reading instruction itself has not retired.
@@ -180,6 +210,7 @@ impl Cpu {
 
 fn counter(index: u32) -> usize {
     let n = match index {
+        AMD_PERFCTR0.. => (index - AMD_PERFCTR0) as usize,
         FIXED_CTR0.. if index < A_PMC0 => GENERAL + (index - FIXED_CTR0) as usize,
         A_PMC0.. => (index - A_PMC0) as usize,
         _ => index.wrapping_sub(PMC0) as usize,
@@ -195,6 +226,7 @@ pub(crate) fn read_counter(cpu: &mut Cpu, index: u32) -> Result<u64, Stop> {
 pub(crate) fn write_counter(cpu: &mut Cpu, index: u32, value: u64) -> Result<(), Stop> {
     // The general counters' old addresses take 32 bits and extend the sign (SDM 3B 20.2.8).
     let value = match index {
+        AMD_PERFCTR0.. => value & VALUE,
         A_PMC0.. | FIXED_CTR0.. if value & !VALUE != 0 => return Err(cpu.gp0()),
         A_PMC0.. | FIXED_CTR0.. => value,
         _ => value as u32 as i32 as u64 & VALUE,
@@ -213,8 +245,13 @@ pub(crate) fn read_control(cpu: &mut Cpu, index: u32) -> Result<u64, Stop> {
         GLOBAL_STATUS => pmu.global_status,
         GLOBAL_CTRL => pmu.global_control,
         GLOBAL_OVF_CTRL => 0,
-        _ => pmu.event_select[index.wrapping_sub(PERFEVTSEL0) as usize % GENERAL],
+        _ => pmu.event_select[event_select(index)],
     })
+}
+
+fn event_select(index: u32) -> usize {
+    let first = if index >= AMD_PERFEVTSEL0 { AMD_PERFEVTSEL0 } else { PERFEVTSEL0 };
+    index.wrapping_sub(first) as usize % GENERAL
 }
 
 pub(crate) fn write_control(cpu: &mut Cpu, index: u32, value: u64) -> Result<(), Stop> {
@@ -228,6 +265,7 @@ pub(crate) fn write_control(cpu: &mut Cpu, index: u32, value: u64) -> Result<(),
         GLOBAL_OVF_CTRL => ALL_COUNTERS | OTHER_STATUS,
         // Read-only in version 2.
         GLOBAL_STATUS => return Err(cpu.gp0()),
+        AMD_PERFEVTSEL0.. => u64::MAX,
         _ => 0xffff_ffff & !evtsel::ANY_THREAD,
     };
     if value & !writable != 0 {
@@ -239,10 +277,10 @@ pub(crate) fn write_control(cpu: &mut Cpu, index: u32, value: u64) -> Result<(),
         FIXED_CTR_CTRL => pmu.fixed_control = value,
         GLOBAL_CTRL => pmu.global_control = value,
         GLOBAL_OVF_CTRL => pmu.global_status &= !value,
-        _ => pmu.event_select[index.wrapping_sub(PERFEVTSEL0) as usize % GENERAL] = value,
+        AMD_PERFEVTSEL0.. => pmu.event_select[event_select(index)] = value & evtsel::AMD,
+        _ => pmu.event_select[event_select(index)] = value,
     }
-    pmu.active = pmu.global_control & ALL_COUNTERS != 0
-        && (pmu.fixed_control != 0 || pmu.event_select.iter().any(|select| select & evtsel::EN != 0));
+    pmu.controls_changed();
     cpu.yield_to_machine();
     Ok(())
 }

@@ -39,6 +39,8 @@ impl Cpu {
         if self.lapic.tick(now) {
             self.boundary |= boundary::INTERRUPT;
         }
-        self.pmu_sync();
+        if self.pmu_deadline() <= self.icount {
+            self.pmu_sync();
+        }
     }
 }

@@ -668,6 +668,7 @@ fn syscall(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
         cpu.set_rip(cpu.msrs.star & 0xffff_ffff);
     }
     cpu.system_flags_changed();
+    cpu.trap_by_new_flags();
     Ok(())
 }
 
@@ -706,6 +707,7 @@ fn sysret<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     cpu.flat_segments(cs, base.wrapping_add(8) | 3, 3, to_long);
     cpu.set_rip(target);
     cpu.system_flags_changed();
+    cpu.trap_by_new_flags();
     Ok(())
 }
 

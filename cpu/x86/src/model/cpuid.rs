@@ -191,7 +191,7 @@ impl Model {
     fn leaf_7(&self, subleaf: u32, state: &CpuidState) -> [u32; 4] {
         let mut bits = self.all_bits(7, subleaf);
         if subleaf == 0 {
-            bits[0] = u32::from(self.all_bits(7, 1) != [0; 4]);
+            bits[0] = (1..=2).filter(|&n| self.all_bits(7, n) != [0; 4]).max().unwrap_or(0);
             if state.cr4 & cr4::PKE != 0 {
                 bits[2] |= 1 << 4;
             }

@@ -326,6 +326,10 @@ features! {
     AvxVnniInt16 ["avx-vnni-int16"] at [7 1 Edx 10] forms [AVX_VNNI_INT16] needs [Avx2] yes;
     Prefetchiti ["prefetchiti"] at [7 1 Edx 14] forms [PREFETCHITI] needs [Lm] yes;
 
+    // Leaf 7, subleaf 2.
+    BhiCtrl ["bhi-ctrl"] at [7 2 Edx 4] forms [] needs [SpecCtrl] yes;
+    McdtNo ["mcdt-no"] at [7 2 Edx 5] forms [] needs [] yes;
+
     // Leaf 0xD, subleaf 1.
     Xsaveopt ["xsaveopt"] at [0xd 1 Eax 0] forms [XSAVEOPT] needs [Xsave] yes;
     Xsavec ["xsavec"] at [0xd 1 Eax 1] forms [XSAVEC] needs [Xsave] yes;
@@ -336,7 +340,7 @@ features! {
     // Leaf 0x80000001 (SDM 2A CPUID; APM 3 appendix E.4).
     LahfLm ["lahf-lm"] at [0x8000_0001 0 Ecx 0] forms [] needs [Lm] yes;
     Svm ["svm"] at [0x8000_0001 0 Ecx 2] forms [SVM SKINIT_or_SVM] needs [Msr] no;
-    Cr8Legacy ["cr8legacy"] at [0x8000_0001 0 Ecx 4] forms [] needs [] no;
+    Cr8Legacy ["cr8legacy"] at [0x8000_0001 0 Ecx 4] forms [] needs [] yes;
     Abm ["abm", "lzcnt"] at [0x8000_0001 0 Ecx 5] forms [LZCNT] needs [] yes;
     Sse4a ["sse4a"] at [0x8000_0001 0 Ecx 6] forms [SSE4A] needs [Sse3] yes;
     Misalignsse ["misalignsse"] at [0x8000_0001 0 Ecx 7] forms [] needs [Sse] no;
@@ -355,7 +359,7 @@ features! {
     Syscall ["syscall"] at [0x8000_0001 0 Edx 11] forms [SYSCALL] needs [Msr] yes;
     Nx ["nx", "xd"] at [0x8000_0001 0 Edx 20] forms [] needs [Pae] yes;
     Mmxext ["mmxext"] at [0x8000_0001 0 Edx 22] forms [] needs [Sse] yes;
-    FxsrOpt ["fxsr-opt", "ffxsr"] at [0x8000_0001 0 Edx 25] forms [] needs [Fxsr Lm] no;
+    FxsrOpt ["fxsr-opt", "ffxsr"] at [0x8000_0001 0 Edx 25] forms [] needs [Fxsr Lm] yes;
     Pdpe1gb ["pdpe1gb"] at [0x8000_0001 0 Edx 26] forms [] needs [Lm] yes;
     Rdtscp ["rdtscp"] at [0x8000_0001 0 Edx 27] forms [RDTSCP] needs [Tsc Msr] yes;
     Lm ["lm", "i64"] at [0x8000_0001 0 Edx 29] forms [X64] needs [Pae Msr] yes;
@@ -365,7 +369,7 @@ features! {
     // Leaf 0x80000007 and 0x80000008.
     Invtsc ["invtsc", "constant-tsc", "nonstop-tsc"] at [0x8000_0007 0 Edx 8] forms [] needs [Tsc] yes;
     Clzero ["clzero"] at [0x8000_0008 0 Ebx 0] forms [CLZERO] needs [] yes;
-    Xsaveerptr ["xsaveerptr"] at [0x8000_0008 0 Ebx 2] forms [] needs [Xsave] no;
+    Xsaveerptr ["xsaveerptr"] at [0x8000_0008 0 Ebx 2] forms [] needs [Xsave] yes;
     Rdpru ["rdpru"] at [0x8000_0008 0 Ebx 4] forms [RDPRU] needs [] no;
     Wbnoinvd ["wbnoinvd"] at [0x8000_0008 0 Ebx 9] forms [WBNOINVD] needs [] yes;
     AmdIbpb ["ibpb", "amd-ibpb"] at [0x8000_0008 0 Ebx 12] forms [] needs [Msr] yes;
@@ -374,10 +378,13 @@ features! {
     AmdSsbd ["amd-ssbd"] at [0x8000_0008 0 Ebx 24] forms [] needs [AmdIbrs] yes;
     VirtSsbd ["virt-ssbd"] at [0x8000_0008 0 Ebx 25] forms [] needs [Msr] no;
     AmdNoSsb ["amd-no-ssb"] at [0x8000_0008 0 Ebx 26] forms [] needs [] yes;
+    IbpbRet ["ibpb-ret"] at [0x8000_0008 0 Ebx 30] forms [] needs [AmdIbpb] yes;
+    BtcNo ["btc-no"] at [0x8000_0008 0 Ebx 29] forms [] needs [] yes;
 
     // Leaf 0x80000021 (APM 3 appendix E.4).
     LfenceSerializing ["lfence-always-serializing"] at [0x8000_0021 0 Eax 2] forms [] needs [Sse2] yes;
     NullSelectorClearsBase ["null-sel-clr-base"] at [0x8000_0021 0 Eax 6] forms [] needs [] no;
+    SrsoNo ["srso-no"] at [0x8000_0021 0 Eax 29] forms [] needs [] yes;
     AutoIbrs ["auto-ibrs"] at [0x8000_0021 0 Eax 8] forms [] needs [Msr] no;
 }
 

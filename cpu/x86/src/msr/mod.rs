@@ -79,6 +79,8 @@ pub struct Msrs {
     pub top_mem: u64,
     /// AMD: TOP_MEM2.
     pub top_mem2: u64,
+    /// AMD: NB_CFG.
+    pub nb_cfg: u64,
     /// AMD: DE_CFG.
     pub de_cfg: u64,
     /// AMD: LS_CFG.
@@ -107,7 +109,7 @@ impl Msrs {
             mcg_ctl: u64::MAX,
             // LFENCE serialises here whether it must or not; the bit says so from the start.
             de_cfg: 2,
-            pmu: Pmu::at_reset(),
+            pmu: Pmu::at_reset(model.is_amd()),
             ..Self::default()
         }
     }

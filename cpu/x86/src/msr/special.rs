@@ -198,12 +198,13 @@ pub(super) fn write_command(cpu: &mut Cpu, _: u32, value: u64) -> Written {
     if value & !1 != 0 { Err(cpu.gp0()) } else { Ok(()) }
 }
 
-/// IBRS, STIBP and SSBD, as shown. They restrict speculation, which there is none of.
+/// IBRS, STIBP, SSBD and BHI_DIS_S, as shown. They restrict speculation, which there is none of.
 pub(super) fn spec_ctrl_bits(model: &Model) -> u64 {
     let has = |intel, amd| u64::from(model.has(intel) || model.has(amd));
     has(Feature::SpecCtrl, Feature::AmdIbrs)
         | has(Feature::Stibp, Feature::AmdStibp) << 1
         | has(Feature::Ssbd, Feature::AmdSsbd) << 2
+        | u64::from(model.has(Feature::BhiCtrl)) << 10
 }
 
 /// IA32_ARCH_CAPABILITIES: the faults of speculative execution that this processor does not have, as it does not

@@ -180,10 +180,13 @@ static REGISTERS: &[Register] = &[
         with!(Rdtscp or Rdpid),
         code!(|cpu, _| Ok(cpu.msrs.tsc_aux), special::write_tsc_aux)
     ),
+    register!(0xc001_0000..=0xc001_0003, "PerfEvtSeln", amd, code!(pmu::read_control, pmu::write_control)),
+    register!(0xc001_0004..=0xc001_0007, "PerfCtrn", amd, code!(pmu::read_counter, pmu::write_counter)),
     register!(0xc001_0010, "SYSCFG", amd, field!(syscfg, |_| special::SYSCFG_WRITABLE)),
     register!(0xc001_0015, "HWCR", amd, field!(hwcr, |_| special::HWCR_WRITABLE)),
     register!(0xc001_001a, "TOP_MEM", amd, field!(top_mem, special::top_mem_bits)),
     register!(0xc001_001d, "TOP_MEM2", amd, field!(top_mem2, special::top_mem_bits)),
+    register!(0xc001_001f, "NB_CFG", amd, field!(nb_cfg)),
     // No pending I/O message; no memory-mapped configuration space of its own.
     register!(0xc001_0055, "IntPend", amd, code!(special::zero, special::ignore)),
     register!(0xc001_0058, "MMIO Configuration Base Address", amd, code!(special::zero, special::ignore)),

@@ -113,10 +113,10 @@ fn performance_counters_count_instructions() {
     assert_eq!(cpu.read_msr(0x38e).ok(), Some(0));
     assert_eq!(cpu.read_msr(0x309).ok(), Some(0));
     cpu.cpl = 3;
-    cpu.pmu_sync();
+    cpu.pmu_privilege();
     cpu.icount += 5;
     cpu.cpl = 0;
-    cpu.pmu_sync();
+    cpu.pmu_privilege();
     assert_eq!(cpu.read_msr(0x309).ok(), Some(5));
     assert!(cpu.read_pmc(4).is_err() && cpu.read_pmc(0x4000_0000).is_ok());
 }
@@ -127,4 +127,15 @@ fn models_have_their_vendors_registers() {
     check(&mut epyc, &[(0xc001_0015, 1 << 24, Some(1 << 24)), (0xc001_1029, 2, Some(2)), (0x1a0, 0, None)]);
     let mut intel = cpu("Skylake-Server");
     check(&mut intel, &[(0xc001_0015, 0, None), (0x3a, 5, None), (0x1a0, 0x1801, Some(0x1881))]);
+}
+
+#[test]
+fn amd_counters() {
+    // APM 2 13.2.1: no global control; event C0h is retired instructions, 76h cycles.
+    let mut cpu = cpu("EPYC");
+    cpu.write_msr(0xc001_0004, 0).unwrap();
+    cpu.write_msr(0xc001_0000, 0x0042_00c0).unwrap();
+    cpu.icount += 10;
+    assert_eq!(cpu.read_pmc(0).ok(), Some(9));
+    assert!(cpu.read_pmc(0x4000_0000).is_err() && cpu.read_msr(0x38f).is_err());
 }
