@@ -125,11 +125,13 @@ pub fn register_number(register: Register) -> u8 {
     }
 }
 
-fn segment_number(register: Register, mode: Mode) -> u8 {
+fn segment_number(register: Register, base: Register, mode: Mode) -> u8 {
+    let stack_base = matches!(base, Register::RSP | Register::RBP | Register::ESP | Register::EBP);
     match (register, mode.long64()) {
         (Register::FS, _) => seg::FS,
         (Register::GS, _) => seg::GS,
-        (Register::SS, true) => seg::FLAT_SS,
+        // Other overrides are null prefixes (SDM 1 3.7.4).
+        (_, true) if stack_base => seg::FLAT_SS,
         (_, true) => seg::FLAT,
         (Register::ES, _) => seg::ES,
         (Register::CS, _) => seg::CS,
@@ -171,7 +173,7 @@ fn lower(i: &Instruction, row: &Row, mode: Mode) -> Insn {
     if let Some(size) = implicit_rax_address(i.code()) {
         let segment = i.segment_prefix();
         let segment = if segment == Register::None { Register::DS } else { segment };
-        insn.mem = segment_number(segment, mode) | size << 5;
+        insn.mem = segment_number(segment, Register::None, mode) | size << 5;
     }
     let mut immediates = 0;
     for n in 0..i.op_count() {
@@ -238,7 +240,7 @@ fn lower_memory(insn: &mut Insn, i: &Instruction, kind: OpKind, row: &Row, mode:
     insn.exec = row.memory;
     insn.prefixes |= prefix::MEMORY;
     let mut size = address_size(i, kind, mode);
-    let segment = segment_number(i.memory_segment(), mode);
+    let segment = segment_number(i.memory_segment(), i.memory_base(), mode);
     if kind != OpKind::Memory {
         // String operands: the function knows its registers; ES:DI ones ignore this segment.
         insn.mem = segment | size << 5;

@@ -64,6 +64,11 @@ impl Cpu {
     /// Delivers the exception that an instruction raised; RIP is at the instruction.
     #[cold]
     pub(crate) fn deliver_pending(&mut self) {
+        if !self.in_shadow {
+            // Data breakpoints that the instruction hit before it faulted: it has not completed, and hits them again.
+            // What waits in the shadow of MOV SS stays.
+            self.pending_db = 0;
+        }
         let origin = match self.pending.vector {
             // Code breakpoints and DR access detection are faults; single-step and data breakpoints never come here.
             vector::DF => Origin::Trap,
@@ -96,6 +101,10 @@ impl Cpu {
             }
             // `pending` is what went wrong now.
             let third = class(self.pending.vector);
+            if third == Class::PageFault {
+                // CR2 is loaded when the fault is detected, even if it becomes a double fault.
+                self.cr2 = self.pending.payload;
+            }
             let worst = if first == Class::DoubleFault || second == Class::DoubleFault {
                 Class::DoubleFault
             } else {
@@ -136,7 +145,14 @@ impl Cpu {
 
     /// INT n, INT3, INTO and INT1: RIP is past the instruction, and stays if delivery succeeds.
     pub(crate) fn software_interrupt(&mut self, vector: u8, origin: Origin) -> Result<(), Stop> {
-        self.deliver(Event { vector, error: None, origin })?;
+        let task = self.tr.selector;
+        if let Err(stop) = self.deliver(Event { vector, error: None, origin }) {
+            if self.tr.selector == task {
+                return Err(stop);
+            }
+            // The task switch had been committed: the fault is the new task's (SDM 3A 8.3).
+            self.deliver_exception(Origin::Fault);
+        }
         // A pending single-step trap is lost: TF was cleared on the way (SDM 3B 18.3.1.4).
         self.stepping = false;
         Ok(())
@@ -212,10 +228,10 @@ impl Cpu {
             let image = flags & !bits::IF | vif_as_if | bits::IOPL;
             self.enter_vector_table(entry, image as u16)?;
             // VIF is cleared in the place of IF.
-            self.flags.set(flags & !(bits::VIF | bits::TF | bits::NT));
+            self.flags.set(flags & !(bits::VIF | bits::TF));
         } else {
             self.enter_vector_table(entry, flags as u16)?;
-            self.flags.set(flags & !(bits::IF | bits::TF | bits::NT));
+            self.flags.set(flags & !(bits::IF | bits::TF));
         }
         Ok(true)
     }
@@ -291,19 +307,10 @@ impl Cpu {
         if v8086 && new_cpl != 0 {
             return Err(self.gp(error));
         }
-        if long {
-            if !self.is_canonical(offset) {
-                return Err(self.gp(self.external));
-            }
-        } else if offset > segment.limit.into() {
-            return Err(self.gp(self.external));
-        }
-        let mut image = self.flags.get();
-        if event.origin == Origin::Fault {
-            image |= bits::RF;
-        } else if event.origin != Origin::External {
-            image &= !bits::RF;
-        }
+        // Only faults set RF in the image. It is set already where a repeated string instruction is interrupted, and clear
+        // otherwise (SDM 3B 18.3.1.1).
+        let rf = if event.origin == Origin::Fault { bits::RF } else { 0 };
+        let image = self.flags.get() | rf;
         let old = (self.seg, self.regs[RSP], self.rip(), self.cpl);
         let cs = Segment { rights: segment.rights | rights::ACCESSED, ..segment };
         let switch = new_cpl != self.cpl;
@@ -326,6 +333,11 @@ impl Cpu {
         } else {
             (self.seg[seg::SS as usize], self.regs[RSP])
         };
+        let reachable = if long { self.is_canonical(offset) } else { offset <= segment.limit.into() };
+        if !reachable {
+            return Err(self.gp(self.external));
+        }
+        self.set_accessed(&descriptor)?;
         let frame_ss = long || switch;
         let push_error = event.error.filter(|_| matches!(event.origin, Origin::Fault | Origin::Trap));
         self.on_inner_stack(new_cpl, ss, sp, &cs, |cpu| {
@@ -337,7 +349,6 @@ impl Cpu {
                 cpu.push_frame::<u16>(&old, image, frame_ss, v8086, push_error)
             }
         })?;
-        self.set_accessed(&descriptor)?;
         if v8086 {
             for n in [seg::ES, seg::DS, seg::FS, seg::GS] {
                 self.set_segment(n, Segment { unusable: true, ..Segment::default() });

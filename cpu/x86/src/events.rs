@@ -105,11 +105,12 @@ impl Cpu {
         let unmasked = interrupt && self.flags.has(bits::IF);
         let nmi = self.nmi_pending && !self.nmi_blocked;
         let smi = self.smi_pending && !self.smm;
+        let debug = self.pending_db != 0;
         let wakes = match self.activity {
             Activity::Active => true,
-            Activity::Halted => unmasked || nmi || smi,
+            Activity::Halted => unmasked || nmi || smi || debug,
             Activity::Mwait(even_masked) => {
-                unmasked || nmi || smi || (even_masked && interrupt) || self.monitor_triggered()
+                unmasked || nmi || smi || debug || (even_masked && interrupt) || self.monitor_triggered()
             }
             // SDM 3A 6.15 (#DF): NMI, SMI, INIT or RESET leave shutdown; the machine treats it as a reset before that.
             Activity::Shutdown | Activity::WaitForSipi => false,

@@ -128,13 +128,14 @@ impl Interpreter {
     pub fn run<O: Observer>(&mut self, cpu: &mut Cpu, limit: u64, observer: &mut O) -> RunEnd {
         cpu.boundary |= boundary::INTERRUPT;
         loop {
+            // First of all: a boundary is looked at once, or the shadow of STI and MOV SS would end here.
+            if cpu.icount >= limit {
+                return RunEnd::Limit;
+            }
             if cpu.boundary != 0
                 && let Some(end) = cpu.at_boundary()
             {
                 return end;
-            }
-            if cpu.icount >= limit {
-                return RunEnd::Limit;
             }
             self.sync_code(cpu);
             let block = match self.find(cpu) {

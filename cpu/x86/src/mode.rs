@@ -127,9 +127,9 @@ impl Cpu {
             (true, seg::FS | seg::GS) => SegmentFast::flat(segment.base),
             (true, _) => SegmentFast::flat(0),
             (false, _) if self.protected() && !self.v8086() => SegmentFast::legacy(segment),
-            // Real-address and virtual-8086 mode check the limit, but not the type.
+            // Real-address and virtual-8086 mode check the limit, but not whether the type allows the access.
             (false, _) => {
-                let end = u64::from(segment.limit) + 1;
+                let end = if segment.expand_down() { 0 } else { u64::from(segment.limit) + 1 };
                 SegmentFast { base: segment.base, mask: 0xffff_ffff, read_end: end, write_end: end }
             }
         };

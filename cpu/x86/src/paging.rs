@@ -234,6 +234,10 @@ impl Cpu {
             Privilege::Current => self.context_number,
             Privilege::Implicit => self.context_system,
         };
+        if kind == Kind::Fetch {
+            let bit = (linear >> 12) as usize;
+            self.spaces.fetched[bit >> 6 & 63] |= 1 << (bit & 63);
+        }
         let entry = *self.tlb.entry(linear);
         let (tag, wanted) = match kind {
             Kind::Read => (entry.read, linear & !PAGE_MASK | context),
@@ -248,10 +252,6 @@ impl Cpu {
         let target = self.target(page.gpa);
         if let Target::Host { pointer, index, rom } = target {
             self.enter(linear, kind, who, context, &page, (pointer, index, rom));
-        }
-        if kind == Kind::Fetch {
-            let bit = (linear >> 12) as usize;
-            self.spaces.fetched[bit >> 6 & 63] |= 1 << (bit & 63);
         }
         Ok(target)
     }

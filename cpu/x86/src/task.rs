@@ -1,10 +1,13 @@
 //! Task switches (SDM 3A chapter 7).
 
 use crate::control::{cr0, cr4};
+use crate::deliver::Origin;
 use crate::descriptor::{Descriptor, kind};
+use crate::events::dr6;
 use crate::flags::bits;
 use crate::insn::seg;
 use crate::segment::{Segment, rights};
+use crate::state::boundary;
 use crate::{Cpu, Stop};
 
 /// What asks for a task switch.
@@ -116,15 +119,31 @@ impl Cpu {
         }
         self.cr0 |= cr0::TS;
         self.tr = Segment { rights: new.rights | u16::from(BUSY), ..new };
-        self.commit(&image, eflags, wide)?;
-        if let Switch::Event { error: Some(code) } = switch {
-            if wide { self.push(code)? } else { self.push(code as u16)? }
-        }
+        // The old task's single-step trap does not follow into the new one.
+        self.stepping = false;
         if image.trap {
-            self.pending_db |= 1 << 15;
-            self.boundary |= crate::state::boundary::TRAP;
+            self.pending_db |= dr6::BT;
+            self.boundary |= boundary::TRAP;
         }
-        Ok(())
+        let mut result = self.commit(&image, eflags, wide);
+        if result.is_ok()
+            && let Switch::Event { error: Some(code) } = switch
+        {
+            result = if wide { self.push(code) } else { self.push(code as u16) };
+        }
+        if result.is_ok() && u64::from(image.eip) > self.seg[seg::CS as usize].limit.into() {
+            result = Err(self.gp(self.external));
+        }
+        match (result, switch) {
+            // The caller has an event in delivery; this may make it a double fault.
+            (Err(stop), Switch::Event { .. }) => Err(stop),
+            (Err(_), _) => {
+                // The instruction has completed: the fault arises at the new task's first one.
+                self.deliver_exception(Origin::Fault);
+                Ok(())
+            }
+            (Ok(()), _) => Ok(()),
+        }
     }
 
     /// Loads the new task's state. From here on exceptions arise in the new task.
@@ -141,17 +160,19 @@ impl Cpu {
         for (n, &value) in image.registers.iter().enumerate() {
             self.regs[n] = if wide { value.into() } else { self.regs[n] & 0xffff_0000 | u64::from(value) };
         }
-        // L0–L3 of DR7 are cleared.
-        self.dr[7] &= !0x55;
+        // L0–L3 and LE of DR7 are cleared.
+        self.dr[7] &= !0x155;
         self.debug_registers_changed();
         for (n, &selector) in image.selectors.iter().enumerate() {
             self.seg[n] = Segment { selector, unusable: true, ..Segment::default() };
         }
         self.ldtr = Segment { selector: image.ldt, unusable: true, ..Segment::default() };
         let [es, cs, ss, ds, fs, gs] = image.selectors;
+        let v8086 = self.flags.has(bits::VM);
+        self.cpl = if v8086 { 3 } else { (cs & 3) as u8 };
+        self.update_mode();
         self.load_task_ldt(image.ldt)?;
-        if self.flags.has(bits::VM) {
-            self.cpl = 3;
+        if v8086 {
             for (n, selector) in image.selectors.into_iter().enumerate() {
                 self.seg[n] = Segment::v8086(selector);
             }
@@ -159,8 +180,6 @@ impl Cpu {
             self.system_flags_changed();
             return Ok(());
         }
-        self.cpl = (cs & 3) as u8;
-        self.update_mode();
         // SS is checked against CS's RPL, then CS, then the data segments; faults are #TS (#NP, #SS if not present).
         let code = self.task_code(cs)?;
         self.task_stack(ss)?;
@@ -176,9 +195,6 @@ impl Cpu {
             }
         }
         self.system_flags_changed();
-        if image.eip > code.limit {
-            return Err(self.gp(self.external));
-        }
         Ok(())
     }
 

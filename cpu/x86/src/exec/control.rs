@@ -28,7 +28,8 @@ impl Cpu {
         if changed & cr0::PG != 0 {
             if value & cr0::PG != 0 {
                 if self.efer & efer::LME != 0 {
-                    if self.cr4 & cr4::PAE == 0 || self.seg[seg::CS as usize].long() {
+                    let tss16 = self.tr.kind() & 8 == 0;
+                    if self.cr4 & cr4::PAE == 0 || self.seg[seg::CS as usize].long() || tss16 {
                         return Err(self.gp0());
                     }
                 } else if self.cr4 & cr4::PAE != 0 {
@@ -177,7 +178,7 @@ fn mov_to_dr<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     match n {
         6 | 7 if value >> 32 != 0 => return Err(cpu.gp0()),
         6 => cpu.dr[6] = value & 0xe00f | 0xffff_0ff0,
-        7 => cpu.dr[7] = value & 0xffff_2bff | 0x400,
+        7 => cpu.dr[7] = value & 0xffff_23ff | 0x400,
         _ => cpu.dr[n] = value,
     }
     cpu.debug_registers_changed();
@@ -228,7 +229,7 @@ fn invpcid<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let [descriptor, linear] = cpu.load::<[u64; 2]>(i)?;
     let kind = T::get(cpu, i.r[0]).zx();
     let pcid = descriptor as u16 & 0xfff;
-    if kind > 3 || kind < 2 && descriptor >> 12 != 0 || kind < 2 && pcid != 0 && cpu.cr4 & cr4::PCIDE == 0 {
+    if kind > 3 || descriptor >> 12 != 0 || kind < 2 && pcid != 0 && cpu.cr4 & cr4::PCIDE == 0 {
         return Err(cpu.gp0());
     }
     match kind {

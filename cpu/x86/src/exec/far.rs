@@ -3,6 +3,7 @@
 use super::operand::*;
 use crate::control::{cr4, efer};
 use crate::descriptor::{Descriptor, kind};
+use crate::events::dr6;
 use crate::flags::bits;
 use crate::insn::{REG_RIP, seg};
 use crate::row::Rows;
@@ -13,13 +14,10 @@ use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
 impl Cpu {
-    /// Checks that a code segment may be entered at `offset`: the L and D combination, canonical address or limit. Outside
-    /// of 64-bit mode only the offset's lower half counts.
+    /// Checks that a code segment may be entered at `offset`: canonical address or limit. Outside of 64-bit mode only the
+    /// offset's lower half counts.
     fn check_entry(&mut self, segment: &Segment, offset: u64) -> Result<(), Stop> {
         if self.long_mode() && segment.long() {
-            if segment.big() {
-                return Err(self.gp(self.selector_error(segment.selector)));
-            }
             if !self.is_canonical(offset) {
                 return Err(self.gp(self.external));
             }
@@ -40,7 +38,7 @@ impl Cpu {
             } else {
                 (through_gate || rpl <= self.cpl) && segment.dpl() == self.cpl
             };
-        if !allowed {
+        if !allowed || self.long_mode() && segment.long() && segment.big() {
             return Err(self.gp(error));
         }
         if !descriptor.present() {
@@ -303,7 +301,8 @@ impl Cpu {
             self.update_mode();
             // A limit violation on the new stack names it (SDM 3A 6.15, #SS).
             if self.pending.vector == crate::fault::vector::SS && self.pending.error == Some(0) {
-                let error = if self.long_mode() { self.external } else { self.selector_error(ss.selector) };
+                let same = self.long_mode() || cpl == self.cpl;
+                let error = if same { self.external } else { self.selector_error(ss.selector) };
                 self.pending.error = Some(error.into());
             }
         }
@@ -342,7 +341,7 @@ impl Cpu {
         let allowed = segment.is_code()
             && rpl >= self.cpl
             && if conforming { segment.dpl() <= rpl } else { segment.dpl() == rpl };
-        if !allowed {
+        if !allowed || self.long_mode() && segment.long() && segment.big() {
             return Err(self.gp(error));
         }
         if !descriptor.present() {
@@ -361,10 +360,10 @@ impl Cpu {
         flags: Option<u64>,
     ) -> Result<(), Stop> {
         let (descriptor, cs) = self.return_code(selector)?;
-        self.check_entry(&cs, ip)?;
         let rpl = (selector & 3) as u8;
         let long_iret = flags.is_some() && self.long64();
         if rpl == self.cpl && !long_iret {
+            self.check_entry(&cs, ip)?;
             self.set_accessed(&descriptor)?;
             self.set_sp(after);
             if let Some(flags) = flags {
@@ -379,6 +378,7 @@ impl Cpu {
         let ss_selector = self.read::<T>(stack, after.wrapping_add(T::SIZE) & mask)?.zx() as u16;
         let to_long64 = self.long_mode() && cs.long();
         let ss = self.return_stack(ss_selector, rpl, to_long64)?;
+        self.check_entry(&cs, ip)?;
         self.set_accessed(&descriptor)?;
         let outer = rpl != self.cpl;
         if let Some(flags) = flags {
@@ -445,13 +445,13 @@ impl Cpu {
 
     fn iret<T: Int>(&mut self) -> Result<(), Stop> {
         let (stack, mask, sp) = (self.stack_segment(), self.stack_mask(), self.sp());
+        // NMIs are unblocked even if the instruction faults (SDM 3A 6.7.1).
+        self.nmi_blocked = false;
         if self.protected() && !self.v8086() && self.flags.has(bits::NT) {
             if self.long_mode() {
                 return Err(self.gp0());
             }
-            self.task_return()?;
-            self.nmi_blocked = false;
-            return Ok(());
+            return self.task_return();
         }
         if self.v8086() && self.flags.iopl() < 3 && (self.cr4 & cr4::VME == 0 || T::BITS != 16) {
             return Err(self.gp0());
@@ -474,17 +474,14 @@ impl Cpu {
             let cpl = self.cpl;
             self.install_real_code(cs, cpl);
             self.set_rip(ip);
-            self.nmi_blocked = false;
             self.system_flags_changed();
             return Ok(());
         }
         if T::BITS == 32 && flags & bits::VM != 0 && self.cpl == 0 && !self.long_mode() {
-            self.iret_to_v8086(selector, ip, flags, after)?;
+            self.iret_to_v8086(selector, ip, flags, after)
         } else {
-            self.return_to::<T>(selector, ip, after, Some(flags))?;
+            self.return_to::<T>(selector, ip, after, Some(flags))
         }
-        self.nmi_blocked = false;
-        Ok(())
     }
 
     /// IRET to virtual-8086 mode (SDM 3B 21.2.5).
@@ -529,7 +526,6 @@ impl Cpu {
         self.set_sp(after);
         self.install_real_code(cs, 3);
         self.set_rip(ip);
-        self.nmi_blocked = false;
         self.system_flags_changed();
         Ok(())
     }
@@ -580,10 +576,10 @@ fn load_far<T: Int, const SEGMENT: u8>(cpu: &mut Cpu, i: &Insn) -> Result<(), St
 }
 
 fn mov_to_segment(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    let selector = if i.has_memory() { cpu.load::<u16>(i)? } else { u16::get(cpu, i.r[1]) };
     if i.r[0] == seg::CS {
         return Err(cpu.ud());
     }
+    let selector = if i.has_memory() { cpu.load::<u16>(i)? } else { u16::get(cpu, i.r[1]) };
     cpu.load_segment(i.r[0], selector)?;
     if i.r[0] == seg::SS {
         cpu.mov_ss_shadow();
@@ -658,15 +654,17 @@ fn syscall(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
         let target = if long64 { cpu.msrs.lstar } else { cpu.msrs.cstar };
         let flags = cpu.flags.get() & !cpu.msrs.fmask & !bits::RF;
         cpu.flags.set(flags);
-        cpu.flat_segments(selector & 0xfffc, (selector & 0xfffc).wrapping_add(8), 0, true);
+        cpu.flat_segments(selector & 0xfffc, selector.wrapping_add(8), 0, true);
         cpu.set_rip(target);
     } else {
         cpu.regs[RCX] = next & 0xffff_ffff;
         let flags = cpu.flags.get() & !(bits::VM | bits::IF | bits::RF);
         cpu.flags.set(flags);
-        cpu.flat_segments(selector & 0xfffc, (selector & 0xfffc).wrapping_add(8), 0, false);
+        cpu.flat_segments(selector & 0xfffc, selector.wrapping_add(8), 0, false);
         cpu.set_rip(cpu.msrs.star & 0xffff_ffff);
     }
+    // Whether a single-step trap follows depends on TF after FMASK has been applied.
+    cpu.stepping &= cpu.flags.has(bits::TF);
     cpu.system_flags_changed();
     cpu.trap_by_new_flags();
     Ok(())
@@ -706,6 +704,11 @@ fn sysret<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     let cs = if to_long { base.wrapping_add(16) } else { base } | 3;
     cpu.flat_segments(cs, base.wrapping_add(8) | 3, 3, to_long);
     cpu.set_rip(target);
+    // The TF that it loads traps at once, as if SYSCALL had just been stepped.
+    cpu.stepping = false;
+    if cpu.flags.has(bits::TF) {
+        cpu.pending_db |= dr6::BS;
+    }
     cpu.system_flags_changed();
     cpu.trap_by_new_flags();
     Ok(())

@@ -68,7 +68,7 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     }
     let until_zf = i.prefixes & prefix::REPNE != 0;
     let start = cpu.regs[REG_RIP as usize];
-    let mut part = if cpu.boundary & boundary::TRAP != 0 { 1 } else { PART };
+    let mut part = if cpu.stepping { 1 } else { PART };
     loop {
         let left = masked(cpu, i, RCX);
         if left == 0 {
@@ -89,6 +89,10 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         }
     }
     cpu.regs[REG_RIP as usize] = start.wrapping_sub(i.len.into());
+    // An event between iterations saves RF set, and the instruction's own breakpoint does not strike again
+    // (SDM 3B 18.3.1.1).
+    cpu.flags.system |= bits::RF;
+    cpu.boundary |= boundary::TRAP;
     cpu.end_block();
     Ok(())
 }

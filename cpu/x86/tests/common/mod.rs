@@ -10,7 +10,7 @@ use ringworld_x86::model::Model;
 use ringworld_x86::segment::Segment;
 use ringworld_x86::state::TableRegister;
 use ringworld_x86::{Activity, Cpu};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// No devices: reads give ones, writes are lost.
 #[derive(Default)]
@@ -74,8 +74,8 @@ impl Rig {
         let memory =
             GuestMemory::new(&[MemoryRegion { base: GuestPhys(0), size: 64 << 20, kind: RegionKind::Ram }])
                 .expect("64 MiB of guest memory");
-        let model = Arc::new(Model::default());
-        let cpu = Cpu::new(CpuId(0), model, Arc::new(memory), Arc::new(Nothing::default()));
+        static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| Arc::new(Model::as_if_complete("max")));
+        let cpu = Cpu::new(CpuId(0), MODEL.clone(), Arc::new(memory), Arc::new(Nothing::default()));
         Self { cpu, interpreter: Interpreter::default() }
     }
 
@@ -222,7 +222,13 @@ impl Rig {
     /// Runs up to `count` instructions.
     pub fn run(&mut self, count: u64) -> RunEnd {
         let limit = self.cpu.icount + count;
-        self.interpreter.run(&mut self.cpu, limit, &mut NoObserver)
+        loop {
+            // There is no machine around that could want attention.
+            let end = self.interpreter.run(&mut self.cpu, limit, &mut NoObserver);
+            if end != RunEnd::Attention {
+                return end;
+            }
+        }
     }
 
     /// Runs until the processor halts in one of [`Self::gates`]' handlers; returns the vector.

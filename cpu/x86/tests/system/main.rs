@@ -1,0 +1,13 @@
+//! Ring 0 end to end: segmentation, interrupts, tasks, debugging, paging, self-modifying code, modes. Each test cites the
+//! section of the manual that it holds the processor to.
+
+#![allow(clippy::type_complexity)] // rows of tables
+
+#[path = "../common/mod.rs"]
+mod common;
+mod debug;
+mod helpers;
+mod interrupts;
+mod segmentation;
+mod tasks;
+mod transfers;
