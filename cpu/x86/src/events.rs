@@ -6,8 +6,10 @@ use crate::control::cr4;
 use crate::deliver::Origin;
 use crate::fault::{Exception, vector};
 use crate::flags::bits;
+use crate::insn::{Insn, prefix};
 use crate::interp::RunEnd;
 use crate::mem::Kind;
+use crate::msr::debugctl;
 use crate::state::{Activity, Shadow, boundary};
 
 /// Bits of DR6 (SDM 3B 18.2.3).
@@ -174,10 +176,13 @@ impl Cpu {
         self.stepping
     }
 
-    /// After an instruction that ran with TF set: the single-step trap is pending, unless the instruction was one that
-    /// holds debug traps off.
-    pub(crate) fn after_single_step(&mut self) {
-        if self.stepping && self.shadow != Shadow::MovSs {
+    /// After an instruction (at `start`) that ran with TF set: the single-step trap is pending, unless the instruction was
+    /// one that holds debug traps off, or IA32_DEBUGCTL.BTF is set and it was no taken branch (SDM 3B 18.4.3).
+    pub(crate) fn after_single_step(&mut self, start: u64, insn: &Insn) {
+        let repeated = insn.prefixes & (prefix::REP | prefix::REPNE) != 0;
+        let branched = self.rip() != start.wrapping_add(u64::from(insn.len)) && !repeated;
+        let traps = branched || self.msrs.debugctl & debugctl::BTF == 0;
+        if self.stepping && traps && self.shadow != Shadow::MovSs {
             self.pending_db |= dr6::BS;
         }
         self.stepping = false;
@@ -194,8 +199,9 @@ impl Cpu {
         }
     }
 
-    /// DR6 and DR7 at the delivery of a debug exception.
+    /// DR6, DR7 and IA32_DEBUGCTL at the delivery of a debug exception.
     pub(crate) fn note_debug_exception(&mut self, payload: u64) {
+        self.msrs.debugctl &= !debugctl::BTF;
         self.dr[6] = self.dr[6] & !0xf | payload;
         self.dr[7] &= !dr7::GD;
     }

@@ -153,6 +153,7 @@ impl Interpreter {
             let stepping = single && cpu.before_single_step();
             cpu.block_end = (len as u64).min(longest) as usize;
             let insns = &self.insns[start..start + len];
+            let first = cpu.rip();
             let mut n = 0;
             while n < cpu.block_end {
                 let Some(insn) = insns.get(n) else { break };
@@ -171,8 +172,11 @@ impl Interpreter {
                 }
                 n += 1;
             }
-            if stepping && n == 1 {
-                cpu.after_single_step();
+            if stepping
+                && n == 1
+                && let Some(insn) = insns.first()
+            {
+                cpu.after_single_step(first, insn);
             }
         }
     }

@@ -58,3 +58,6 @@ pub fn rows(rows: &mut Rows) {
         family(rows);
     }
 }
+
+#[cfg(test)]
+mod system_tests;
