@@ -248,7 +248,7 @@ impl Cpu {
             self.update_fast_segment(seg::CS, long64);
             self.end_block();
         } else {
-            self.update_mode();
+            self.privilege_changed();
         }
     }
 

@@ -76,6 +76,12 @@ impl Cpu {
     /// Recomputes what is derived from control registers, EFER, XCR0, CPL, RFLAGS.VM/AC and the segments. Everything
     /// that changes one of them ends its block and calls this.
     pub fn update_mode(&mut self) {
+        self.update_context();
+        self.privilege_changed();
+    }
+
+    /// The part of [`Self::update_mode`] for changes of CPL, segments, RFLAGS.VM/AC and CR0.TS/EM/MP alone.
+    pub(crate) fn privilege_changed(&mut self) {
         let cs = &self.seg[seg::CS as usize];
         let long64 = self.long_mode() && cs.long();
         let protected = self.protected();
@@ -106,7 +112,7 @@ impl Cpu {
         self.mode = Mode(mode);
         self.pmu_privilege();
         self.update_fast_segments();
-        self.update_context();
+        self.select_context();
         self.end_block();
     }
 

@@ -49,6 +49,8 @@ pub struct AddressSpaces {
     /// The present incarnation of each PCID.
     spaces: HashMap<u16, u32>,
     next_space: u32,
+    /// Context numbers of the present address space, see [`Cpu::number_contexts`].
+    numbers: [u16; 3],
     /// `None` while paging is off.
     pub(crate) paging: Option<Paging>,
     /// Pages (hashed) from which code was fetched since the code look-ups were dropped last.
@@ -61,6 +63,7 @@ impl Default for AddressSpaces {
             contexts: Contexts::default(),
             spaces: HashMap::new(),
             next_space: 1,
+            numbers: [0; 3],
             paging: None,
             fetched: [0; 64],
         }
@@ -120,11 +123,12 @@ impl Cpu {
             }
             paging
         });
+        self.number_contexts();
         self.select_context();
     }
 
-    /// Selects the TLB contexts for the present privilege, EFLAGS.AC and address space.
-    pub(crate) fn select_context(&mut self) {
+    /// Numbers the contexts of the present address space: supervisor, supervisor with EFLAGS.AC, user.
+    fn number_contexts(&mut self) {
         let (space, control, pkru, pkrs) = match &self.spaces.paging {
             None => (0, 0, 0, 0),
             Some(p) => {
@@ -142,27 +146,41 @@ impl Cpu {
                 (self.spaces.space(pcid), control | 1 << 8, pkru, pkrs)
             }
         };
-        let user = u32::from(self.cpl == 3 && space != 0) << 9;
-        let smap = control & 1 << 5 != 0;
-        let ac = u32::from(smap && self.cpl != 3 && self.flags.has(bits::AC)) << 10;
-        let mut exhausted = false;
-        let mut number = |control: u32| {
-            let (number, again) = self.spaces.contexts.number(ContextKey { space, control, pkru, pkrs });
-            exhausted |= again;
-            number
-        };
-        let mut numbers = [number(control), number(control | user | ac)];
-        if exhausted {
+        // Without paging there is one context; without SMAP, EFLAGS.AC changes nothing.
+        let user = u32::from(space != 0) << 9;
+        let ac = u32::from(self.spaces.paging.is_some_and(|p| p.smap)) << 10;
+        let keys = [control, control | ac, control | user];
+        for attempt in 0..2 {
+            let mut exhausted = false;
+            for (slot, control) in self.spaces.numbers.iter_mut().zip(keys) {
+                let (number, again) = self.spaces.contexts.number(ContextKey { space, control, pkru, pkrs });
+                *slot = number;
+                exhausted |= again;
+            }
+            if !exhausted || attempt == 1 {
+                break;
+            }
+            // Old numbers come back into use: nothing may be left that they tagged.
             self.tlb.flush();
             self.spaces.contexts.clear();
             self.drop_code_lookups();
-            for (slot, control) in numbers.iter_mut().zip([control, control | user | ac]) {
-                *slot = self.spaces.contexts.number(ContextKey { space, control, pkru, pkrs }).0;
-            }
         }
-        self.context_system = u64::from(numbers[0]);
-        self.context_number = u64::from(numbers[1]);
-        self.context = self.effective_context(numbers[1]);
+    }
+
+    /// Selects the TLB contexts for the present privilege and EFLAGS.AC.
+    #[inline]
+    pub(crate) fn select_context(&mut self) {
+        let [supervisor, with_ac, user] = self.spaces.numbers;
+        let number = if self.cpl == 3 {
+            user
+        } else if self.flags.has(bits::AC) {
+            with_ac
+        } else {
+            supervisor
+        };
+        self.context_system = u64::from(supervisor);
+        self.context_number = u64::from(number);
+        self.context = self.effective_context(number);
     }
 
     /// Flushes everything, global pages included (MOV to CR0/CR4 that changes paging, INVPCID type 2, reset).

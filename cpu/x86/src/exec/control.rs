@@ -209,7 +209,7 @@ fn smsw<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 
 fn clts(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     cpu.cr0 &= !cr0::TS;
-    cpu.update_mode();
+    cpu.privilege_changed();
     Ok(())
 }
 

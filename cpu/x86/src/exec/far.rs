@@ -109,7 +109,7 @@ impl Cpu {
         self.seg[seg::CS as usize] = cs;
         self.cpl = cpl;
         if (old.rights ^ cs.rights) & rights::DB != 0 {
-            self.update_mode();
+            self.privilege_changed();
         } else {
             self.update_fast_segment(seg::CS, false);
             self.end_block();
@@ -293,12 +293,12 @@ impl Cpu {
         self.set_v8086(false);
         self.seg[seg::CS as usize] = Segment { selector: cs.selector & !3 | u16::from(cpl), ..*cs };
         self.cpl = cpl;
-        self.update_mode();
+        self.privilege_changed();
         self.regs[RSP] = if ss.big() || self.long64() { sp } else { self.regs[RSP] & !0xffff | sp & 0xffff };
         let result = pushes(self);
         if result.is_err() {
             (self.seg, self.cpl, self.regs[RSP], self.flags) = saved;
-            self.update_mode();
+            self.privilege_changed();
             // A limit violation on the new stack names it (SDM 3A 6.15, #SS).
             if self.pending.vector == crate::fault::vector::SS && self.pending.error == Some(0) {
                 let same = self.long_mode() || cpl == self.cpl;
@@ -508,7 +508,7 @@ impl Cpu {
         }
         self.regs[RSP] = esp.into();
         self.set_rip(ip);
-        self.update_mode();
+        self.privilege_changed();
         self.system_flags_changed();
         Ok(())
     }
@@ -636,7 +636,7 @@ impl Cpu {
         self.seg[seg::SS as usize] = Segment { selector: ss, rights: data, ..flat };
         self.seg[seg::CS as usize] = Segment { selector: cs, rights: code, ..flat };
         self.cpl = cpl;
-        self.update_mode();
+        self.privilege_changed();
     }
 }
 
