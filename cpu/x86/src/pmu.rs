@@ -146,7 +146,7 @@ impl Pmu {
     fn until_interrupt(&self) -> Option<u64> {
         (0..self.counters.len())
             .filter(|&n| self.interrupts(n) && self.rate(n) != 0)
-            .map(|n| VALUE - self.counters[n] + 1)
+            .map(|n| VALUE.wrapping_sub(self.counters[n]).wrapping_add(1))
             .min()
     }
 }

@@ -48,7 +48,8 @@ fn peek<T: MemValue>(cpu: &Cpu, at: u64) -> T {
 fn privileged_instructions() {
     // SDM 2: #GP(0) at CPL 3; RDTSC by CR4.TSD, RDPMC by CR4.PCE; CPUID only with CPUID faulting.
     let mut cpu = machine();
-    let cases: &[(&[u8], u64, u64, Result<(), u8>)] = &[
+    type Case<'a> = (&'a [u8], u64, u64, Result<(), u8>);
+    let cases: &[Case<'_>] = &[
         (&RDMSR, 0, 0x10, Err(13)),
         (&WRMSR, 0, 0x10, Err(13)),
         (&WBINVD, 0, 0, Err(13)),

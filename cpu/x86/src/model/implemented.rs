@@ -83,20 +83,18 @@ static FORMS: LazyLock<Forms> = LazyLock::new(|| {
         .collect();
     let mut implemented: Features =
         TABLE.iter().filter(|info| info.system_part).map(|info| info.feature).collect();
+    let mut without_row: Vec<(Feature, Code)> = Code::values()
+        .filter(|&code| row(code).is_none() && !is_exception(code))
+        .filter_map(|code| Some((*needs[code as usize].as_ref()?.last()?, code)))
+        .collect();
+    // In the table's order: the forms of two features together are wanted only of those that have the other one.
+    without_row.sort_by_key(|&(feature, _)| feature);
     let mut missing = Vec::new();
-    for info in TABLE {
-        for code in Code::values().filter(|&code| row(code).is_none() && !is_exception(code)) {
-            let Some(needs) = &needs[code as usize] else { continue };
-            if needs.last() != Some(&info.feature) {
-                continue;
-            }
-            // The forms of two features together are wanted only of those that have the other one.
-            if needs.iter().all(|&other| other == info.feature || implemented.has(other)) {
-                missing.push((info.feature, code));
-            }
-        }
-        if missing.last().is_some_and(|&(feature, _)| feature == info.feature) {
-            implemented.remove(info.feature);
+    for (feature, code) in without_row {
+        let needs = needs[code as usize].as_deref().unwrap_or_default();
+        if needs.iter().all(|&other| other == feature || implemented.has(other)) {
+            implemented.remove(feature);
+            missing.push((feature, code));
         }
     }
     for info in TABLE {

@@ -197,7 +197,8 @@ fn mxcsr_alone_makes_compacted_formats_save_sse() {
 #[test]
 fn headers_that_make_no_sense_are_faults() {
     // SDM 1 13.8.1, 13.12.
-    let cases: &[(&[u8], [u64; 3], u64, Result<(), u8>)] = &[
+    type Case<'a> = (&'a [u8], [u64; 3], u64, Result<(), u8>);
+    let cases: &[Case<'_>] = &[
         (&XRSTOR, [0x2e7, 0, 0], 0x1f80, Ok(())),
         (&XRSTOR, [0x8, 0, 0], 0x1f80, Err(13)),
         (&XRSTOR, [0, 1, 0], 0x1f80, Err(13)),
