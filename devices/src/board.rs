@@ -240,16 +240,6 @@ impl Board {
         }
     }
 
-    /// Characters from the host for COM1.
-    pub fn inject_serial_input(&self, bytes: &[u8], now: VirtualTime) {
-        self.input(HostInput::Serial(0), bytes, now);
-    }
-
-    /// Whether memory-mapped registers lie in `len` bytes from `base` on.
-    pub fn claims(&self, base: GuestPhys, len: u64) -> bool {
-        self.lock().memory.overlaps(base, len)
-    }
-
     /// Accesses so far.
     pub fn counters(&self) -> BoardCounters {
         let inner = self.lock();
@@ -271,7 +261,6 @@ impl Board {
     /// Adds the state of the board and its devices to `hasher`.
     pub fn hash_state(&self, hasher: &mut StateHasher) {
         let inner = self.lock();
-        hasher.add(&inner.now);
         inner.fabric.hash_state(hasher);
         for slot in &inner.devices {
             slot.device.hash_state(hasher);
@@ -654,7 +643,7 @@ mod tests {
         out(&first, 5, 0x40, &[0, 1]);
         out(&first, 5, 0x70, &[0x0b]);
         out(&first, 5, 0x71, &[0x42]);
-        first.inject_serial_input(b"text", VirtualTime(1000));
+        first.input(HostInput::Serial(0), b"text", VirtualTime(1000));
         let (second, _) = board();
         assert_ne!(hash(&first), hash(&second));
         second.restore(&first.save().unwrap()).unwrap();

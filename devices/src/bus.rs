@@ -1,7 +1,5 @@
 //! The port bus and the MMIO bus: which region answers where, and how wide it answers.
 
-use ringworld_core::GuestPhys;
-
 /// Two regions would answer at the same place, or a region leaves its space.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BusError {
@@ -175,12 +173,6 @@ impl<T: Copy> Bus<T> {
             writes: entry.writes,
         })
     }
-
-    /// Whether a region overlaps the bytes from `base` on.
-    pub(crate) fn overlaps(&self, base: GuestPhys, len: u64) -> bool {
-        let at = self.entries.partition_point(|entry| entry.region.last() < base.0);
-        self.entries.get(at).is_some_and(|entry| entry.region.base < base.0.saturating_add(len))
-    }
 }
 
 #[cfg(test)]
@@ -244,6 +236,5 @@ mod tests {
         assert_eq!(memory.piece(u64::MAX, 1, true).target, Some(('t', 0)));
         assert_eq!(memory.piece(0x1ff8, 64, true), Piece { target: Some(('l', 0xff8)), len: 8 });
         assert_eq!(memory.piece(0x2000, 4, true).target, None);
-        assert!(memory.overlaps(GuestPhys(0xfff), 2) && !memory.overlaps(GuestPhys(0xfff), 1));
     }
 }

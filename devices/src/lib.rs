@@ -1,5 +1,46 @@
 //! The devices of a PC, without any notion of a CPU's instruction set: buses, interrupt controllers, timers, serial
 //! ports, and the [`Board`] that carries them.
+//!
+//! A device of your own implements [`Device`] and is attached to a board:
+//!
+//! ```
+//! use ringworld_core::{CpuId, IoContext, Platform, StateHasher, VirtualTime};
+//! use ringworld_devices::{Board, BoardConfig, Device, DeviceContext, Region, StateError};
+//!
+//! /// Asserts IRQ 5 a microsecond after each write, until it is read.
+//! struct Alarm;
+//!
+//! impl Device for Alarm {
+//!     fn read(&mut self, _offset: u64, data: &mut [u8], ctx: &mut DeviceContext<'_>) {
+//!         data.fill(0);
+//!         ctx.set_irq(5, false);
+//!     }
+//!     fn write(&mut self, _offset: u64, _data: &[u8], ctx: &mut DeviceContext<'_>) {
+//!         ctx.schedule(0, ctx.now + 1_000);
+//!     }
+//!     fn timer(&mut self, _timer: u32, ctx: &mut DeviceContext<'_>) {
+//!         ctx.set_irq(5, true);
+//!     }
+//!     fn reset(&mut self, _ctx: &mut DeviceContext<'_>) {}
+//!     // It has no state of its own: the line and the timer are the board's.
+//!     fn hash_state(&self, _hasher: &mut StateHasher) {}
+//!     fn save(&self) -> Result<Vec<u8>, StateError> {
+//!         Ok(Vec::new())
+//!     }
+//!     fn restore(&mut self, _image: &[u8]) -> Result<(), StateError> {
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let board = Board::new(BoardConfig::default())?;
+//! board.attach("alarm", Box::new(Alarm), &[Region::new("alarm", 0x300, 1, 1)], &[])?;
+//! let ctx = IoContext { cpu: CpuId(0), now: VirtualTime(5_000) };
+//! board.port_write(ctx, 0x300, &[1]);
+//! assert_eq!(board.next_event(), VirtualTime(6_000));
+//! board.advance(VirtualTime(6_000));
+//! assert!(board.intr());
+//! # Ok::<(), ringworld_devices::BusError>(())
+//! ```
 
 mod acpi_pm;
 mod board;

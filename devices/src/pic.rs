@@ -1,6 +1,8 @@
 //! Two 8259A interrupt controllers as a PC wires them, and the ELCR.
 //!
-//! Intel 8259A data sheet (order number 231468); ELCR: 82371AB (PIIX4) data sheet 4.2.5.
+//! Intel 8259A data sheet (order number 231468); ELCR: 82371AB (PIIX4) data sheet 4.2.5. An edge is latched until it is
+//! acknowledged ("set on a low to high transition", ICH9 data sheet 5.8.1), even if its line falls before; the 8259A would
+//! answer such an INTA with the vector of IR7. After power-up the pair is in the state in which firmware leaves it.
 
 use serde::{Deserialize, Serialize};
 
@@ -70,11 +72,9 @@ impl Pic {
         if self.icw1 & 8 != 0 { 0xff } else { self.elcr }
     }
 
-    /// The IRR. An edge stays latched after its input has fallen. (The data sheet wants the input high until INTA and
-    /// gives the spurious vector otherwise; software for virtual machines expects the interrupt that it has raised.)
+    /// The IRR: latched edges, and the levels of level-triggered inputs.
     fn irr(&self) -> u8 {
-        let level = self.level();
-        self.lines & level | self.edges & !level
+        self.edges & !self.level() | self.lines & self.level()
     }
 
     fn set_line(&mut self, input: u8, level: bool) {
@@ -219,7 +219,13 @@ pub struct PicPair {
 impl Default for PicPair {
     fn default() -> Self {
         // IRQ 0, 1, 2, 8 and 13 are always edge triggered.
-        Self { master: Pic::new(0xf8), slave: Pic::new(0xde) }
+        let mut pair = Self { master: Pic::new(0xf8), slave: Pic::new(0xde) };
+        // As firmware leaves them: vectors 0x08 and 0x70, cascaded, normal EOI, nothing masked.
+        for (pic, icw2, icw3) in [(&mut pair.master, 0x08, 1 << CASCADE), (&mut pair.slave, 0x70, CASCADE)] {
+            pic.write_even(0x11);
+            [icw2, icw3, 1].into_iter().for_each(|word| pic.write_odd(word));
+        }
+        pair
     }
 }
 
@@ -238,6 +244,10 @@ impl PicPair {
     fn cascade(&mut self) {
         let level = self.slave.pending().is_some();
         self.master.set_line(CASCADE, level);
+        if !level {
+            // INT of the slave is a level that it withdraws.
+            self.master.edges &= !(1 << CASCADE);
+        }
     }
 
     /// The master's INT output.
@@ -375,34 +385,37 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_goes_away_is_a_default_ir7() {
+    fn an_edge_is_latched() {
         let mut pics = pair(1);
-        pics.write(4, 0xf8);
         pics.set_line(5, true);
         pics.set_line(5, false);
+        assert_eq!(pics.acknowledge(), 0x25);
         assert!(!pics.intr());
+    }
+
+    #[test]
+    fn a_request_that_goes_away_is_a_default_ir7() {
+        let mut pics = pair(1);
+        pics.write(4, 0x20);
+        pics.set_line(5, true);
+        assert!(pics.intr());
+        pics.set_line(5, false);
+        assert!(!pics.intr(), "a level-triggered request goes with its line");
         assert_eq!(pics.acknowledge(), 0x27);
         assert_eq!(pics.registers()[0].1, 0, "its ISR bit stays clear");
-    }
-
-    #[test]
-    fn a_slave_request_lost_between_int_and_inta_is_the_slaves_ir7() {
-        let mut pics = pair(1);
-        pics.write(5, 0xde);
         pics.set_line(12, true);
-        // The master has latched its IR2 and asks the slave, which has nothing to say.
-        pics.set_line(12, false);
-        assert_eq!(pics.acknowledge(), 0x2f);
+        pics.write(3, 0x10);
+        assert!(!pics.intr(), "the slave withdraws INT");
+        assert_eq!(pics.acknowledge(), 0x27);
     }
 
     #[test]
-    fn an_edge_stays_latched_when_its_input_falls() {
-        let mut pics = pair(1);
+    fn power_up_state_is_that_of_firmware() {
+        let mut pics = PicPair::default();
         pics.set_line(11, true);
-        pics.set_line(11, false);
-        assert!(pics.intr());
-        assert_eq!(pics.acknowledge(), 0x2b);
-        assert!(!pics.intr());
+        assert_eq!(pics.acknowledge(), 0x73);
+        pics.set_line(0, true);
+        assert_eq!(pics.acknowledge(), 0x08);
     }
 
     #[test]
