@@ -228,7 +228,8 @@ fn read_whole_file() -> anyhow::Result<Option<Vec<u8>>> {
     let input = standard_input();
     let Ok(metadata) = input.metadata() else { return Ok(Some(Vec::new())) };
     let kind = metadata.file_type();
-    if !kind.is_file() && !(kind.is_char_device() && metadata.rdev() == NULL_DEVICE) {
+    let null = kind.is_char_device() && metadata.rdev() == NULL_DEVICE;
+    if !kind.is_file() && !null {
         return Ok(None);
     }
     let mut bytes = Vec::new();

@@ -65,6 +65,8 @@ pub struct Msrs {
     pub xss: u64,
     pub spec_ctrl: u64,
     pub misc_features_enables: u64,
+    /// Intel: MSR_POWER_CTL.
+    pub power_ctl: u64,
     pub smbase: u64,
     pub mtrr: Mtrrs,
     pub mcg_status: u64,

@@ -137,6 +137,8 @@ static REGISTERS: &[Register] = &[
         code!(|cpu, _| Ok(cpu.msrs.misc_enable), special::write_misc_enable)
     ),
     register!(0x1d9, "IA32_DEBUGCTL", always, code!(|cpu, _| Ok(cpu.msrs.debugctl), special::write_debugctl)),
+    // SDM 4 table 2-15: PROCHOT both ways and C1E. Neither has an effect here.
+    register!(0x1fc, "MSR_POWER_CTL", intel, field!(power_ctl, |_| 3)),
     register!(0x200..=0x20f, "IA32_MTRR_PHYSBASEn, PHYSMASKn", with!(Mtrr), code!(mtrr::read, mtrr::write)),
     register!(0x250, "IA32_MTRR_FIX64K_00000", with!(Mtrr), code!(mtrr::read, mtrr::write)),
     register!(0x258..=0x259, "IA32_MTRR_FIX16K", with!(Mtrr), code!(mtrr::read, mtrr::write)),

@@ -124,9 +124,20 @@ fn performance_counters_count_instructions() {
 #[test]
 fn models_have_their_vendors_registers() {
     let mut epyc = cpu("EPYC");
-    check(&mut epyc, &[(0xc001_0015, 1 << 24, Some(1 << 24)), (0xc001_1029, 2, Some(2)), (0x1a0, 0, None)]);
+    check(
+        &mut epyc,
+        &[
+            (0xc001_0015, 1 << 24, Some(1 << 24)),
+            (0xc001_1029, 2, Some(2)),
+            (0x1a0, 0, None),
+            (0x1fc, 0, None),
+        ],
+    );
     let mut intel = cpu("Skylake-Server");
-    check(&mut intel, &[(0xc001_0015, 0, None), (0x3a, 5, None), (0x1a0, 0x1801, Some(0x1881))]);
+    check(
+        &mut intel,
+        &[(0xc001_0015, 0, None), (0x3a, 5, None), (0x1a0, 0x1801, Some(0x1881)), (0x1fc, 2, Some(2))],
+    );
 }
 
 #[test]
