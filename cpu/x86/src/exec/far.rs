@@ -3,7 +3,6 @@
 use super::operand::*;
 use crate::control::{cr4, efer};
 use crate::descriptor::{Descriptor, kind};
-use crate::events::dr6;
 use crate::flags::bits;
 use crate::insn::{REG_RIP, seg};
 use crate::row::Rows;
@@ -663,8 +662,6 @@ fn syscall(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
         cpu.flat_segments(selector & 0xfffc, selector.wrapping_add(8), 0, false);
         cpu.set_rip(cpu.msrs.star & 0xffff_ffff);
     }
-    // Whether a single-step trap follows depends on TF after FMASK has been applied.
-    cpu.stepping &= cpu.flags.has(bits::TF);
     cpu.system_flags_changed();
     cpu.trap_by_new_flags();
     Ok(())
@@ -704,11 +701,6 @@ fn sysret<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     let cs = if to_long { base.wrapping_add(16) } else { base } | 3;
     cpu.flat_segments(cs, base.wrapping_add(8) | 3, 3, to_long);
     cpu.set_rip(target);
-    // The TF that it loads traps at once, as if SYSCALL had just been stepped.
-    cpu.stepping = false;
-    if cpu.flags.has(bits::TF) {
-        cpu.pending_db |= dr6::BS;
-    }
     cpu.system_flags_changed();
     cpu.trap_by_new_flags();
     Ok(())

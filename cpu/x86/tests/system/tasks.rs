@@ -37,7 +37,7 @@ fn rig(cpl: u8) -> Rig {
     rig.set_gdt(GATE, gate(OTHER, 0, 0xe5, 0));
     rig.poke(IDT + 8 * u64::from(V), gate(OTHER, 0, 0xe5, 0));
     let (cs, data) = if cpl == 3 { (sel::CODE32_3, sel::DATA3) } else { (sel::CODE32, sel::DATA0) };
-    rig.poke(OTHER_TSS + 4, STACK - 0x1000 | u64::from(sel::DATA0) << 32);
+    rig.poke(OTHER_TSS + 4, (STACK - 0x1000) | u64::from(sel::DATA0) << 32);
     rig.poke32(OTHER_TSS + tss::EIP, OTHER_CODE as u32);
     rig.poke32(OTHER_TSS + tss::EFLAGS, 0x0ad6);
     for n in 0..8 {
