@@ -63,10 +63,10 @@ pub struct Msrs {
     pub tsc_offset: u64,
     pub tsc_adjust: u64,
     pub xss: u64,
+    pub power_ctl: u64,
     pub spec_ctrl: u64,
     pub misc_features_enables: u64,
     /// Intel: MSR_POWER_CTL.
-    pub power_ctl: u64,
     pub smbase: u64,
     pub mtrr: Mtrrs,
     pub mcg_status: u64,
