@@ -8,7 +8,7 @@ use crate::decode::{self, Decoded};
 use crate::insn::{Insn, REG_RIP};
 use crate::mem::{Kind, Privilege};
 use crate::paging::Target;
-use crate::state::boundary;
+use crate::state::{Activity, boundary};
 use crate::{Cpu, Stop};
 use core::hash::{BuildHasherDefault, Hasher};
 use iced_x86::{Decoder, Instruction};
@@ -128,14 +128,18 @@ impl Interpreter {
     pub fn run<O: Observer>(&mut self, cpu: &mut Cpu, limit: u64, observer: &mut O) -> RunEnd {
         cpu.boundary |= boundary::INTERRUPT;
         loop {
-            // First of all: a boundary is looked at once, or the shadow of STI and MOV SS would end here.
-            if cpu.icount >= limit {
+            // First of all: a boundary is looked at once, or the shadow of STI and MOV SS would end here. An inactive
+            // processor is in no shadow; whether something wakes it is looked at even so.
+            if cpu.icount >= limit && cpu.activity == Activity::Active {
                 return RunEnd::Limit;
             }
             if cpu.boundary != 0
                 && let Some(end) = cpu.at_boundary()
             {
                 return end;
+            }
+            if cpu.icount >= limit {
+                return RunEnd::Limit;
             }
             self.sync_code(cpu);
             let block = match self.find(cpu) {

@@ -23,6 +23,20 @@ fn a_loop_runs_and_counts_exactly() {
     assert_eq!(rig.cpu.icount, 2 + 3000 + 1);
 }
 
+/// The machine asks with a limit of zero whether a processor is idle.
+#[test]
+fn an_inactive_processor_says_so_without_a_budget() {
+    let mut rig = Rig::long();
+    rig.gates();
+    rig.assemble(CODE, |a| a.hlt().unwrap());
+    assert_eq!(rig.run(0), RunEnd::Limit);
+    assert_eq!(rig.run(1), RunEnd::Inactive);
+    assert_eq!(rig.run(0), RunEnd::Inactive);
+    rig.cpu.nmi_pending = true;
+    assert_eq!(rig.run(0), RunEnd::Limit);
+    assert_eq!(rig.cpu.icount, 1);
+}
+
 #[test]
 fn speed() {
     let mut rig = Rig::long();
