@@ -87,14 +87,14 @@ impl MachineHandle {
         state.closed && state.events.is_empty() && state.stop.is_none()
     }
 
-    /// Waits until something has come, at most for `limit`.
+    /// Waits until something has come, at most for `limit`; without a limit, also until nothing can come any more.
     pub(crate) fn wait(&self, limit: Option<Duration>) {
         let state = self.lock();
-        let quiet = |state: &mut State| state.events.is_empty() && state.stop.is_none() && !state.closed;
+        let quiet = |state: &mut State| state.events.is_empty() && state.stop.is_none();
         match limit {
             // A result says only whether time was up; the caller looks at the clock itself.
             Some(limit) => drop(self.0.wake.wait_timeout_while(state, limit, quiet)),
-            None => drop(self.0.wake.wait_while(state, quiet)),
+            None => drop(self.0.wake.wait_while(state, |state| quiet(state) && !state.closed)),
         }
     }
 }
@@ -122,9 +122,12 @@ mod tests {
         handle.wait(None);
         sender.join().unwrap();
         assert_eq!(handle.take_events(), [HostEvent::PowerButton]);
-        handle.wait(Some(Duration::from_millis(1)));
         handle.close();
         assert!(handle.is_closed());
         handle.wait(None);
+        // A timed wait lasts its time, closed or not.
+        let start = std::time::Instant::now();
+        handle.wait(Some(Duration::from_millis(20)));
+        assert!(start.elapsed() >= Duration::from_millis(20));
     }
 }
