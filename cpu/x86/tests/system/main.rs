@@ -10,6 +10,7 @@ mod helpers;
 mod interrupts;
 mod modes;
 mod paging;
+mod restart;
 mod segmentation;
 mod smc;
 mod tasks;
