@@ -11,9 +11,6 @@ use ringworld_fp::F80;
 /// MXCSR's bits that exist; MXCSR_MASK in the image.
 pub const MXCSR_MASK: u32 = 0xffff;
 
-/// Bytes of the image that x87 state, MXCSR and XMM registers take; the rest of the 512 is software's.
-const USED: usize = 416;
-
 impl X87 {
     /// Writes x87 state into a legacy region: bytes 0 to 23 and 32 to 159. With `wide` (REX.W) the pointers have 64 bits.
     pub fn save_legacy(&self, image: &mut [u8; 512], wide: bool) {
@@ -87,8 +84,8 @@ fn fxsave<const WIDE: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         slot[..8].copy_from_slice(&register[0].to_le_bytes());
         slot[8..].copy_from_slice(&register[1].to_le_bytes());
     }
-    let len = if xmm == 0 { 160 } else { USED };
-    cpu.write_bytes(i.segment(), offset, &image[..len])
+    // What follows the registers is not written.
+    cpu.write_bytes(i.segment(), offset, &image[..160 + 16 * xmm])
 }
 
 fn fxrstor<const WIDE: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {

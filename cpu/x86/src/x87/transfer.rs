@@ -32,12 +32,13 @@ impl Cpu {
         Ok(())
     }
 
-    /// Stores ST(0) as `convert` makes it, or `indefinite` if it is empty.
-    fn x87_store<T: MemValue, const POP: bool>(
+    /// Stores ST(0) as `convert` makes it, or `indefinite` if it is empty, by `store`.
+    fn x87_store<T, const POP: bool>(
         &mut self,
         i: &Insn,
         indefinite: T,
         convert: impl FnOnce(&mut X87Env, F80) -> T,
+        store: impl FnOnce(&mut Self, T) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         let mut operation = self.x87_begin()?;
         let value = match self.x87.get(0) {
@@ -48,17 +49,26 @@ impl Cpu {
             }
         };
         if operation.env.stores_to_memory() {
-            self.store(i, value)?;
+            store(self, value)?;
             if POP {
                 self.x87.pop();
             }
         } else {
-            // The operand is looked at all the same.
-            self.probe(i.segment(), self.effective_address(i), T::SIZE, Kind::Write)?;
+            // The operand is not looked at: silicon reports no fault.
             operation.env.c1 = false;
         }
         self.x87_end(i, operation);
         Ok(())
+    }
+
+    /// Stores 80 bits as silicon does: the significand, then sign and exponent. A fault of the second leaves the first written.
+    fn x87_store80(&mut self, i: &Insn, bytes: [u8; 10]) -> Result<(), Stop> {
+        self.x87_align80(i, Kind::Write)?;
+        let offset = self.effective_address(i);
+        let [low @ .., h, j] = bytes;
+        self.check_segment(i.segment(), offset, 10, Kind::Write)?;
+        self.write(i.segment(), offset, low)?;
+        self.write(i.segment(), offset.wrapping_add(8) & i.address_mask(), [h, j])
     }
 
     /// An 80-bit operand wants 8-byte alignment under alignment checking (SDM 3A table 6-7).
@@ -116,27 +126,27 @@ fn fbld(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 }
 
 fn fst<F: Format + MemValue, const POP: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    cpu.x87_store::<F, POP>(i, F::from_bits(F::INDEFINITE), x87::to_float)
+    let indefinite = F::from_bits(F::INDEFINITE);
+    cpu.x87_store::<F, POP>(i, indefinite, x87::to_float, |cpu, value| cpu.store(i, value))
 }
 
 fn fstp_m80(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    cpu.x87_wait()?;
-    cpu.x87_align80(i, Kind::Write)?;
-    cpu.x87_store::<_, true>(i, F80::INDEFINITE.to_bytes(), |_, a| a.to_bytes())
+    let bytes = |_: &mut X87Env, a: F80| a.to_bytes();
+    cpu.x87_store::<_, true>(i, F80::INDEFINITE.to_bytes(), bytes, |cpu, value| cpu.x87_store80(i, value))
 }
 
 fn fbstp(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    cpu.x87_wait()?;
-    cpu.x87_align80(i, Kind::Write)?;
-    cpu.x87_store::<_, true>(i, x87::BCD_INDEFINITE, x87::to_bcd)
+    cpu.x87_store::<_, true>(i, x87::BCD_INDEFINITE, x87::to_bcd, |cpu, value| cpu.x87_store80(i, value))
 }
 
 fn fist<I: Integer + MemValue, const POP: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    cpu.x87_store::<I, POP>(i, I::INDEFINITE, |env, a| x87::to_integer(env, a, env.rounding))
+    let convert = |env: &mut X87Env, a| x87::to_integer(env, a, env.rounding);
+    cpu.x87_store::<I, POP>(i, I::INDEFINITE, convert, |cpu, value| cpu.store(i, value))
 }
 
 fn fisttp<I: Integer + MemValue>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    cpu.x87_store::<I, true>(i, I::INDEFINITE, |env, a| x87::to_integer(env, a, Rounding::Zero))
+    let convert = |env: &mut X87Env, a| x87::to_integer(env, a, Rounding::Zero);
+    cpu.x87_store::<I, true>(i, I::INDEFINITE, convert, |cpu, value| cpu.store(i, value))
 }
 
 /// FST ST(i) and FSTP ST(i).
