@@ -642,3 +642,59 @@ fn device_not_available() {
         assert_eq!(cause(rig.bytes(code)), expected, "{cr0:#x} {code:x?}");
     }
 }
+
+/// SDM 3A table 6-2: of what waits at one boundary, the debug trap comes first, then NMI, then the interrupt, and the next
+/// instruction's breakpoint last. Each is taken on top of the one before, at the first instruction of its handler.
+#[test]
+fn priorities_between_instructions() {
+    const DEBUG: u8 = 1;
+    const NMI: u8 = 2;
+    const INTR: u8 = 0xff;
+    // What waits; the events in the order in which they are taken, as far as gates leave IF set.
+    for (waiting, order) in [
+        (&[DEBUG, NMI][..], &[DEBUG, NMI][..]),
+        (&[NMI, INTR], &[NMI, INTR]),
+        (&[DEBUG, INTR], &[DEBUG, INTR]),
+        (&[DEBUG, NMI, INTR], &[DEBUG, NMI, INTR]),
+    ] {
+        let mut rig = interrupt_rig();
+        let handler = |vector: u8| 0xb000 + 0x10 * u32::from(vector);
+        for vector in [DEBUG, NMI, INTR] {
+            // Trap gates leave IF set.
+            set_idt(&mut rig, vector, gate(sel::CODE32, handler(vector), 0x8f, 0), 0);
+            rig.load(handler(vector).into(), &[0xf4]);
+        }
+        rig.cpu.flags.set(2 | IF | if waiting.contains(&DEBUG) { TF } else { 0 });
+        rig.load(CODE, &[0x90, 0x90]);
+        if waiting.contains(&DEBUG) {
+            rig.run(1);
+        }
+        rig.cpu.nmi_pending = waiting.contains(&NMI);
+        rig.cpu.intr = waiting.contains(&INTR);
+        rig.run(1);
+        let last = order[order.len() - 1];
+        assert_eq!(rig.cpu.rip(), u64::from(handler(last)) + 1, "{waiting:?}");
+        // The return addresses, from the top of the stack.
+        let mut at = rig.cpu.regs[4];
+        for &below in order[..order.len() - 1].iter().rev() {
+            assert_eq!(rig.peek32(at), handler(below), "{waiting:?}");
+            at += 12;
+        }
+        assert_eq!(u64::from(rig.peek32(at)), CODE + u64::from(waiting.contains(&DEBUG)), "{waiting:?}");
+    }
+    // An instruction's breakpoint waits for the interrupt's handler.
+    let mut rig = interrupt_rig();
+    rig.cpu.flags.set(2);
+    rig.cpu.regs[0] = CODE + 0x100;
+    rig.cpu.regs[1] = 1;
+    // mov dr0, eax; mov dr7, ecx; popf (with IF); jmp CODE + 100h
+    rig.load(CODE, &[0x0f, 0x23, 0xc0, 0x0f, 0x23, 0xf9, 0x9d, 0xe9, 0xf4, 0, 0, 0]);
+    rig.cpu.regs[4] -= 4;
+    rig.poke32(rig.cpu.regs[4], 2 | IF as u32);
+    rig.load(CODE + 0x100, &[0x90, 0xcd, DONE]);
+    rig.run(4);
+    assert_eq!(rig.cpu.rip(), CODE + 0x100);
+    rig.cpu.intr = true;
+    let frame = rig.finish().expect_err("#DB");
+    assert_eq!((frame.vector, frame.ip, rig.peek32(DATA)), (1, CODE + 0x100, 1));
+}
