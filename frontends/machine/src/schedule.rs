@@ -214,6 +214,8 @@ impl Machine {
         match event {
             HostEvent::Serial { port, bytes } => self.board.input(HostInput::Serial(*port), bytes, self.now),
             HostEvent::PowerButton => self.board.input(HostInput::PowerButton, &[], self.now),
+            // Bit 7 of port 0x70 cuts the button off.
+            HostEvent::Nmi if self.board.nmi_masked() => {}
             HostEvent::Nmi => interrupts::pulse_lint1(&mut self.cores),
             HostEvent::Reset => self.reset()?,
         }
