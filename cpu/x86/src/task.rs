@@ -148,13 +148,6 @@ impl Cpu {
 
     /// Loads the new task's state. From here on exceptions arise in the new task.
     fn commit(&mut self, image: &Image, eflags: u32, wide: bool) -> Result<(), Stop> {
-        if let Some(cr3) = image.cr3.filter(|_| wide && self.cr0 & cr0::PG != 0) {
-            self.cr3 = cr3.into();
-            if self.cr4 & cr4::PAE != 0 {
-                self.load_pdptes(cr3.into())?;
-            }
-            self.flush_pcid(0);
-        }
         self.set_rip(image.eip.into());
         self.flags.set(eflags.into());
         for (n, &value) in image.registers.iter().enumerate() {
@@ -171,6 +164,13 @@ impl Cpu {
         let v8086 = self.flags.has(bits::VM);
         self.cpl = if v8086 { 3 } else { (cs & 3) as u8 };
         self.update_mode();
+        if let Some(cr3) = image.cr3.filter(|_| self.cr0 & cr0::PG != 0) {
+            if self.cr4 & cr4::PAE != 0 {
+                self.load_pdptes(cr3.into())?;
+            }
+            self.cr3 = cr3.into();
+            self.flush_pcid(0);
+        }
         self.load_task_ldt(image.ldt)?;
         if v8086 {
             for (n, selector) in image.selectors.into_iter().enumerate() {

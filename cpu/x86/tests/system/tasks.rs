@@ -2,6 +2,7 @@
 
 use crate::common::*;
 use crate::helpers::*;
+use ringworld_x86::control::{cr0, cr4};
 
 /// The other task's TSS descriptor, and a task gate to it.
 const OTHER: u16 = sel::FREE;
@@ -395,4 +396,56 @@ fn task_in_virtual_8086_mode() {
     assert_eq!((rig.cpu.rip(), rig.cpu.seg[1].base, rig.cpu.seg[3].base), (0x8000, 0x1_0000, 0x1_0030));
     assert_eq!(cause(rig.finish()), None);
     assert_eq!(rig.frame(DONE).cs, 0x1000);
+}
+
+/// SDM 3A 8.3, 4.10.4: CR3 comes from a 32-bit TSS while paging is on, PDPTEs with it.
+#[test]
+fn page_tables_of_the_new_task() {
+    const OTHER_TABLES: u64 = 0x12_0000;
+    const PROBE: u64 = 0x100_0000;
+    // 32-bit paging with 4-MiB pages: the same but for one page.
+    let mut rig = rig(0);
+    for (tables, frame) in [(TABLES, 0x80_0000), (OTHER_TABLES, 0xc0_0000)] {
+        rig.poke32(tables, 0x87);
+        rig.poke32(tables + 4 * (PROBE >> 22), frame | 0x87);
+        rig.poke32(frame.into(), frame);
+    }
+    rig.poke32(OTHER_TSS + 0x1c, OTHER_TABLES as u32);
+    rig.cpu.cr4 |= cr4::PSE;
+    rig.cpu.cr3 = TABLES;
+    rig.cpu.cr0 |= cr0::PG;
+    rig.cpu.update_mode();
+    rig.cpu.flush_all();
+    // mov ebx, [PROBE]; jmp to the task; there: mov ecx, [PROBE].
+    let mut code = vec![0x8b, 0x1d, 0, 0, 0, 1];
+    code.extend(By::Jump(OTHER).code());
+    rig.load(CODE, &code);
+    rig.load(OTHER_CODE, &[0x8b, 0x0d, 0, 0, 0, 1, 0xcd, DONE]);
+    rig.run(1);
+    assert_eq!(rig.cpu.regs[3], 0x80_0000);
+    assert_eq!(cause(rig.finish()), None);
+    assert_eq!((rig.cpu.regs[1], rig.cpu.cr3), (0xc0_0000, OTHER_TABLES));
+    // PAE: reserved bits in a PDPTE are the new task's #GP(0), and CR3 stays.
+    for (entry, expected) in [(0, None), (2, gp(0))] {
+        // At level 3, so that the fault has a stack.
+        let mut rig = self::rig(3);
+        for tables in [TABLES, OTHER_TABLES] {
+            rig.poke(tables, (tables + 0x1000) | 1);
+            rig.poke(tables + 0x1000, 0x87);
+        }
+        rig.poke(OTHER_TABLES, (OTHER_TABLES + 0x1000) | 1 | entry);
+        rig.poke32(OTHER_TSS + 0x1c, OTHER_TABLES as u32);
+        rig.cpu.cr4 |= cr4::PAE;
+        rig.cpu.cr3 = TABLES;
+        rig.cpu.pdptes = [rig.peek(TABLES), 0, 0, 0];
+        rig.cpu.cr0 |= cr0::PG;
+        rig.cpu.update_mode();
+        rig.cpu.flush_all();
+        let result = rig.bytes(&By::Jump(OTHER).code());
+        assert_eq!(cause(result), expected, "{entry}");
+        assert_eq!(rig.cpu.cr3, if expected.is_none() { OTHER_TABLES } else { TABLES });
+        if let Err(frame) = result {
+            assert_eq!((frame.ip, rig.cpu.tr.selector), (OTHER_CODE, OTHER));
+        }
+    }
 }
