@@ -111,7 +111,7 @@ pub fn implemented() -> Features {
 }
 
 /// The instruction forms that keep features from being implemented.
-pub fn missing_forms() -> &'static [(Feature, Code)] {
+pub(super) fn missing_forms() -> &'static [(Feature, Code)] {
     &FORMS.missing
 }
 

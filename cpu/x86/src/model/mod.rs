@@ -11,7 +11,7 @@ mod parse;
 pub(crate) use cpuid::TSC_HZ;
 pub use cpuid::{CpuidState, XSAVE_COMPONENTS, XsaveComponent};
 pub use features::{Feature, Features};
-pub use implemented::{implemented, missing_forms};
+pub use implemented::implemented;
 pub use parse::{ModelError, models};
 
 use crate::control::{cr4, efer};
@@ -46,7 +46,6 @@ pub struct Cache {
 /// A CPU model, with the features that were asked for.
 #[derive(Clone, Debug)]
 pub struct Model {
-    name: String,
     vendor: Vendor,
     brand: String,
     family: u32,
@@ -88,25 +87,10 @@ impl Model {
         self.options = decode::options(self);
     }
 
-    /// The model's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Whether the feature is shown.
     #[inline]
     pub fn has(&self, feature: Feature) -> bool {
         self.features.has(feature)
-    }
-
-    /// The features shown.
-    pub fn features(&self) -> Features {
-        self.features
-    }
-
-    /// Number of logical processors in the package.
-    pub fn cpus(&self) -> u32 {
-        self.cpus
     }
 
     /// Whether this form's CPUID features are all shown.

@@ -1,7 +1,8 @@
 //! From `"max,-avx512f,+x2apic"` to a model.
 
 use super::features::{Feature, Features, TABLE};
-use super::{Cache, Model, Vendor, implemented::implemented};
+use super::implemented::{implemented, missing_forms};
+use super::{Cache, Model, Vendor};
 use serde::Deserialize;
 use std::sync::LazyLock;
 use thiserror::Error;
@@ -26,8 +27,13 @@ pub enum ModelError {
         near: Vec<&'static str>,
     },
     /// The feature is known, but this processor lacks it.
-    #[error("CPU feature '{0}' is not implemented")]
-    NotImplemented(&'static str),
+    #[error("CPU feature '{name}' is not implemented{}", forms(*missing))]
+    NotImplemented {
+        /// The feature.
+        name: &'static str,
+        /// How many of its instruction forms are missing.
+        missing: usize,
+    },
     /// Neither `+name`, `-name`, `name`, `name=on` nor `name=off`.
     #[error("cannot read '{0}' as a CPU feature: write +NAME or -NAME")]
     Malformed(String),
@@ -35,6 +41,10 @@ pub enum ModelError {
 
 fn nearest(near: &[&str]) -> String {
     if near.is_empty() { String::new() } else { format!("; similar: {}", near.join(", ")) }
+}
+
+fn forms(missing: usize) -> String {
+    if missing == 0 { String::new() } else { format!(" ({missing} of its instruction forms are missing)") }
 }
 
 /// A model's data file.
@@ -129,7 +139,8 @@ impl Model {
             } else if implemented().has(feature) {
                 features.insert_with_needs(feature);
             } else {
-                return Err(ModelError::NotImplemented(feature.name()));
+                let missing = missing_forms().iter().filter(|(of, _)| *of == feature).count();
+                return Err(ModelError::NotImplemented { name: feature.name(), missing });
             }
         }
         Ok(Self::build(file, features))
@@ -137,7 +148,6 @@ impl Model {
 
     fn build(file: &ModelFile, features: Features) -> Self {
         let mut model = Self {
-            name: file.name.clone(),
             vendor: file.vendor,
             brand: file.brand.clone(),
             family: file.family,
@@ -228,7 +238,7 @@ mod tests {
                 "unknown CPU model 'pentium9'; there are: qemu64, x86-64-v3, Skylake-Server, EPYC, max",
             ),
             ("max,+avx513f", "unknown CPU feature 'avx513f'; similar: avx512f"),
-            ("max,+vmx", "CPU feature 'vmx' is not implemented"),
+            ("max,+vmx", "CPU feature 'vmx' is not implemented (17 of its instruction forms are missing)"),
             ("max,sgx=on", "CPU feature 'sgx' is not implemented"),
             ("max,+x=y", "cannot read '+x=y' as a CPU feature: write +NAME or -NAME"),
         ] {

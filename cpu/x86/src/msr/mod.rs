@@ -120,7 +120,10 @@ impl Msrs {
 impl Cpu {
     /// RDMSR's value; #GP(0) for a register that the model does not have.
     pub fn read_msr(&mut self, index: u32) -> Result<u64, Stop> {
-        let Some(register) = self.msr_register(index) else { return Err(self.gp0()) };
+        let Some(register) = self.msr_register(index) else {
+            tracing::debug!(target: "ringworld::msr", "RDMSR {index:#x}: no such register");
+            return Err(self.gp0());
+        };
         match register.access {
             Access::Field { field, .. } | Access::Canonical(field) => Ok(*field(&mut self.msrs)),
             Access::Constant(value) => Ok(value(&self.model)),
@@ -130,25 +133,30 @@ impl Cpu {
 
     /// WRMSR; #GP(0) for a register that the model does not have, reserved bits, and what else the register refuses.
     pub fn write_msr(&mut self, index: u32, value: u64) -> Result<(), Stop> {
-        let Some(register) = self.msr_register(index) else { return Err(self.gp0()) };
-        match register.access {
+        let Some(register) = self.msr_register(index) else {
+            tracing::debug!(target: "ringworld::msr", "WRMSR {index:#x}, {value:#x}: no such register");
+            return Err(self.gp0());
+        };
+        let written = match register.access {
             Access::Field { field, writable } if value & !writable(&self.model) == 0 => {
-                *field(&mut self.msrs) = value
+                *field(&mut self.msrs) = value;
+                Ok(())
             }
-            Access::Canonical(field) if self.is_canonical_max(value) => *field(&mut self.msrs) = value,
-            Access::Code { write, .. } => return write(self, index, value),
-            Access::Field { .. } | Access::Canonical(_) | Access::Constant(_) => return Err(self.gp0()),
+            Access::Canonical(field) if self.is_canonical_max(value) => {
+                *field(&mut self.msrs) = value;
+                Ok(())
+            }
+            Access::Code { write, .. } => write(self, index, value),
+            Access::Field { .. } | Access::Canonical(_) | Access::Constant(_) => Err(self.gp0()),
+        };
+        if written.is_err() {
+            tracing::debug!(target: "ringworld::msr", "WRMSR {index:#x} ({}), {value:#x}: refused", register.name);
         }
-        Ok(())
+        written
     }
 
     fn msr_register(&self, index: u32) -> Option<&'static Register> {
         table::find(index).filter(|register| (register.shown)(&self.model))
-    }
-
-    /// The name of an MSR that the model has; for monitors.
-    pub fn msr_name(&self, index: u32) -> Option<&'static str> {
-        self.msr_register(index).map(|register| register.name)
     }
 
     /// The time-stamp counter: one count a nanosecond of virtual time.
