@@ -61,6 +61,11 @@ impl Cpu {
                 let payload = core::mem::take(&mut self.pending_db);
                 self.pending = Exception { vector: vector::DB, error: None, payload };
                 self.deliver_exception(Origin::Trap);
+                if self.pending_db != 0 {
+                    // The frame itself has hit a breakpoint, and may again, without end: see below.
+                    self.icount += 1;
+                    return Some(RunEnd::Attention);
+                }
                 continue;
             }
             if shadow == Shadow::None {
@@ -83,9 +88,11 @@ impl Cpu {
                 && let matched @ 1.. = self.watch_matches(Watch::Fetch, self.code_linear(), 1)
             {
                 self.pending = Exception { vector: vector::DB, error: None, payload: matched };
-                // RF is not set in the saved flags for this one fault (SDM 3A 6.8.3).
+                // RF is not set in the saved flags for this one fault (SDM 3A 6.8.3). It counts as an instruction and ends the
+                // run, as its handler may begin at a breakpoint, and that at another, without end.
+                self.icount += 1;
                 self.deliver_exception(Origin::Trap);
-                continue;
+                return Some(RunEnd::Attention);
             }
             break;
         }

@@ -3,6 +3,7 @@
 use crate::common::*;
 use crate::helpers::*;
 use ringworld_x86::Activity;
+use ringworld_x86::interp::RunEnd;
 
 const TF: u64 = 1 << 8;
 const RF: u64 = 1 << 16;
@@ -396,4 +397,28 @@ fn dr6_accumulates() {
     set_breakpoint(&mut rig, CODE, 1);
     let frame = rig.bytes(&[0x90]).expect_err("#DB");
     assert_eq!((frame.vector, rig.cpu.dr[6]), (1, NONE | BS | 1));
+}
+
+/// A guest that the processor would hang on does not hang its host: #DB whose handler begins at a breakpoint, or whose frame
+/// hits one, on a stack that does not run out.
+#[test]
+fn debug_exceptions_without_end() {
+    let ist_rig = || {
+        let mut rig = rig(true);
+        rig.poke(TSS + 0x24, STACK);
+        let entry = rig.peek(IDT + 16) | 1 << 32;
+        rig.poke(IDT + 16, entry);
+        rig
+    };
+    let mut rig = ist_rig();
+    rig.cpu.dr[1] = CODE;
+    set_breakpoint(&mut rig, 0x9001, 5);
+    assert_eq!(rig.run(1000), RunEnd::Limit);
+    assert_eq!((rig.cpu.rip(), rig.cpu.regs[4]), (0x9001, STACK - 40));
+    let mut rig = ist_rig();
+    set_breakpoint(&mut rig, STACK - 8, 1 | 1 << 16 | 2 << 18);
+    rig.cpu.regs[3] = STACK - 8;
+    rig.load(CODE, &[0x89, 0x03]);
+    assert_eq!(rig.run(1000), RunEnd::Limit);
+    assert_eq!((rig.cpu.rip(), rig.cpu.regs[4], rig.peek(STACK - 40)), (0x9001, STACK - 40, 0x9001));
 }

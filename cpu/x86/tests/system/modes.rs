@@ -4,6 +4,7 @@
 use crate::common::*;
 use crate::helpers::*;
 use ringworld_x86::control::{cr0, cr4};
+use ringworld_x86::interp::RunEnd;
 use ringworld_x86::segment::rights;
 
 const STAR: u32 = 0xc000_0081;
@@ -478,4 +479,19 @@ fn privileged_instructions() {
             assert_eq!(cause(r.bytes(code)), gp(0), "{code:x?} {cpl}");
         }
     }
+}
+
+/// A guest that the processor would hang on does not hang its host: #AC whose handler at level 3 finds the stack misaligned.
+#[test]
+fn alignment_checks_without_end() {
+    let mut r = rig(false, 3);
+    r.cpu.cr0 |= cr0::AM;
+    r.cpu.update_mode();
+    r.poke(IDT + 8 * 17, gate(sel::CODE32_3, 0x9011, 0xee, 0));
+    r.cpu.flags.set(2 | 1 << 18);
+    r.cpu.regs[4] -= 1;
+    r.load(CODE, &[0x50]);
+    r.cpu.update_mode();
+    assert_eq!(r.run(1000), RunEnd::Limit);
+    assert_eq!(r.cpu.rip(), CODE);
 }
