@@ -28,12 +28,13 @@ fn store_directly<T: crate::exec::operand::Int>(cpu: &mut Cpu, i: &Insn) -> Resu
 /// MOVDIR64B: to ES at the address in the register operand, which must be aligned to 64 bytes.
 fn movdir64b(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let segment = if cpu.long64() { seg::FLAT } else { seg::ES };
+    // The source is read before the target is looked at.
+    let line: [u64; 8] = cpu.load(i)?;
     let offset = cpu.regs[usize::from(i.r[0] & 15)] & i.address_mask();
     let linear = cpu.check_segment(segment, offset, 64, Kind::Write)?;
     if linear & 63 != 0 {
         return Err(cpu.gp0());
     }
-    let line: [u64; 8] = cpu.load(i)?;
     cpu.write(segment, offset, line)
 }
 

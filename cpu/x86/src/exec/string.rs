@@ -20,8 +20,8 @@ const PART: u64 = 4096;
 trait Step {
     /// SCAS and CMPS end when ZF differs from the prefix.
     const COMPARES: bool;
-    /// The registers that silicon truncates to a 32-bit address size at once, even if nothing is moved (its fast strings).
-    const TRUNCATES: &[usize] = &[];
+    /// The registers that silicon truncates to a 32-bit address size at once, even if nothing is moved.
+    const TRUNCATES: &[usize] = &[RCX];
     /// What is checked even if the count is zero.
     fn check<T: Int>(_: &mut Cpu) -> Result<(), Stop> {
         Ok(())
@@ -183,8 +183,9 @@ impl Step for Cmps {
     const COMPARES: bool = true;
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
-        let a = cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
+        // Silicon reads ES:RDI first, which shows if both fault.
         let b = cpu.read::<T>(es(cpu), masked(cpu, i, RDI))?;
+        let a = cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
         cpu.sub(a, b, false);
         let by = distance::<T>(cpu, 1);
         advance(cpu, i, RSI, by);
@@ -196,6 +197,7 @@ impl Step for Cmps {
 struct Ins;
 impl Step for Ins {
     const COMPARES: bool = false;
+    const TRUNCATES: &[usize] = &[];
     fn check<T: Int>(cpu: &mut Cpu) -> Result<(), Stop> {
         cpu.check_io(cpu.regs[RDX] as u16, IoSize::of::<T>())
     }
@@ -216,6 +218,7 @@ impl Step for Ins {
 struct Outs;
 impl Step for Outs {
     const COMPARES: bool = false;
+    const TRUNCATES: &[usize] = &[];
     fn check<T: Int>(cpu: &mut Cpu) -> Result<(), Stop> {
         cpu.check_io(cpu.regs[RDX] as u16, IoSize::of::<T>())
     }
