@@ -68,6 +68,7 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     }
     let until_zf = i.prefixes & prefix::REPNE != 0;
     let start = cpu.regs[REG_RIP as usize];
+    let flags = cpu.flags;
     let mut part = if cpu.stepping { 1 } else { PART };
     loop {
         let left = masked(cpu, i, RCX);
@@ -77,7 +78,14 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         if part == 0 {
             break;
         }
-        let done = S::step::<T>(cpu, i, left.min(part))?;
+        let done = match S::step::<T>(cpu, i, left.min(part)) {
+            Ok(done) => done,
+            Err(stop) => {
+                // A fault restores the flags that CMPS and SCAS have changed (SDM 2B, REP).
+                cpu.flags = flags;
+                return Err(stop);
+            }
+        };
         advance(cpu, i, RCX, done.wrapping_neg());
         part -= done;
         if S::COMPARES && cpu.flags.zf() == until_zf {
