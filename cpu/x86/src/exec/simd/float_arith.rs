@@ -112,7 +112,7 @@ fn dot<F: Float>(o: &mut Ops) {
         let before = sums;
         for n in 0..lanes {
             let (own, other) = (before[n], before[n ^ width]);
-            let (x, y) = if width == 1 { (other, own) } else { (own, other) };
+            let (x, y) = if width == 1 && in_block == 4 { (other, own) } else { (own, other) };
             sums[n] = fp::add(&mut o.env, x, y);
         }
         width *= 2;

@@ -4,18 +4,25 @@
 //! in its family's `rows` with its mnemonics ([`table`]): all encodings of these become rows. The plumbing does operands, masks,
 //! broadcasts and exceptions for all of them.
 
+mod bf16;
 mod block;
 mod convert;
+mod crypto;
+mod evex_int;
 mod float;
 mod float_arith;
 mod float_compare;
 mod form;
+mod gather;
 mod int_arith;
+mod mask;
 mod mmx;
 mod moves;
+mod permute;
 mod plumbing;
 mod shift;
 mod shuffle;
+mod string;
 mod table;
 mod vector;
 
@@ -33,5 +40,12 @@ pub fn rows(rows: &mut Rows) {
     float_arith::rows(rows);
     float_compare::rows(rows);
     convert::rows(rows);
+    crypto::rows(rows);
+    string::rows(rows);
+    permute::rows(rows);
+    gather::rows(rows);
+    mask::rows(rows);
+    evex_int::rows(rows);
+    bf16::rows(rows);
     mmx::rows(rows);
 }

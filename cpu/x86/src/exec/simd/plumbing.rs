@@ -29,6 +29,8 @@ pub struct Ops {
     pub k: u64,
     /// Floating-point environment.
     pub env: FpEnv,
+    /// Zeroing-masking.
+    pub zeroing: bool,
     /// Exceptions of the steps before the last one, for operations that compute in several.
     pub earlier: FpFlags,
 }
@@ -52,6 +54,8 @@ pub struct Operation {
     unaligned: bool,
     /// No #AC.
     unchecked: bool,
+    /// The function has done the masking: the result is written whole.
+    overlay: bool,
 }
 
 impl Ops {
@@ -79,6 +83,7 @@ impl Operation {
             to_mask: false,
             unaligned: false,
             unchecked: false,
+            overlay: false,
         }
     }
     /// `D = f(b)`.
@@ -109,6 +114,10 @@ impl Operation {
     pub const fn to_mask(self) -> Self {
         Self { to_mask: true, ..self }
     }
+    /// The function does the masking.
+    pub const fn overlay(self) -> Self {
+        Self { overlay: true, ..self }
+    }
     /// No #AC.
     pub const fn no_alignment_check(self) -> Self {
         Self { unchecked: true, ..self }
@@ -124,6 +133,18 @@ pub trait Operate {
     /// The operation.
     const OPERATION: Operation;
 }
+
+/// Defines types with an [`Operation`] each.
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident = $operation:expr;)*) => {$(
+        $(#[$doc])*
+        pub struct $name;
+        impl Operate for $name {
+            const OPERATION: Operation = $operation;
+        }
+    )*};
+}
+pub(super) use operations;
 
 /// The [`Exec`] of an operation.
 pub fn exec<O: Operate>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
@@ -154,6 +175,7 @@ fn operate(cpu: &mut Cpu, i: &Insn, op: &Operation) -> Result<(), Stop> {
         mask,
         k: 0,
         env: environment(cpu, i, &form),
+        zeroing: i.zeroing(),
         earlier: FpFlags::empty(),
     };
     if op.sources == 3 {
@@ -172,7 +194,7 @@ fn operate(cpu: &mut Cpu, i: &Insn, op: &Operation) -> Result<(), Stop> {
     } else if i.evex_b() {
         if op.suppresses && mask == 0 { [0; 8] } else { broadcast(cpu, i, form.element.into())? }
     } else if op.unchecked && cpu.alignment_checked() {
-        load_unchecked(cpu, i, usize::from(form.memory) / lanes.max(1), mask)?
+        load_lanes_unchecked(cpu, i, usize::from(form.memory) / lanes.max(1), lanes, mask)?
     } else if op.suppresses && mask != ones(lanes) {
         load_lanes(cpu, i, usize::from(form.memory) / lanes.max(1), lanes, mask)?
     } else {
@@ -185,6 +207,8 @@ fn operate(cpu: &mut Cpu, i: &Insn, op: &Operation) -> Result<(), Stop> {
     }
     if op.to_mask {
         cpu.k[usize::from(i.r[0] & 7)] = ops.k & mask;
+    } else if op.overlay {
+        cpu.zmm[usize::from(i.r[0] & 31)] = ops.d;
     } else {
         write(cpu, i, &ops.d, element, lanes);
     }
@@ -291,6 +315,25 @@ pub fn load_at(cpu: &mut Cpu, segment: u8, offset: u64, bytes: usize) -> Result<
     Ok(v)
 }
 
+/// As [`load_at`], without alignment check: elements of masked operands.
+pub fn load_element(cpu: &mut Cpu, segment: u8, offset: u64, bytes: usize) -> Result<V, Stop> {
+    if !cpu.alignment_checked() {
+        return load_at(cpu, segment, offset, bytes);
+    }
+    let mut data = [0; 64];
+    cpu.read_bytes(segment, offset, &mut data[..bytes])?;
+    Ok(zerocopy::transmute!(data))
+}
+
+/// As [`store_at`], without alignment check.
+pub fn store_element(cpu: &mut Cpu, segment: u8, offset: u64, v: &V, bytes: usize) -> Result<(), Stop> {
+    if !cpu.alignment_checked() {
+        return store_at(cpu, segment, offset, v, bytes);
+    }
+    let data: &[u8; 64] = transmute_ref!(v);
+    cpu.write_bytes(segment, offset, &data[..bytes])
+}
+
 /// Stores the low `bytes` bytes of a vector.
 pub fn store_at(cpu: &mut Cpu, segment: u8, offset: u64, v: &V, bytes: usize) -> Result<(), Stop> {
     match bytes {
@@ -302,18 +345,6 @@ pub fn store_at(cpu: &mut Cpu, segment: u8, offset: u64, v: &V, bytes: usize) ->
         32 => cpu.write(segment, offset, [v[0], v[1], v[2], v[3]]),
         _ => cpu.write(segment, offset, *v),
     }
-}
-
-/// Loads the active lanes without alignment check.
-fn load_unchecked(cpu: &mut Cpu, i: &Insn, size: usize, mask: u64) -> Result<V, Stop> {
-    let offset = cpu.effective_address(i);
-    let mut bytes = [0; 64];
-    for (n, part) in
-        bytes.chunks_exact_mut(size.max(1)).enumerate().filter(|(n, _)| mask >> (n & 63) & 1 != 0)
-    {
-        cpu.read_bytes(i.segment(), offset.wrapping_add((n * size) as u64), part)?;
-    }
-    Ok(zerocopy::transmute!(bytes))
 }
 
 /// Loads one element and repeats it over the vector.
@@ -360,19 +391,24 @@ fn active_lanes(
 /// Loads the active ones of `lanes` lanes of `size` bytes and no others; lanes that are not loaded are zero.
 pub fn load_lanes(cpu: &mut Cpu, i: &Insn, size: usize, lanes: usize, mask: u64) -> Result<V, Stop> {
     check_operand_alignment(cpu, i, (size * lanes) as u64, mask, Kind::Read)?;
+    load_lanes_unchecked(cpu, i, size, lanes, mask)
+}
+
+/// As [`load_lanes`], without alignment check.
+pub fn load_lanes_unchecked(
+    cpu: &mut Cpu,
+    i: &Insn,
+    size: usize,
+    lanes: usize,
+    mask: u64,
+) -> Result<V, Stop> {
     let active = active_lanes(cpu, i, size, lanes, mask, Kind::Read)?;
-    let checked = cpu.alignment_checked();
     let mut v = [0; 8];
     let bytes: &mut [u8; 64] = transmute_mut!(&mut v);
     for (n, offset) in active {
-        let part = &mut bytes[n * size..(n + 1) * size];
-        if checked {
-            cpu.read_bytes(i.segment(), offset, part)?;
-        } else {
-            let lane = load_at(cpu, i.segment(), offset, size)?;
-            let lane: &[u8; 64] = transmute_ref!(&lane);
-            part.copy_from_slice(&lane[..size]);
-        }
+        let lane = load_element(cpu, i.segment(), offset, size)?;
+        let lane: &[u8; 64] = transmute_ref!(&lane);
+        bytes[n * size..(n + 1) * size].copy_from_slice(&lane[..size]);
     }
     Ok(v)
 }
@@ -399,39 +435,21 @@ pub fn store_lanes_unchecked(
     let start = cpu.effective_address(i);
     let active = active_lanes(cpu, i, size, lanes, mask, Kind::Write)?;
     let linear = cpu.fast[usize::from(i.segment() & 7)].base.wrapping_add(start);
-    let crosses = (linear & PAGE_MASK) + (size * lanes) as u64 > PAGE_SIZE;
-    if i.opmask() != 0 && crosses {
-        probe_split(cpu, i, linear, size as u64, active.clone())?;
-    }
-    for (_, offset) in active.clone() {
-        cpu.probe(i.segment(), offset, size as u64, Kind::Write)?;
+    let room = PAGE_SIZE - (linear & PAGE_MASK);
+    let bounds = (active.clone().next(), active.clone().last());
+    if let (Some((first, first_offset)), Some((last, last_offset))) = bounds
+        && ((first * size) as u64) < room
+        && ((last + 1) * size) as u64 > room
+    {
+        // Across two pages: silicon reports a fault on the second one at the last byte that would be written.
+        cpu.probe(i.segment(), first_offset, 1, Kind::Write)?;
+        cpu.probe(i.segment(), last_offset.wrapping_add(size as u64 - 1), 1, Kind::Write)?;
+    } else if let Some((_, offset)) = bounds.0 {
+        cpu.probe(i.segment(), offset, 1, Kind::Write)?;
     }
     let bytes: &[u8; 64] = transmute_ref!(v);
     for (n, offset) in active {
         cpu.write_bytes(i.segment(), offset, &bytes[n * size..(n + 1) * size])?;
     }
     Ok(())
-}
-
-/// Page faults of a masked EVEX store at `linear` that crosses a page: silicon reports one on the second page at the last byte
-/// that would be written.
-fn probe_split(
-    cpu: &mut Cpu,
-    i: &Insn,
-    linear: u64,
-    size: u64,
-    active: impl Iterator<Item = (usize, u64)> + Clone,
-) -> Result<(), Stop> {
-    let room = PAGE_SIZE - (linear & PAGE_MASK);
-    if let Some((n, offset)) = active.clone().next()
-        && (n as u64) * size < room
-    {
-        cpu.probe(i.segment(), offset, 1, Kind::Write)?;
-    }
-    match active.last() {
-        Some((n, offset)) if (n as u64 + 1) * size > room => {
-            cpu.probe(i.segment(), offset.wrapping_add(size - 1), 1, Kind::Write)
-        }
-        _ => Ok(()),
-    }
 }

@@ -49,3 +49,19 @@ lanes! {
 pub const fn ones(n: usize) -> u64 {
     if n >= 64 { u64::MAX } else { (1 << n) - 1 }
 }
+
+/// Lane `n` of `size` (1, 2, 4 or 8) bytes, zero-extended; `n` must be within 64 bytes.
+#[inline]
+pub fn lane(v: &V, size: usize, n: usize) -> u64 {
+    let bit = 8 * size * n;
+    v[bit / 64 & 7] >> (bit % 64) & ones(8 * size)
+}
+
+/// Sets lane `n` of `size` bytes.
+#[inline]
+pub fn set_lane(v: &mut V, size: usize, n: usize, value: u64) {
+    let bit = 8 * size * n;
+    let quad = &mut v[bit / 64 & 7];
+    let mask = ones(8 * size) << (bit % 64);
+    *quad = *quad & !mask | value << (bit % 64) & mask;
+}
