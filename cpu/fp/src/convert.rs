@@ -40,15 +40,13 @@ pub fn half_to_single(env: &mut FpEnv, a: u16) -> u32 {
 /// VCVTPS2PH: `rounding` is from the immediate (bits 1:0) or, if its bit 2 is set, `env`'s. FTZ does not apply, DAZ does
 /// (SDM 1 14.4.1).
 pub fn single_to_half(env: &mut FpEnv, a: u32, rounding: Rounding) -> u16 {
-    let mut local = FpEnv { ftz: false, rounding, ..*env };
+    let mut local = FpEnv { ftz: false, rounding, flags: FpFlags::empty(), ..*env };
     let result = convert(&mut local, a);
-    if !env.masks.contains(FpFlags::UE) {
-        // PE tells of the denormal result even while underflow is unmasked, as silicon shows.
-        let mut masked = FpEnv { masks: FpFlags::all(), flags: FpFlags::empty(), ..local };
-        convert::<u32, u16>(&mut masked, a);
-        local.flags |= masked.flags & FpFlags::PE;
+    if local.flags.contains(FpFlags::UE) && local.flags.contains(FpFlags::DE) {
+        // Of a denormal operand, silicon tells that the result is inexact even while underflow is unmasked.
+        local.flags |= FpFlags::PE;
     }
-    env.flags = local.flags;
+    env.raise(local.flags);
     result
 }
 

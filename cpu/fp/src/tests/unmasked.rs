@@ -1,7 +1,7 @@
 //! Unmasked exceptions: which flags a faulting instruction leaves in MXCSR (SDM 1 11.5.3).
 
 use super::generate::Gen;
-use crate::{FpEnv, add, div, mul, sub};
+use crate::{FpEnv, add, div, mul, single_to_half, sub};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 const NONE: u32 = u32::MAX;
@@ -36,13 +36,16 @@ fn packed_faults_agree() {
     macro_rules! packed {
         ($insn:literal, $ours:expr) => {{
             silicon!(host, "punpcklqdq xmm0, xmm0", "punpcklqdq xmm2, xmm2", $insn);
+            packed!(@run host, $insn, $ours);
+        }};
+        (@run $host:ident, $insn:literal, $ours:expr) => {{
             let mut random = Gen::new(11);
             for _ in 0..40_000 {
                 // Each mask on its own, so that every subset turns up.
                 let mxcsr = random.mxcsr() & !((random.bits() & 0x3f) << 7) as u32;
                 let (a, b) = lanes(&mut random);
                 FAULT.store(NONE, SeqCst);
-                let (want, after) = host(mxcsr, a, b, 0);
+                let (want, after) = $host(mxcsr, a, b, 0);
                 let fault = FAULT.load(SeqCst);
                 let mut env = FpEnv::from_mxcsr(mxcsr);
                 let low: u32 = $ours(&mut env, a as u32, b as u32);
@@ -63,4 +66,9 @@ fn packed_faults_agree() {
     packed!("subps xmm0, xmm2", sub);
     packed!("mulps xmm0, xmm2", mul);
     packed!("divps xmm0, xmm2", div);
+    if std::arch::is_x86_feature_detected!("f16c") {
+        // The halves are widened again, so that results have the lanes of the others.
+        silicon!(host, "punpcklqdq xmm0, xmm0", "vcvtps2ph xmm0, xmm0, 4", "vpmovzxwd xmm0, xmm0");
+        packed!(@run host, "vcvtps2ph", |env: &mut FpEnv, a, _| single_to_half(env, a, env.rounding) as u32);
+    }
 }
