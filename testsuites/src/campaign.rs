@@ -4,7 +4,7 @@ use crate::case::{Case, Outcome};
 use crate::compare::differences;
 use crate::emulated::Emulated;
 use crate::forms::{Unasked, askable};
-use crate::generate::generate;
+use crate::generate::{Sequences, generate, generate_sequence};
 use crate::native::Native;
 use crate::random::Random;
 use anyhow::{Context, Result};
@@ -97,6 +97,27 @@ impl Bench {
             ours,
         });
         (mismatch, faulted)
+    }
+
+    /// Runs `count` random sequences of instructions; returns how many differ, and the first of them.
+    pub fn sequences(&mut self, count: u64, seed: u64, save: Option<&Path>) -> Result<(u64, Vec<String>)> {
+        let forms = Sequences::default();
+        let mut random = Random::new(seed);
+        let (mut wrong, mut examples) = (0, Vec::new());
+        for _ in 0..count {
+            let Some(case) = generate_sequence(&forms, &mut random) else { continue };
+            let (Some(mismatch), _) = self.compare(&case) else { continue };
+            wrong += 1;
+            if examples.len() < 10 {
+                examples.push(format!("{} | {}", mismatch.text, mismatch.differences.join(" | ")));
+                if let Some(save) = save {
+                    std::fs::create_dir_all(save)?;
+                    let file = save.join(format!("sequence-{}.json", examples.len()));
+                    std::fs::write(file, serde_json::to_vec(&mismatch)?)?;
+                }
+            }
+        }
+        Ok((wrong, examples))
     }
 
     /// Runs `cases` cases of a form. Mismatches go to files in `save`.
@@ -219,12 +240,25 @@ fn work(plan: &Plan, mut codes: VecDeque<Code>) -> Result<Vec<FormResult>> {
     Ok(results)
 }
 
+/// Ends the process if a form takes more CPU time than any form should: a hang is a finding, not the end of the campaign.
+fn watchdog() {
+    #[cfg(unix)]
+    // SAFETY: a plain system call; SIGPROF's default action ends the process.
+    unsafe {
+        let limit = libc::timeval { tv_sec: 120, tv_usec: 0 };
+        let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
+        let timer = libc::itimerval { it_interval: never, it_value: limit };
+        libc::setitimer(libc::ITIMER_PROF, &timer, core::ptr::null_mut());
+    }
+}
+
 /// A worker: reads forms from standard input, writes results to standard output.
 pub fn worker(cases: u64, seed: u64, save: Option<&Path>) -> Result<()> {
     let mut bench = Bench::new()?;
     std::panic::set_hook(Box::new(|_| {}));
     for line in std::io::stdin().lines() {
         let code = Code::try_from(line?.parse::<usize>()?).map_err(|error| anyhow::anyhow!("{error}"))?;
+        watchdog();
         let result = bench.form(code, cases, seed, save)?;
         let mut out = std::io::stdout().lock();
         serde_json::to_writer(&mut out, &result)?;

@@ -11,10 +11,11 @@ use ringworld_mmu::{GuestMemory, MemoryRegion, RegionKind};
 use ringworld_x86::control::{cr0, cr4, efer, xcr0};
 use ringworld_x86::decode::{Decoded, decode};
 use ringworld_x86::insn::seg;
+use ringworld_x86::interp::{Interpreter, NoObserver};
 use ringworld_x86::model::Model;
 use ringworld_x86::segment::Segment;
 use ringworld_x86::state::TableRegister;
-use ringworld_x86::{Cpu, Stop};
+use ringworld_x86::{Activity, Cpu, Stop};
 use std::sync::Arc;
 
 /// A platform without devices.
@@ -50,8 +51,14 @@ const GDT: u64 = 0x7000;
 const CODE_PHYS: u64 = 0x1_0000;
 const DATA_PHYS: u64 = 0x2_0000;
 const RAM: u64 = 0x4_0000;
-/// Offset of the TSS from the GDT.
+/// The system page holds, at these offsets, the GDT (0), the TSS, the IDT, the handlers (HLT, 16 bytes each) and the stack
+/// that exceptions are delivered on.
 const TSS: u64 = 0x200;
+const IDT: u64 = 0x400;
+const HANDLERS: u64 = 0x800;
+const STACK: u64 = 0x1000;
+/// Exceptions that have a gate.
+const VECTORS: u64 = 32;
 /// Linear address of the GDT, on a supervisor page.
 const SYSTEM: u64 = 0x3000_0000;
 
@@ -76,6 +83,8 @@ const DESCRIPTORS: [u64; 16] = [
     0,
 ];
 
+/// After so many sequences decoded code is forgotten, as no sequence comes again.
+const FORGET: u64 = 1000;
 /// Most re-executions of one REP-prefixed instruction.
 const MAX_STEPS: u32 = 4096;
 
@@ -83,6 +92,8 @@ const MAX_STEPS: u32 = 4096;
 pub struct Emulated {
     cpu: Cpu,
     scratch: Instruction,
+    interpreter: Interpreter,
+    sequences: u64,
 }
 
 impl Emulated {
@@ -108,7 +119,14 @@ impl Emulated {
             let write = if (page << 12) < WRITABLE as u64 { DIRTY_WRITE } else { 0 };
             put(PT_DATA + 8 * page, (DATA_PHYS + (page << 12)) | PRESENT | USER | NX | write)?;
         }
-        put(PT_SYSTEM, GDT | PRESENT | DIRTY_WRITE | NX)?;
+        put(PT_SYSTEM, GDT | PRESENT | DIRTY_WRITE)?;
+        put(GDT + TSS + 4, SYSTEM + STACK)?;
+        for vector in 0..VECTORS {
+            let handler = SYSTEM + HANDLERS + 16 * vector;
+            let gate = handler & 0xffff | 0x10 << 16 | 0x8e00 << 32 | (handler >> 16 & 0xffff) << 48;
+            put(GDT + IDT + 16 * vector, gate)?;
+            put(GDT + HANDLERS + 16 * vector, 0xf4)?;
+        }
         for (n, descriptor) in DESCRIPTORS.iter().enumerate() {
             put(GDT + 8 * n as u64, *descriptor)?;
         }
@@ -131,11 +149,12 @@ impl Emulated {
         cpu.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
         cpu.xcr0 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512;
         cpu.gdtr = TableRegister { base: SYSTEM, limit: 8 * DESCRIPTORS.len() as u16 - 1 };
+        cpu.idtr = TableRegister { base: SYSTEM + IDT, limit: (16 * VECTORS - 1) as u16 };
         // A TSS without an I/O permission map: it would begin beyond the limit (SDM 1 19.5.2).
         put(GDT + TSS + 0x60, 0xffff << 48)?;
         let base = SYSTEM + TSS;
         cpu.tr = Segment { selector: 0x40, rights: 0x8b, limit: 0x67, base, unusable: false };
-        Ok(Self { cpu, scratch: Instruction::default() })
+        Ok(Self { cpu, scratch: Instruction::default(), interpreter: Interpreter::default(), sequences: 0 })
     }
 
     fn set_state(&mut self, case: &Case) {
@@ -213,12 +232,18 @@ impl Emulated {
         let code = GuestPhys(CODE_PHYS + (case.state.rip - CODE));
         let written = self.cpu.memory.write(code, &case.bytes);
         debug_assert!(written.is_ok(), "the code is in RAM");
+        if case.steps > 1 {
+            let fault = self.run_sequence(case);
+            let cleared = self.cpu.memory.write(code, &vec![0; case.bytes.len()]);
+            debug_assert!(cleared.is_ok(), "the code is in RAM");
+            return Outcome { state: self.state(case.mode), fault };
+        }
         let mut steps = 1;
         let fault = loop {
             if let Err(fault) = self.step(case) {
                 break Some(fault);
             }
-            let unfinished = case.repeats() && self.cpu.rip() == case.state.rip || steps < case.steps;
+            let unfinished = case.repeats() && self.cpu.rip() == case.state.rip;
             if !unfinished || steps == MAX_STEPS {
                 break None;
             }
@@ -227,6 +252,39 @@ impl Emulated {
         let cleared = self.cpu.memory.write(code, &vec![0; case.bytes.len()]);
         debug_assert!(cleared.is_ok(), "the code is in RAM");
         Outcome { state: self.state(case.mode), fault }
+    }
+
+    /// Runs a sequence as a machine would: by the interpreter's blocks, exceptions delivered through the IDT.
+    fn run_sequence(&mut self, case: &Case) -> Option<Fault> {
+        let cpu = &mut self.cpu;
+        cpu.flags.set(case.state.rflags);
+        cpu.activity = Activity::Active;
+        self.sequences += 1;
+        if self.sequences % FORGET == 0 {
+            self.interpreter.forget(cpu);
+        }
+        self.interpreter.run(cpu, cpu.icount + u64::from(case.steps), &mut NoObserver);
+        cpu.activity = Activity::Active;
+        if cpu.cpl == 3 {
+            return None;
+        }
+        // An exception was delivered: take the state from its frame.
+        let vector = (cpu.rip().wrapping_sub(SYSTEM + HANDLERS) / 16) as u8;
+        let mut frame = [0; 6];
+        let has_error = matches!(vector, 8 | 10..=14 | 17 | 21);
+        let start = STACK - if has_error { 48 } else { 40 };
+        for (n, slot) in frame.iter_mut().enumerate().skip(usize::from(!has_error)) {
+            let at = GDT + start + 8 * (n as u64 - u64::from(!has_error));
+            *slot = cpu.memory.read_u64(GuestPhys(at)).unwrap_or_default();
+        }
+        let [error, rip, cs, flags, rsp, ss] = frame;
+        cpu.set_rip(rip);
+        cpu.flags.set(flags);
+        cpu.regs[4] = rsp;
+        cpu.seg[seg::CS as usize].selector = cs as u16;
+        cpu.seg[seg::SS as usize].selector = ss as u16;
+        cpu.cpl = 3;
+        Some(Fault { vector, error: error as u32, address: if vector == 14 { cpu.cr2 } else { 0 } })
     }
 
     /// Decodes and runs the instruction at RIP.
@@ -238,7 +296,7 @@ impl Emulated {
         let mut decoder = Decoder::with_ip(case.mode.bits(), bytes, rip, cpu.model.decoder_options());
         let insn = match decode(&mut decoder, &mut self.scratch, cpu.mode, &cpu.model) {
             Decoded::Instruction(insn, _) => insn,
-            // A branch of a sequence left it: as a fetch from a page that is not mapped.
+            // There is always a whole instruction.
             Decoded::NeedMore => return Err(Fault { vector: 14, error: 0x14, address: rip }),
         };
         cpu.set_rip(rip.wrapping_add(u64::from(insn.len)));

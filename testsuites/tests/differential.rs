@@ -15,3 +15,17 @@ fn every_form_agrees_with_silicon() {
     println!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     assert!(run.status.success(), "forms differ from silicon; see the lines above");
 }
+
+#[test]
+fn sequences_agree_with_silicon() {
+    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        println!("skipped: there is no x86-64 Linux silicon to ask");
+        return;
+    }
+    let run = Command::new(env!("CARGO_BIN_EXE_ringworld-diff"))
+        .args(["sequences", "--count", "3000", "--seed", "1"])
+        .output()
+        .expect("ringworld-diff starts");
+    println!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success(), "sequences differ from silicon; see the lines above");
+}

@@ -38,6 +38,18 @@ enum Action {
         #[arg(long)]
         verbose: bool,
     },
+    /// Run random sequences of 10 to 20 instructions, ours by the interpreter's blocks
+    Sequences {
+        /// How many
+        #[arg(long, default_value_t = 10_000)]
+        count: u64,
+        /// Selects them
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Where to keep mismatches as files
+        #[arg(long)]
+        save: Option<PathBuf>,
+    },
     /// Run kept mismatches again
     Replay {
         /// Files
@@ -72,6 +84,17 @@ fn act() -> Result<()> {
                 ringworld_x86::row::implemented().filter(|code| selected(*code, filter.as_deref())).collect();
             let plan = Plan { cases, seed, jobs, save, program: std::env::current_exe()? };
             report(&campaign::run(&plan, &codes)?, verbose)
+        }
+        Action::Sequences { count, seed, save } => {
+            let (wrong, examples) = Bench::new()?.sequences(count, seed, save.as_deref())?;
+            for example in examples {
+                println!("{example}");
+            }
+            println!("{count} sequences, {wrong} differ");
+            if wrong > 0 {
+                bail!("{wrong} sequences differ");
+            }
+            Ok(())
         }
         Action::Replay { files } => replay(&files),
         Action::Worker { cases, seed, save } => campaign::worker(cases, seed, save.as_deref()),

@@ -40,8 +40,12 @@ impl Builder<'_> {
             _ => (Register::EAX, 8),
         };
         let sib_only = self.info.op_kinds().contains(&OpCodeOperandKind::sibmem);
-        let form = if sib_only { 2 } else { self.random.below(10) };
-        if self.mode == Mode::Compat32 && self.random.chance(3) {
+        let form = match (sib_only, self.in_sequence) {
+            (true, _) => 2,
+            (_, true) => self.random.below(2),
+            _ => self.random.below(10),
+        };
+        if self.mode == Mode::Compat32 && !self.in_sequence && self.random.chance(3) {
             return self.address16();
         }
         match form {

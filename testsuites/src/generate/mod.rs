@@ -2,9 +2,12 @@
 
 mod memory;
 mod operands;
+mod sequence;
 mod special;
 mod state;
 pub mod values;
+
+pub use sequence::{Sequences, generate_sequence};
 
 use crate::case::{CODE, Case, Mode, Patch, State};
 use crate::random::Random;
@@ -25,6 +28,8 @@ pub struct Builder<'a> {
     flavour: Flavour,
     /// Linear address of the memory operand.
     target: Option<u64>,
+    /// The instruction is part of a sequence: its memory operand depends on no register.
+    in_sequence: bool,
 }
 
 /// The modes that a form exists in.
@@ -81,6 +86,7 @@ impl<'a> Builder<'a> {
             patches: Vec::new(),
             flavour,
             target: None,
+            in_sequence: false,
         };
         builder.random_state();
         builder
@@ -88,6 +94,11 @@ impl<'a> Builder<'a> {
 
     fn build(mut self) -> Option<Case> {
         self.choose_rip();
+        self.build_at()
+    }
+
+    /// Builds the instruction at the chosen RIP.
+    fn build_at(mut self) -> Option<Case> {
         for n in 0..self.info.op_count() {
             self.operand(n)?;
         }

@@ -278,7 +278,7 @@ impl Builder<'_> {
         }
         self.target = Some(address);
         if self.random.chance(95) {
-            let count = if self.random.chance(90) { self.random.below(20) } else { self.random.below(600) };
+            let count = if self.random.chance(90) { self.random.below(16) } else { self.random.below(100) };
             let junk = if size == 1 && self.mode == Mode::Long64 { self.random.bits() << 32 } else { 0 };
             self.state.gpr[1] = count | junk;
         } else {
@@ -311,7 +311,7 @@ impl Builder<'_> {
         } else if info.can_use_repne_prefix() && repne {
             self.instruction.set_has_repne_prefix(true);
         }
-        if has_memory && self.random.chance(10) && self.mode == Mode::Long64 {
+        if has_memory && !self.in_sequence && self.random.chance(10) && self.mode == Mode::Long64 {
             let (segment, base) = if self.random.chance(50) {
                 (Register::FS, self.state.fs_base)
             } else {
@@ -347,6 +347,13 @@ impl Builder<'_> {
     pub(super) fn target_address(&mut self, size: usize) -> u64 {
         let size = size.clamp(1, 0xc00) as u64;
         let aligned = DATA + 64 * self.random.below((0x2000 - size) / 64 + 1);
+        if self.in_sequence && self.random.chance(97) {
+            return if self.random.chance(70) {
+                aligned
+            } else {
+                DATA + self.random.below(0x2000 - size + 1)
+            };
+        }
         match self.random.below(100) {
             0..50 => aligned,
             50..83 => DATA + self.random.below(0x2000 - size + 1),
