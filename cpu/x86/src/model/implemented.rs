@@ -184,6 +184,22 @@ mod tests {
     }
 
     #[test]
+    fn named_models_are_whole() {
+        // What processors of these names have and this one does not, by model.
+        for (name, lacks) in [
+            ("qemu64", &[][..]),
+            ("x86-64-v3", &[]),
+            ("Skylake-Server", &[]),
+            ("EPYC", &[Feature::Misalignsse, Feature::Osvw, Feature::Sse4a]),
+        ] {
+            let asked = super::super::parse::asked_for(name);
+            for feature in asked.iter().filter(|feature| !implemented().has(*feature)) {
+                assert!(lacks.contains(&feature), "{name}: {feature:?}");
+            }
+        }
+    }
+
+    #[test]
     fn hints_run_everywhere() {
         let plain = Model::parse("qemu64").unwrap();
         for code in [Code::Endbr64, Code::Rdsspq_r64, Code::Prefetchw_m8, Code::Cldemote_m8, Code::Nop_rm32] {
