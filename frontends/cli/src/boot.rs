@@ -4,8 +4,9 @@ use crate::args::BootArgs;
 use crate::run::{Script, config, start};
 use anyhow::Context;
 use ringworld_firmware::{Initramfs, USERSPACE_MARKER};
-use ringworld_guests::{Architecture, Guests, terminal_progress};
+use ringworld_guests::{Architecture, Guests, Installed, terminal_progress};
 use ringworld_machine::{BootFile, MachineConfig, Source};
+use std::path::Path;
 
 /// What the kernel is always told: where its console is.
 const COMMAND_LINE: &str = "console=ttyS0";
@@ -13,31 +14,20 @@ const COMMAND_LINE: &str = "console=ttyS0";
 /// Fetches the guest if need be, and boots it.
 pub fn boot(args: &BootArgs) -> anyhow::Result<i32> {
     let options = config(&args.machine)?;
-    let guest = match (&args.kernel, &args.initrd) {
-        (Some(_), Some(_)) => None,
-        _ => Some(Guests::open()?.ensure(args.guest, Architecture::Amd64, &mut terminal_progress())?),
+    let guest = || -> anyhow::Result<Installed> {
+        Ok(Guests::open()?.ensure(args.guest, Architecture::Amd64, &mut terminal_progress())?)
     };
-    let read = |path: &std::path::Path| {
-        std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+    let kernel = match &args.kernel {
+        Some(kernel) => kernel.clone(),
+        None => guest()?.kernel,
     };
-    let kernel = match (&args.kernel, &guest) {
-        (Some(kernel), _) => kernel.clone(),
-        (None, Some(guest)) => guest.kernel.clone(),
-        (None, None) => anyhow::bail!("no kernel"),
-    };
-    let initrd = match (&args.initrd, &guest) {
-        (Some(initrd), _) => Source::Path(initrd.clone()),
-        (None, Some(guest)) => {
-            let mut initramfs = Initramfs::new(read(&guest.busybox)?)?;
-            if let Some(script) = &args.script {
-                let text = read(script)?;
-                let text =
-                    String::from_utf8(text).with_context(|| format!("{} is no text", script.display()))?;
-                initramfs.script(&text)?;
-            }
-            Source::Memory(BootFile::new("initramfs", initramfs.finish()))
+    let (initrd, script) = match &args.initrd {
+        Some(initrd) => (Source::Path(initrd.clone()), Script::default()),
+        None => {
+            let initrd = BootFile::new("initramfs", initramfs(&guest()?.busybox, args.script.as_deref())?);
+            // The shell ends after the last line of a piped script; /init then powers off.
+            (Source::Memory(initrd), Script { ready: Some(USERSPACE_MARKER), farewell: "exit\n" })
         }
-        (None, None) => anyhow::bail!("no initrd"),
     };
     let config = MachineConfig {
         kernel: Source::Path(kernel),
@@ -45,6 +35,17 @@ pub fn boot(args: &BootArgs) -> anyhow::Result<i32> {
         command_line: [COMMAND_LINE, &args.append].join(" ").trim_end().into(),
         ..options
     };
-    // The shell ends after the last line of a piped script; /init then powers off.
-    start(config, &args.machine, Script { ready: Some(USERSPACE_MARKER), farewell: "exit\n" })
+    start(config, &args.machine, script)
+}
+
+/// The initial file system around busybox, with a script in place of the shell.
+fn initramfs(busybox: &Path, script: Option<&Path>) -> anyhow::Result<Vec<u8>> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let mut initramfs = Initramfs::new(read(busybox)?)?;
+    if let Some(path) = script {
+        let text =
+            String::from_utf8(read(path)?).with_context(|| format!("{} is no text", path.display()))?;
+        initramfs.script(&text)?;
+    }
+    Ok(initramfs.finish())
 }
