@@ -33,7 +33,7 @@ fn vector<F: Float>(o: &mut Ops) {
 struct CompareMask<F>(PhantomData<F>);
 
 impl<F: Float> Operate for CompareMask<F> {
-    const OPERATION: Operation = Operation::binary(mask::<F>).float().to_mask();
+    const OPERATION: Operation = Operation::binary(mask::<F>).float().into_mask();
 }
 
 fn mask<F: Float>(o: &mut Ops) {
@@ -47,7 +47,7 @@ fn mask<F: Float>(o: &mut Ops) {
 struct Class<F>(PhantomData<F>);
 
 impl<F: Float> Operate for Class<F> {
-    const OPERATION: Operation = Operation::unary(class::<F>).to_mask();
+    const OPERATION: Operation = Operation::unary(class::<F>).into_mask();
 }
 
 fn class<F: Float>(o: &mut Ops) {

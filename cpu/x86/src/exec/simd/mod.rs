@@ -3,6 +3,7 @@
 //! An operation is written once, as a function on a 128-bit block ([`block`]) or on whole vectors ([`plumbing`]), and named once
 //! in its family's `rows` with its mnemonics ([`table`]): all encodings of these become rows. The plumbing does operands, masks,
 //! broadcasts and exceptions for all of them.
+#![allow(clippy::useless_transmute, reason = "one macro body serves all element types, also the block's own")]
 
 mod bf16;
 mod block;

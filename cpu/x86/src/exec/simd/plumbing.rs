@@ -111,7 +111,7 @@ impl Operation {
         Self { float: true, ..self }
     }
     /// The destination is an opmask register.
-    pub const fn to_mask(self) -> Self {
+    pub const fn into_mask(self) -> Self {
         Self { to_mask: true, ..self }
     }
     /// The function does the masking.
