@@ -23,7 +23,7 @@ fn select<T: Lane>(o: &mut Ops, f: impl Fn(T, T) -> bool) {
 /// VPCMPB and kin: the predicate is in the immediate.
 struct Compare<T>(PhantomData<T>);
 impl<T: Lane> Operate for Compare<T> {
-    const OPERATION: Operation = Operation::binary(compare::<T>).to_mask();
+    const OPERATION: Operation = Operation::binary(compare::<T>).into_mask();
 }
 fn compare<T: Lane>(o: &mut Ops) {
     match o.imm & 7 {
@@ -41,20 +41,20 @@ fn compare<T: Lane>(o: &mut Ops) {
 /// VPCMPEQB and kin.
 struct Equal<T>(PhantomData<T>);
 impl<T: Lane> Operate for Equal<T> {
-    const OPERATION: Operation = Operation::binary(|o| select::<T>(o, |a, b| a == b)).to_mask();
+    const OPERATION: Operation = Operation::binary(|o| select::<T>(o, |a, b| a == b)).into_mask();
 }
 
 /// VPCMPGTB and kin.
 struct Greater<T>(PhantomData<T>);
 impl<T: Lane> Operate for Greater<T> {
-    const OPERATION: Operation = Operation::binary(|o| select::<T>(o, |a, b| a > b)).to_mask();
+    const OPERATION: Operation = Operation::binary(|o| select::<T>(o, |a, b| a > b)).into_mask();
 }
 
 /// VPTESTMB and kin: bits in common; `NOT`: none in common.
 struct Test<T, const NOT: bool>(PhantomData<T>);
 impl<T: Lane + Into<u64>, const NOT: bool> Operate for Test<T, NOT> {
     const OPERATION: Operation =
-        Operation::binary(|o| select::<T>(o, |a, b| (a.into() & b.into() == 0) == NOT)).to_mask();
+        Operation::binary(|o| select::<T>(o, |a, b| (a.into() & b.into() == 0) == NOT)).into_mask();
 }
 
 /// VPBLENDMB and kin: active lanes from `b`, the others from `a` (or zero).
@@ -106,7 +106,7 @@ operations! {
         for n in 0..o.bytes.min(64) {
             o.k |= (o.a[n / 8] >> (lane(&o.b, 1, n) & 63) & 1) << n;
         }
-    }).to_mask().no_suppression();
+    }).into_mask().no_suppression();
     /// VDBPSADBW: sums of absolute differences of `a`'s quadruplets and shuffled ones of `b` (SDM 2C).
     DoubleBlockSad = Operation::binary(|o| {
         for block in 0..o.bytes.min(64) / 16 {
