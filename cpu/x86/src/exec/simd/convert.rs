@@ -4,7 +4,7 @@ use super::float::{Float, scalar_source};
 use super::form::form;
 use super::plumbing::{
     Operate, Operation, Ops, environment, lane_mask, load_aligned, register, report, report_flags,
-    store_lanes_unchecked, write,
+    store_element, store_lanes_unchecked, write,
 };
 use super::table;
 use super::vector::{Lane, V};
@@ -146,6 +146,10 @@ fn single_to_half(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     // The flags are set before the store, and stay if that faults.
     report(cpu, i, &env)?;
     if i.has_memory() {
+        if i.opmask() == 0 {
+            let offset = cpu.effective_address(i);
+            return store_element(cpu, i.segment(), offset, &v, 2 * lanes);
+        }
         return store_lanes_unchecked(cpu, i, &v, 2, lanes, mask);
     }
     write(cpu, i, &v, 2, lanes);

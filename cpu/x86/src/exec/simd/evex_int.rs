@@ -106,7 +106,7 @@ operations! {
         for n in 0..o.bytes.min(64) {
             o.k |= (o.a[n / 8] >> (lane(&o.b, 1, n) & 63) & 1) << n;
         }
-    }).into_mask().no_suppression();
+    }).into_mask();
     /// VDBPSADBW: sums of absolute differences of `a`'s quadruplets and shuffled ones of `b` (SDM 2C).
     DoubleBlockSad = Operation::binary(|o| {
         for block in 0..o.bytes.min(64) / 16 {
@@ -251,7 +251,11 @@ fn compress<const SIZE: usize>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         count += 1;
     }
     if i.has_memory() {
-        return store_lanes_unchecked(cpu, i, &v, SIZE, count, ones(count));
+        return if i.opmask() == 0 {
+            store_lanes(cpu, i, &v, SIZE, count, ones(count))
+        } else {
+            store_lanes_unchecked(cpu, i, &v, SIZE, count, ones(count))
+        };
     }
     if !i.zeroing() {
         let old = register(cpu, i, 0);

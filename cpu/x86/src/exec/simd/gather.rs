@@ -52,7 +52,8 @@ fn gather_vex<const INDEX: usize, const DATA: usize>(cpu: &mut Cpu, i: &Insn) ->
             Ok(value) => value,
             Err(stop) => return stopped(cpu, i, stop, progress),
         };
-        cpu.zmm[d][quads..].fill(0);
+        // Until the end, what is beyond the elements stays as far as the vector length goes.
+        cpu.zmm[d][all / 8..].fill(0);
         set_lane(&mut cpu.zmm[d], DATA, n, value[0]);
         set_lane(&mut cpu.zmm[m], DATA, n, 0);
         progress = true;
@@ -75,7 +76,7 @@ fn gather_evex<const INDEX: usize, const DATA: usize>(cpu: &mut Cpu, i: &Insn) -
             Ok(value) => value,
             Err(stop) => return stopped(cpu, i, stop, progress),
         };
-        cpu.zmm[d][quads..].fill(0);
+        cpu.zmm[d][usize::from(form(i).length) / 8..].fill(0);
         set_lane(&mut cpu.zmm[d], DATA, n, value[0]);
         cpu.k[usize::from(i.opmask())] &= !(1 << n);
         progress = true;

@@ -1,7 +1,9 @@
 //! Moves between vector registers, memory and general registers.
 
 use super::form::form;
-use super::plumbing::{check_aligned, lane_mask, load, load_lanes, register, store_at, store_lanes, write};
+use super::plumbing::{
+    check_aligned, lane_mask, load, load_lanes, register, store_at, store_lanes, store_lanes_unchecked, write,
+};
 use super::table::{self, Kind};
 use super::vector::{V, ones};
 use crate::exec::operand::Int;
@@ -316,7 +318,7 @@ fn masked_load<const SIZE: usize>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 fn masked_store<const SIZE: usize>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let mask = signs(&register(cpu, i, 1), SIZE, i.vector_length());
     let v = register(cpu, i, 2);
-    store_lanes(cpu, i, &v, SIZE, i.vector_length() / SIZE, mask)
+    store_lanes_unchecked(cpu, i, &v, SIZE, i.vector_length() / SIZE, mask)
 }
 
 fn masked<const SIZE: usize>(rows: &mut Rows, mnemonics: &[M]) {
