@@ -123,6 +123,7 @@ mod tests {
     use super::*;
     use crate::Entry;
     use crate::MemoryMap;
+    use std::io::Write;
 
     fn tables(cpus: u32, hpet: bool) -> Result<Vec<u8>, LoadError> {
         let map = MemoryMap::pc(64 << 20).unwrap();
@@ -191,7 +192,8 @@ mod tests {
             let file = folder.path().join(format!("{name}.aml"));
             std::fs::write(&file, &bytes).unwrap();
             let Ok(output) = std::process::Command::new("iasl").arg("-d").arg(&file).output() else {
-                eprintln!("skipped: iasl is not installed");
+                // Past the test runner, which keeps what passing tests print.
+                writeln!(std::io::stderr(), "skipped the disassembly of the ACPI tables: no iasl").unwrap();
                 return;
             };
             let text = String::from_utf8_lossy(&output.stdout).to_string()

@@ -193,7 +193,8 @@ mod tests {
     #[test]
     fn cpio_reads_what_is_written() {
         let Some(listing) = list(&sample().finish()) else {
-            eprintln!("skipped: cpio is not installed");
+            // Past the test runner, which keeps what passing tests print.
+            writeln!(std::io::stderr(), "skipped cpio_reads_what_is_written: cpio is not installed").unwrap();
             return;
         };
         let fields: Vec<Vec<&str>> = listing.lines().map(|line| line.split_whitespace().collect()).collect();

@@ -253,7 +253,8 @@ fn report(progress: &mut dyn FnMut(Progress), step: &str, line: &str) {
 fn configuration(folder: &Path, architecture: Architecture, host_options: &str) -> String {
     // A path in quotes: apt.conf has no escapes in strings, and a quote in a path would end it.
     let path = |part: &str| folder.join(part).display().to_string().replace('"', "");
-    let mut text = String::new();
+    // An unreachable mirror is told within a minute, unless the host's own options, which follow, say otherwise.
+    let mut text = String::from("Acquire::http::Timeout \"20\";\nAcquire::Retries \"1\";\n");
     for line in host_options.lines() {
         if HOST_OPTIONS.iter().any(|prefix| line.starts_with(prefix)) {
             text += line;

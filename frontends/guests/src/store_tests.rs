@@ -249,7 +249,10 @@ fn the_host_s_apt_fetches_a_bootable_kernel() {
             | GuestError::NoSources { .. }
             | GuestError::Network { .. }
             | GuestError::NoPackage { .. }),
-        ) => eprintln!("skipped: {error}"),
+        ) => {
+            // Past the test runner, which keeps what passing tests print.
+            writeln!(std::io::stderr(), "skipped the fetch of a real guest: {error}").unwrap();
+        }
         Err(error) => panic!("{error}"),
     }
 }
