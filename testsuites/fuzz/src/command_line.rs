@@ -1,10 +1,51 @@
-//! Kernel command lines, module names and arguments through every protocol.
+//! What comes from Ringworld's own command line: kernel command lines, module names and arguments through every
+//! protocol, and CPU models.
 
 use crate::loaders;
 use crate::random::Random;
 use ringworld_firmware::{AcpiConfig, BootFile, BootRequest, MemoryMap, load};
+use ringworld_x86::model::{CpuidState, Model, models};
 
 pub fn run(random: &mut Random) -> &'static str {
+    if random.one_in(4) { cpu_model(random) } else { kernel(random) }
+}
+
+/// A CPU model with features, some of them real.
+fn cpu_model(random: &mut Random) -> &'static str {
+    let names: Vec<&str> = models().map(|(name, _)| name).collect();
+    let mut text = random.pick(&names).to_string();
+    for _ in 0..random.below(6) {
+        text.push(random.pick(&[',', ',', ',', '+']));
+        text.push(random.pick(&['+', '-', '+', '-', '=']));
+        text.push_str(
+            random.pick(&["avx", "sse4.2", "sse4_2", "x2apic", "vmx", "svm", "avx512f", "la57", "pcid", ""]),
+        );
+    }
+    if random.one_in(3) {
+        let mut bytes = text.into_bytes();
+        random.damage(&mut bytes, 64);
+        text = String::from_utf8_lossy(&bytes).into_owned();
+    }
+    match Model::parse(&text) {
+        Ok(model) => {
+            // What it shows must be consistent enough to be asked for.
+            let state = CpuidState::default();
+            for leaf in [0, 1, 7, 0xb, 0xd, 0x8000_0001, random.edgy() as u32] {
+                model.cpuid(leaf, random.edgy() as u32, &state);
+            }
+            "model"
+        }
+        Err(error) => {
+            assert!(
+                !error.to_string().contains('\n') || text.contains('\n'),
+                "an error that is not one line: {error}"
+            );
+            "no model"
+        }
+    }
+}
+
+fn kernel(random: &mut Random) -> &'static str {
     let kernel = loaders::kernel(random);
     let length = match random.below(4) {
         0 => random.below(20),

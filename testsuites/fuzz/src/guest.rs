@@ -15,7 +15,8 @@ use ringworld_x86::state::{TableRegister, boundary};
 use ringworld_x86::{Activity, Cpu};
 use std::sync::{Arc, LazyLock};
 
-const RAM: u64 = 2 << 20;
+/// Small, as making and hashing it takes most of a case's time.
+const RAM: u64 = 256 << 10;
 const GDT: u64 = 0x1_0000;
 const IDT: u64 = 0x1_1000;
 const TSS: u64 = 0x1_3000;
@@ -102,7 +103,7 @@ pub fn mode(random: &mut Random) -> (Mode, Arc<Model>, u32) {
 
 fn memory() -> GuestMemory {
     let region = MemoryRegion { base: GuestPhys(0), size: RAM, kind: RegionKind::Ram };
-    GuestMemory::new(&[region]).expect("2 MiB for the guest")
+    GuestMemory::new(&[region]).expect("memory for the guest")
 }
 
 fn new_cpu(random: &mut Random, memory: Arc<GuestMemory>) -> Cpu {
@@ -112,10 +113,12 @@ fn new_cpu(random: &mut Random, memory: Arc<GuestMemory>) -> Cpu {
 
 pub fn run(random: &mut Random) -> &'static str {
     let case = random.next();
-    let chunk = 1 + random.below(50) as u64;
     let (whole, end) = execute(case, LIMIT);
-    let (cut, _) = execute(case, chunk);
-    assert!(whole == cut, "the run in pieces of {chunk} instructions differs: {whole:x?} and {cut:x?}");
+    if random.one_in(4) {
+        let chunk = 1 + random.below(50) as u64;
+        let (cut, _) = execute(case, chunk);
+        assert!(whole == cut, "the run in pieces of {chunk} instructions differs: {whole:x?} and {cut:x?}");
+    }
     end
 }
 
