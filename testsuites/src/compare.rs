@@ -33,8 +33,8 @@ pub fn differences(
     let after = if a.selectors[1] == CS32 { Mode::Compat32 } else { case.mode };
     let registers = if case.mode == Mode::Long64 { 16 } else { 8 };
     let width = if after == Mode::Long64 { u64::MAX } else { 0xffff_ffff };
-    for n in 0..registers {
-        word(GPR[n], a.gpr[n] & width, b.gpr[n] & width);
+    for (n, name) in GPR.into_iter().enumerate().take(registers) {
+        word(name, a.gpr[n] & width, b.gpr[n] & width);
     }
     word("RIP", a.rip & width, b.rip & width);
     let defined = !undefined.flags;

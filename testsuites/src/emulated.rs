@@ -260,7 +260,7 @@ impl Emulated {
         cpu.flags.set(case.state.rflags);
         cpu.activity = Activity::Active;
         self.sequences += 1;
-        if self.sequences % FORGET == 0 {
+        if self.sequences.is_multiple_of(FORGET) {
             self.interpreter.forget(cpu);
         }
         self.interpreter.run(cpu, cpu.icount + u64::from(case.steps), &mut NoObserver);
