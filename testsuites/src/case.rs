@@ -192,7 +192,7 @@ impl Case {
     /// The decoded instructions.
     pub fn instructions(&self) -> Vec<Instruction> {
         let mut decoder =
-            Decoder::with_ip(self.mode.bits(), &self.bytes, self.state.rip, DecoderOptions::NO_WBNOINVD);
+            Decoder::with_ip(self.mode.bits(), &self.bytes, self.state.rip, DecoderOptions::NONE);
         (0..self.steps).map(|_| decoder.decode()).collect()
     }
 

@@ -134,7 +134,7 @@ impl<'a> Builder<'a> {
         encoder.set_evex_lig(self.random.below(4) as u32);
         encoder.encode(&self.instruction, self.state.rip).ok()?;
         let bytes = encoder.take_buffer();
-        let options = DecoderOptions::NO_WBNOINVD;
+        let options = DecoderOptions::NONE;
         let decoded = Decoder::with_ip(self.mode.bits(), &bytes, self.state.rip, options).decode();
         (decoded.code() == self.info.code() && decoded.len() == bytes.len()).then_some((bytes, decoded))
     }
