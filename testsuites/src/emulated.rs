@@ -59,8 +59,8 @@ const HANDLERS: u64 = 0x800;
 const STACK: u64 = 0x1000;
 /// Exceptions that have a gate.
 const VECTORS: u64 = 32;
-/// Linear address of the GDT, on a supervisor page.
-const SYSTEM: u64 = 0x3000_0000;
+/// Linear address of the system page; out of reach of the bit offsets of BT and of indices around the window.
+const SYSTEM: u64 = 0x3fe0_0000;
 
 /// Linux's GDT for 64-bit kernels (`arch/x86/kernel/cpu/common.c`), as far as user mode can use it.
 const DESCRIPTORS: [u64; 16] = [
