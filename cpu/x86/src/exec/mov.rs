@@ -113,7 +113,8 @@ fn cmpxchg8b(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 
 fn cmpxchg16b(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let offset = cpu.effective_address(i);
-    if cpu.check_segment(i.segment(), offset, 16, crate::mem::Kind::Write)? & 15 != 0 {
+    // Misalignment comes before everything else that the address can raise.
+    if cpu.fast[usize::from(i.segment())].base.wrapping_add(offset) & 15 != 0 {
         return Err(cpu.gp0());
     }
     let expected = [cpu.regs[RAX], cpu.regs[RDX]];

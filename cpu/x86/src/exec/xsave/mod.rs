@@ -210,6 +210,10 @@ fn save(cpu: &mut Cpu, i: &Insn, how: Save, wide: bool) -> Result<(), Stop> {
         old & !requested | inuse & requested
     };
     image[LEGACY..][..8].copy_from_slice(&header.to_le_bytes());
+    // As on silicon, the end of what is asked for must be writable, even if nothing is saved there.
+    let end =
+        layout(requested, compacted.then_some(requested)).map(|(c, offset)| offset + c.size as usize).max();
+    cpu.probe(segment, at(end.unwrap_or(LEGACY + HEADER) - 1), 1, Kind::Write)?;
     for part in &parts {
         cpu.probe(segment, at(part.start), part.len() as u64, Kind::Write)?;
     }
