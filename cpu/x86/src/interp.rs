@@ -1,8 +1,8 @@
 //! The interpreter: a cache of decoded blocks, and the loop that runs them.
 //!
-//! Blocks are keyed by guest-physical address and [`Mode`](crate::mode::Mode). They are never changed while they run: a write to decoded code
-//! only bumps the page's generation in [`GuestMemory`](ringworld_mmu::GuestMemory), and the next look-up sees that the
-//! block is stale.
+//! Blocks are keyed by guest-physical address and [`Mode`](crate::mode::Mode). They are never changed while they run: a
+//! write to decoded code only bumps the page's generation in [`GuestMemory`](ringworld_mmu::GuestMemory), and the next
+//! look-up sees that the block is stale.
 
 use crate::decode::{self, Decoded};
 use crate::insn::{Insn, REG_RIP};
@@ -246,7 +246,9 @@ impl Interpreter {
         {
             return Ok(self.remember(cpu, linear, id));
         }
-        let block = self.build(cpu, linear, room, pointer, index)?;
+        let Some(block) = self.build(cpu, linear, room, pointer, index)? else {
+            return self.decode_once(cpu, linear, room);
+        };
         let id = self.blocks.len() as u32;
         self.blocks.push(block);
         self.by_address.insert(key, id);
@@ -265,7 +267,10 @@ impl Interpreter {
         let block = &self.blocks[id as usize];
         let second = match block.second {
             None => None,
-            Some(_) => Some(second_page(cpu, linear)?),
+            Some(_) => match second_page(cpu, linear)? {
+                Some(page) => Some(page),
+                None => return Ok(false),
+            },
         };
         let generation = cpu.memory.code_generation(block.page_index);
         let second_now = second.map(|(page, index, _)| (page, index, cpu.memory.code_generation(index)));
@@ -295,7 +300,7 @@ impl Interpreter {
         Ok(true)
     }
 
-    /// Decodes the block at `linear`, whose first page is at `pointer`.
+    /// Decodes the block at `linear`, whose first page is at `pointer`; `None` if its first instruction reaches into a device.
     fn build(
         &mut self,
         cpu: &mut Cpu,
@@ -303,7 +308,7 @@ impl Interpreter {
         room: u64,
         pointer: *const u8,
         page_index: usize,
-    ) -> Result<Block, Stop> {
+    ) -> Result<Option<Block>, Stop> {
         let offset = (linear & PAGE_MASK) as usize;
         let in_page = (PAGE_SIZE as usize - offset).min(MAX_BYTES - 16).min(room as usize);
         let generation = cpu.memory.code_generation(page_index);
@@ -329,17 +334,17 @@ impl Interpreter {
         }
         cpu.counters.blocks_decoded += 1;
         if self.insns.len() > start {
-            return Ok(Block {
+            return Ok(Some(Block {
                 start: start as u32,
                 len: (self.insns.len() - start) as u16,
                 bytes: bytes[..end].into(),
                 page_index,
                 generation,
                 second: None,
-            });
+            }));
         }
         // The first instruction crosses into the next page.
-        let (page, second_index, second_pointer) = second_page(cpu, linear)?;
+        let Some((page, second_index, second_pointer)) = second_page(cpu, linear)? else { return Ok(None) };
         let second_generation = cpu.memory.code_generation(second_index);
         let want = 15.min(room as usize);
         mark(cpu, second_index, 0, (want - in_page) as u32);
@@ -351,14 +356,14 @@ impl Interpreter {
             // `want` is 15: the decoder never asks for more than that.
             Decoded::NeedMore => return Err(cpu.gp0()),
         }
-        Ok(Block {
+        Ok(Some(Block {
             start: start as u32,
             len: 1,
             bytes: bytes[..decoder.position().max(in_page + 1)].into(),
             page_index,
             generation,
             second: Some((page, second_index, second_generation)),
-        })
+        }))
     }
 
     /// Decodes one instruction and does not keep it: code in device memory, or near the code segment's limit.
@@ -408,15 +413,16 @@ fn mark(cpu: &mut Cpu, index: usize, offset: u32, len: u32) {
 }
 
 /// The page after that of `linear`: guest-physical address, tracking index, host address.
-fn second_page(cpu: &mut Cpu, linear: u64) -> Result<(GuestPhys, usize, *const u8), Stop> {
-    let next = (linear & !PAGE_MASK).wrapping_add(PAGE_SIZE) & cpu.linear_mask();
-    match cpu.translate(next, Kind::Fetch, Privilege::Current)? {
+/// `None` if a device is there: an instruction that runs from memory into a device is not kept.
+fn second_page(cpu: &mut Cpu, linear: u64) -> Result<Option<(GuestPhys, usize, *const u8)>, Stop> {
+    let mask = cpu.fast[usize::from(crate::insn::seg::CS)].mask;
+    let next = (linear & !PAGE_MASK).wrapping_add(PAGE_SIZE) & mask;
+    Ok(match cpu.translate(next, Kind::Fetch, Privilege::Current)? {
         Target::Host { pointer, index, .. } => {
-            Ok((GuestPhys(cpu.tlb.physical_page(next)), index, pointer.cast_const()))
+            Some((GuestPhys(cpu.tlb.physical_page(next)), index, pointer.cast_const()))
         }
-        // An instruction that runs from memory into a device: there is no code to keep.
-        Target::Device(_) => Err(cpu.gp0()),
-    }
+        Target::Device(_) => None,
+    })
 }
 
 fn copy(from: *const u8, to: &mut [u8]) {
