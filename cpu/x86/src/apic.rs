@@ -55,7 +55,7 @@ impl Cpu {
             Accepted::Nmi => self.nmi_pending = true,
             Accepted::Smi => self.smi_pending = true,
             // INIT waits for the end of system-management mode (SDM 3C 33.3).
-            Accepted::Init if self.smm => self.init_pending = true,
+            Accepted::Init if self.smm || self.init_held() => self.init_pending = true,
             Accepted::Init => self.take_init(),
             Accepted::StartUp(page) => {
                 if self.activity == Activity::WaitForSipi {

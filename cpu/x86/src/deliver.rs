@@ -6,12 +6,13 @@ use crate::fault::vector;
 use crate::flags::bits;
 use crate::insn::seg;
 use crate::segment::{Segment, rights};
-use crate::state::{Activity, boundary, gpr::*};
+use crate::state::{Activity, Shadow, boundary, gpr::*};
 use crate::task::Switch;
 use crate::{Cpu, Stop};
+use serde::{Deserialize, Serialize};
 
 /// Where an event comes from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub enum Origin {
     /// An external interrupt or NMI.
     External,
@@ -26,7 +27,7 @@ pub enum Origin {
 }
 
 /// An event to deliver.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub struct Event {
     /// Vector.
     pub vector: u8,
@@ -68,7 +69,7 @@ impl Cpu {
     /// Delivers the exception that an instruction raised; RIP is at the instruction.
     #[cold]
     pub(crate) fn deliver_pending(&mut self) {
-        if !self.in_shadow {
+        if self.in_shadow == Shadow::None {
             // Data breakpoints that the instruction hit before it faulted: it has not completed, and hits them again.
             // What waits in the shadow of MOV SS stays.
             self.pending_db = 0;
@@ -89,6 +90,9 @@ impl Cpu {
         // The processor would hang; here the instruction is begun again, so that time goes on.
         for _ in 0..LONGEST_CHAIN {
             let exception = self.pending;
+            if self.intercept_exception(exception, origin) {
+                return;
+            }
             self.counters.exceptions[usize::from(exception.vector & 31)] += 1;
             tracing::trace!(
                 target: "ringworld::exception",
@@ -102,22 +106,37 @@ impl Cpu {
             }
             let second = class(exception.vector);
             let event = Event { vector: exception.vector, error: exception.error, origin };
-            if self.deliver(event).is_ok() {
-                return;
+            match self.deliver(event) {
+                Ok(()) => return,
+                Err(Stop::Exit) => return self.take_exit(),
+                Err(_) => {}
             }
             // `pending` is what went wrong now.
             let third = class(self.pending.vector);
-            if third == Class::PageFault {
-                // CR2 is loaded when the fault is detected, even if it becomes a double fault.
-                self.cr2 = self.pending.payload;
-            }
             let worst = if first == Class::DoubleFault || second == Class::DoubleFault {
                 Class::DoubleFault
             } else {
                 second
             };
+            let serial = !matches!(
+                (worst, third),
+                (Class::DoubleFault, _)
+                    | (Class::Contributory, Class::Contributory)
+                    | (Class::PageFault, Class::Contributory | Class::PageFault)
+            );
+            // A fault that becomes a double or triple fault may be intercepted itself (SDM 3C 26.2).
+            if !serial && self.intercept_exception(self.pending, Origin::Fault) {
+                return;
+            }
+            if third == Class::PageFault {
+                // CR2 is loaded when the fault is detected, even if it becomes a double fault.
+                self.cr2 = self.pending.payload;
+            }
             match (worst, third) {
                 (Class::DoubleFault, _) => {
+                    if self.intercept_shutdown() {
+                        return;
+                    }
                     tracing::debug!(target: "ringworld::exception", "triple fault at {:#x}", self.rip());
                     self.activity = Activity::Shutdown;
                     self.boundary |= boundary::INACTIVE;
@@ -126,6 +145,8 @@ impl Cpu {
                 }
                 (Class::Contributory, Class::Contributory)
                 | (Class::PageFault, Class::Contributory | Class::PageFault) => {
+                    // A double fault is not "during event delivery" (SDM 3C 28.2.4).
+                    self.virt.vectoring = None;
                     self.pending = crate::fault::Exception { vector: vector::DF, error: Some(0), payload: 0 };
                     origin = Origin::Trap;
                     first = Class::DoubleFault;
@@ -144,8 +165,8 @@ impl Cpu {
             target: "ringworld::interrupt",
             vector, rip = format_args!("{:#x}", self.rip()), count = self.icount,
         );
-        if self.deliver(Event { vector, error: None, origin: Origin::External }).is_err() {
-            self.deliver_exception(Origin::Fault);
+        if let Err(stop) = self.deliver(Event { vector, error: None, origin: Origin::External }) {
+            self.deliver_failed(stop);
         }
     }
 
@@ -153,20 +174,31 @@ impl Cpu {
     pub(crate) fn software_interrupt(&mut self, vector: u8, origin: Origin) -> Result<(), Stop> {
         let task = self.tr.selector;
         if let Err(stop) = self.deliver(Event { vector, error: None, origin }) {
-            if self.tr.selector == task {
+            if self.tr.selector == task || stop == Stop::Exit {
                 return Err(stop);
             }
             // The task switch had been committed: the fault is the new task's (SDM 3A 8.3).
-            self.deliver_exception(Origin::Fault);
+            self.deliver_failed(stop);
         }
         // A pending single-step trap is lost: TF was cleared on the way (SDM 3B 18.3.1.4).
         self.stepping = false;
         Ok(())
     }
 
+    /// After an event could not be delivered: delivers the exception that stopped it, or leaves the guest.
+    pub(crate) fn deliver_failed(&mut self, stop: Stop) {
+        match stop {
+            Stop::Exit => self.take_exit(),
+            _ => self.deliver_exception(Origin::Fault),
+        }
+    }
+
     /// Delivers one event, or raises what goes wrong.
-    fn deliver(&mut self, event: Event) -> Result<(), Stop> {
+    pub(crate) fn deliver(&mut self, event: Event) -> Result<(), Stop> {
         self.external = u16::from(!event.software());
+        if self.mode.guest() {
+            self.virt.vectoring = Some(event);
+        }
         let result = if !self.protected() {
             self.deliver_real(event)
         } else if event.origin == Origin::Software && self.v8086() && self.redirect_vme(event.vector)? {
@@ -176,6 +208,7 @@ impl Cpu {
         };
         self.external = 0;
         if result.is_ok() {
+            self.virt.vectoring = None;
             self.system_flags_changed();
         }
         result

@@ -229,7 +229,7 @@ impl Cpu {
     /// MOV SS and POP SS hold interrupts and debug traps off until after the next instruction (SDM 3A 6.8.3).
     pub(crate) fn mov_ss_shadow(&mut self) {
         // Of consecutive ones only the first is sure to; silicon lets only the first.
-        if !self.in_shadow {
+        if self.in_shadow == Shadow::None {
             self.shadow = Shadow::MovSs;
             self.boundary |= boundary::SHADOW;
         }

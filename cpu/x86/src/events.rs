@@ -11,6 +11,7 @@ use crate::interp::RunEnd;
 use crate::mem::Kind;
 use crate::msr::debugctl;
 use crate::state::{Activity, Shadow, boundary};
+use crate::virt::Moment;
 
 /// Bits of DR6 (SDM 3B 18.2.3).
 #[allow(missing_docs)]
@@ -43,15 +44,19 @@ impl Cpu {
             self.boundary &= !boundary::YIELD;
             return Some(RunEnd::Attention);
         }
-        let shadow = core::mem::take(&mut self.shadow);
-        self.in_shadow = shadow != Shadow::None;
+        let mut shadow = core::mem::take(&mut self.shadow);
+        self.in_shadow = shadow;
         self.boundary &= !boundary::SHADOW;
         loop {
             let halted = self.activity == Activity::Halted;
+            if self.guest_boundary(Moment::First, shadow) {
+                shadow = Shadow::None;
+                continue;
+            }
             if self.boundary & boundary::INACTIVE != 0 && !self.wake() {
                 return Some(RunEnd::Inactive);
             }
-            if self.smi_pending && !self.smm {
+            if self.smi_pending && self.smis_open() {
                 self.smi_pending = false;
                 self.counters.smis += 1;
                 self.enter_smm(halted);
@@ -68,17 +73,34 @@ impl Cpu {
                 }
                 continue;
             }
+            if self.guest_boundary(Moment::Windows, shadow) {
+                shadow = Shadow::None;
+                continue;
+            }
             if shadow == Shadow::None {
-                if self.nmi_pending && !self.nmi_blocked {
+                if self.nmi_pending && self.nmis_open() {
+                    if self.guest_boundary(Moment::Nmi, shadow) {
+                        continue;
+                    }
                     self.nmi_pending = false;
                     self.nmi_blocked = true;
                     self.counters.nmis += 1;
                     self.deliver_external(vector::NMI);
                     continue;
                 }
+                if self.interrupts_open()
+                    && self.mode.guest()
+                    && self.interrupt_waits()
+                    && self.guest_boundary(Moment::Interrupt, shadow)
+                {
+                    continue;
+                }
                 if let Some(vector) = self.take_interrupt() {
                     self.counters.interrupts += 1;
                     self.deliver_external(vector);
+                    continue;
+                }
+                if self.guest_boundary(Moment::Virtual, shadow) {
                     continue;
                 }
             }
@@ -111,9 +133,9 @@ impl Cpu {
     /// Whether something ends the processor's inactivity.
     fn wake(&mut self) -> bool {
         let interrupt = self.interrupt_waits();
-        let unmasked = interrupt && self.flags.has(bits::IF);
-        let nmi = self.nmi_pending && !self.nmi_blocked;
-        let smi = self.smi_pending && !self.smm;
+        let unmasked = interrupt && self.interrupts_open();
+        let nmi = self.nmi_pending && self.nmis_open();
+        let smi = self.smi_pending && self.smis_open();
         let debug = self.pending_db != 0;
         let wakes = match self.activity {
             Activity::Active => true,
@@ -132,7 +154,8 @@ impl Cpu {
         wakes
     }
 
-    fn interrupt_waits(&mut self) -> bool {
+    /// An interrupt waits for the processor to take it.
+    pub(crate) fn interrupt_waits(&mut self) -> bool {
         let now = self.now();
         self.lapic.tick(now);
         self.lapic.pending_vector().is_some() || (self.intr && self.ext_int_reaches())
@@ -140,7 +163,7 @@ impl Cpu {
 
     /// The vector of an interrupt to be delivered now.
     fn take_interrupt(&mut self) -> Option<u8> {
-        if self.boundary & boundary::INTERRUPT == 0 || !self.flags.has(bits::IF) {
+        if self.boundary & boundary::INTERRUPT == 0 || !self.interrupts_open() {
             return None;
         }
         let now = self.now();

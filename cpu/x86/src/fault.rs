@@ -11,6 +11,8 @@ pub enum Stop {
     Exception = 1,
     /// The processor is no longer active and waits before the instruction, which runs when it is active again.
     Wait = 2,
+    /// The guest is left: an intercepted instruction or event, see [`crate::virt`].
+    Exit = 3,
 }
 
 /// Exception vectors (SDM 3A 6.15).

@@ -144,9 +144,9 @@ impl Interpreter {
             self.sync_code(cpu);
             let block = match self.find(cpu) {
                 Ok(block) => block,
-                Err(_) => {
+                Err(stop) => {
                     cpu.icount += 1;
-                    cpu.deliver_pending();
+                    cpu.stopped(stop);
                     continue;
                 }
             };
@@ -169,9 +169,7 @@ impl Interpreter {
                 cpu.icount += 1;
                 if let Err(stop) = (insn.exec)(cpu, insn) {
                     cpu.regs[REG_RIP as usize] = rip;
-                    if stop == Stop::Exception {
-                        cpu.deliver_pending();
-                    }
+                    cpu.stopped(stop);
                     break;
                 }
                 n += 1;

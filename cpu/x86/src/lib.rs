@@ -19,6 +19,7 @@ pub mod mem;
 pub mod mode;
 pub mod model;
 pub mod msr;
+mod nested;
 pub mod paging;
 mod pmu;
 mod reset;
@@ -27,10 +28,13 @@ pub mod segment;
 mod smm;
 pub mod snapshot;
 pub mod state;
+mod svm;
 mod task;
 #[cfg(test)]
 mod testing;
 mod timers;
+pub mod virt;
+mod vmx;
 pub mod x87;
 
 pub use fault::Stop;

@@ -282,6 +282,9 @@ impl Cpu {
         } else {
             None
         };
+        if let Target::Device(address) = first {
+            self.intercept_device_access(address, linear, len, kind)?;
+        }
         if self.data_breakpoints {
             self.check_data_breakpoints(linear, len as u64, kind);
         }
@@ -319,7 +322,7 @@ impl Cpu {
     fn device_read(&mut self, address: GuestPhys, data: &mut [u8]) {
         self.counters.mmio += 1;
         self.end_block();
-        if self.lapic_read(address, data) {
+        if self.virtual_read(address, data) || self.lapic_read(address, data) {
             return;
         }
         let platform = self.platform.clone();
@@ -332,7 +335,7 @@ impl Cpu {
     fn device_write(&mut self, address: GuestPhys, data: &[u8]) {
         self.counters.mmio += 1;
         self.end_block();
-        if self.lapic_write(address, data) {
+        if self.virtual_write(address, data) || self.lapic_write(address, data) {
             return;
         }
         let platform = self.platform.clone();

@@ -4,6 +4,7 @@ use crate::control::{cr0, cr4, efer, xcr0};
 use crate::flags::bits;
 use crate::insn::seg;
 use crate::segment::{Segment, SegmentFast};
+use crate::virt::Level;
 use crate::{Cpu, row::Group};
 
 /// The mode bits in a block's key. The decoder resolves everything that follows from them (privilege, availability of
@@ -24,6 +25,7 @@ impl Mode {
     const OSFXSR: u32 = 512;
     const AVX: u32 = 1024;
     const AVX512: u32 = 2048;
+    const GUEST: u32 = 4096;
 
     /// Operand and address size of code: 16, 32 or 64.
     pub const fn bitness(self) -> u32 {
@@ -43,6 +45,11 @@ impl Mode {
     /// CPL is not 0.
     pub const fn unprivileged(self) -> bool {
         self.0 & (Self::CPL3 | Self::CPL12) != 0
+    }
+    /// In a guest of VMX or SVM: instructions may be intercepted.
+    #[inline(always)]
+    pub const fn guest(self) -> bool {
+        self.0 & Self::GUEST != 0
     }
     /// Real-address or virtual-8086 mode.
     pub const fn real_or_v8086(self) -> bool {
@@ -104,6 +111,7 @@ impl Cpu {
             (self.cr4 & cr4::OSFXSR != 0, Mode::OSFXSR),
             (avx, Mode::AVX),
             (avx512, Mode::AVX512),
+            (self.virt.level != Level::Host, Mode::GUEST),
         ] {
             if set {
                 mode |= bit;

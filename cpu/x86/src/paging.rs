@@ -4,6 +4,7 @@
 use crate::control::{cr0, cr4, efer};
 use crate::flags::bits;
 use crate::mem::{Kind, Privilege};
+use crate::nested::{GuestTag, Rights, SecondStage};
 use crate::state::boundary;
 use crate::{Cpu, Stop};
 use core::convert::Infallible;
@@ -46,13 +47,17 @@ struct ContextKey {
 #[derive(Debug)]
 pub struct AddressSpaces {
     contexts: Contexts<ContextKey>,
-    /// The present incarnation of each PCID.
-    spaces: HashMap<u16, u32>,
+    /// The present incarnation of each PCID of the host and of each guest.
+    spaces: HashMap<(Option<GuestTag>, u16), u32>,
     next_space: u32,
     /// Context numbers of the present address space, see [`Cpu::number_contexts`].
     numbers: [u16; 3],
     /// `None` while paging is off.
     pub(crate) paging: Option<Paging>,
+    /// The guest that runs; `None` in the host.
+    pub(crate) guest: Option<GuestTag>,
+    /// The guest's second stage of translation.
+    pub(crate) second_stage: Option<SecondStage>,
     /// Pages (hashed) from which code was fetched since the code look-ups were dropped last.
     fetched: [u64; 64],
 }
@@ -65,17 +70,42 @@ impl Default for AddressSpaces {
             next_space: 1,
             numbers: [0; 3],
             paging: None,
+            guest: None,
+            second_stage: None,
             fetched: [0; 64],
         }
     }
 }
 
+/// In the place of a PCID: a guest without paging.
+const NO_PAGING: u16 = 0xffff;
+
 impl AddressSpaces {
+    /// Forgets the address spaces that `which` chooses: their translations are never found again.
+    pub(crate) fn forget(&mut self, which: impl Fn((Option<GuestTag>, u16)) -> bool) {
+        self.spaces.retain(|&key, _| !which(key));
+    }
+
     fn space(&mut self, pcid: u16) -> u32 {
-        *self.spaces.entry(pcid).or_insert_with(|| {
+        *self.spaces.entry((self.guest, pcid)).or_insert_with(|| {
             self.next_space += 1;
             self.next_space
         })
+    }
+}
+
+/// The translation of an address without paging.
+pub(crate) fn unpaged(linear: u64) -> Translation {
+    Translation {
+        gpa: GuestPhys(linear & 0xffff_ffff),
+        shift: 12,
+        writable: true,
+        user: true,
+        executable: true,
+        dirty: true,
+        global: false,
+        pat_index: 0,
+        key: 0,
     }
 }
 
@@ -130,6 +160,7 @@ impl Cpu {
     /// Numbers the contexts of the present address space: supervisor, supervisor with EFLAGS.AC, user.
     fn number_contexts(&mut self) {
         let (space, control, pkru, pkrs) = match &self.spaces.paging {
+            None if self.spaces.guest.is_some() => (self.spaces.space(NO_PAGING), 1 << 11, 0, 0),
             None => (0, 0, 0, 0),
             Some(p) => {
                 let (wp, smep, smap, pkru, pkrs) = (p.wp, p.smep, p.smap, p.pkru, p.pkrs);
@@ -187,20 +218,23 @@ impl Cpu {
     pub fn flush_all(&mut self) {
         self.tlb.flush();
         self.spaces.contexts.clear();
-        self.spaces.spaces.clear();
+        let running = self.spaces.guest;
+        self.spaces.forget(|(tag, _)| tag == running);
         self.drop_code_lookups();
         self.update_context();
     }
 
     /// Flushes one PCID's translations. (Its global pages go too, which an implementation may do.)
     pub fn flush_pcid(&mut self, pcid: u16) {
-        self.spaces.spaces.remove(&pcid);
+        let key = (self.spaces.guest, pcid);
+        self.spaces.forget(|other| other == key);
         self.update_context();
     }
 
     /// Flushes the translations of all PCIDs, which INVPCID type 3 asks for but for global pages.
     pub fn flush_non_global(&mut self) {
-        self.spaces.spaces.clear();
+        let running = self.spaces.guest;
+        self.spaces.forget(|(tag, _)| tag == running);
         self.update_context();
     }
 
@@ -266,16 +300,16 @@ impl Cpu {
             let gpa = GuestPhys(self.tlb.physical_page(linear) | linear & PAGE_MASK);
             return Ok(self.target(gpa));
         }
-        let page = self.walk(linear, kind, who)?;
+        let (page, rights) = self.walk(linear, kind, who)?;
         let target = self.target(page.gpa);
         if let Target::Host { pointer, index, rom } = target {
-            self.enter(linear, kind, who, context, &page, (pointer, index, rom));
+            self.enter(linear, kind, who, context, (&page, rights), (pointer, index, rom));
         }
         Ok(target)
     }
 
     fn target(&self, gpa: GuestPhys) -> Target {
-        if self.lapic_claims(gpa) {
+        if self.lapic_claims(gpa) || self.page_is_virtual(gpa) {
             return Target::Device(gpa);
         }
         match self.memory.page(gpa) {
@@ -289,30 +323,24 @@ impl Cpu {
     }
 
     /// Walks the tables for an access.
-    fn walk(&mut self, linear: u64, kind: Kind, who: Privilege) -> Result<Translation, Stop> {
+    fn walk(&mut self, linear: u64, kind: Kind, who: Privilege) -> Result<(Translation, Rights), Stop> {
+        if self.spaces.second_stage.is_some() {
+            self.counters.walks += 1;
+            return self.walk_nested(linear, kind, who);
+        }
         let Some(paging) = &self.spaces.paging else {
-            return Ok(Translation {
-                gpa: GuestPhys(linear & 0xffff_ffff),
-                shift: 12,
-                writable: true,
-                user: true,
-                executable: true,
-                dirty: true,
-                global: false,
-                pat_index: 0,
-                key: 0,
-            });
+            return Ok((unpaged(linear), Rights::ALL));
         };
         self.counters.walks += 1;
         let access = self.access(kind, who);
         match paging::walk(paging, GuestVirt(linear), access, &mut PhysicalTables(&self.memory)) {
-            Ok(page) => Ok(page),
+            Ok(page) => Ok((page, Rights::ALL)),
             Err(WalkFault::Page(fault)) => Err(self.page_fault(linear, fault.error_code)),
             Err(WalkFault::Table(never)) => match never {},
         }
     }
 
-    fn access(&self, kind: Kind, who: Privilege) -> Access {
+    pub(crate) fn access(&self, kind: Kind, who: Privilege) -> Access {
         let current = who == Privilege::Current;
         Access {
             kind: match kind {
@@ -332,7 +360,7 @@ impl Cpu {
         kind: Kind,
         who: Privilege,
         context: u64,
-        page: &Translation,
+        (page, rights): (&Translation, Rights),
         (pointer, index, rom): (*mut u8, usize, bool),
     ) {
         let base = linear & !PAGE_MASK;
@@ -342,11 +370,12 @@ impl Cpu {
             Some(paging) => paging.denies(page, cpu.access(kind, who)).is_none(),
             None => true,
         };
-        let readable = !watched && (kind == Kind::Read || allowed(self, Kind::Read));
+        let readable = !watched && rights.read && (kind == Kind::Read || allowed(self, Kind::Read));
         // The dirty flag must be set in the tables, and the write path may not skip code or read-only memory.
         let writable = !watched
             && !rom
             && page.dirty
+            && rights.write
             && (kind == Kind::Write || allowed(self, Kind::Write))
             && !self.memory.is_code(index);
         if writable {
@@ -383,6 +412,9 @@ impl Cpu {
 
     /// Loads the PDPTE registers for PAE paging (SDM 3A 4.4.1): #GP(0) on reserved bits.
     pub(crate) fn load_pdptes(&mut self, cr3: u64) -> Result<(), Stop> {
+        if self.spaces.second_stage.is_some() {
+            return self.load_pdptes_nested(cr3);
+        }
         let loaded: Result<_, paging::PdpteFault<Infallible>> =
             load_pdptes(cr3, self.physical_bits(), &mut PhysicalTables(&self.memory));
         match loaded {

@@ -56,7 +56,7 @@ impl Cpu {
             lapic: lapic_for(&model, id),
             activity: Activity::Active,
             shadow: Shadow::None,
-            in_shadow: false,
+            in_shadow: Shadow::None,
             external: 0,
             stepping: false,
             pending_db: 0,
@@ -66,6 +66,7 @@ impl Cpu {
             init_pending: false,
             smm: false,
             intr: false,
+            virt: crate::virt::Virt::default(),
             pending: Exception::default(),
             clock: Clock::default(),
             data_breakpoints: false,
@@ -94,6 +95,8 @@ impl Cpu {
         self.x87 = X87 { control: 0x40, valid: 0xff, ..X87::default() };
         self.xcr0 = crate::control::xcr0::X87;
         self.pkru = 0;
+        self.virt = crate::virt::Virt::default();
+        self.set_guest_space(None);
         self.msrs = Msrs::at_reset(&self.model);
         self.lapic.reset();
         self.set_tsc_offset(self.now().0.wrapping_neg());
@@ -124,7 +127,7 @@ impl Cpu {
         self.data_breakpoints = false;
         self.activity = Activity::Active;
         self.shadow = Shadow::None;
-        self.in_shadow = false;
+        self.in_shadow = Shadow::None;
         self.external = 0;
         self.pending_db = 0;
         self.nmi_blocked = false;

@@ -9,6 +9,7 @@ use crate::insn::{REG_RIP, seg};
 use crate::row::Rows;
 use crate::segment::{Segment, rights};
 use crate::state::{Activity, Shadow, boundary};
+use crate::virt::Intercept;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 use ringworld_core::GuestPhys;
@@ -230,8 +231,12 @@ impl Cpu {
 }
 
 /// RSM: #UD outside of system-management mode.
-fn rsm(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
-    if cpu.smm { cpu.resume() } else { Err(cpu.ud()) }
+fn rsm(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    if !cpu.smm {
+        return Err(cpu.ud());
+    }
+    cpu.intercept(Intercept::Rsm, i)?;
+    cpu.resume()
 }
 
 /// Adds this family.

@@ -52,6 +52,7 @@ pub struct CpuState {
     pub smm: bool,
     pub intr: bool,
     pub monitor: Option<Monitor>,
+    pub virt: crate::virt::Virt,
     pub random: u64,
 }
 
@@ -95,6 +96,7 @@ impl Cpu {
             smm: self.smm,
             intr: self.intr,
             monitor: self.monitor,
+            virt: self.virt.clone(),
             random: self.random,
         }
     }
@@ -136,6 +138,10 @@ impl Cpu {
         self.smm = state.smm;
         self.intr = state.intr;
         self.monitor = state.monitor;
+        self.virt = state.virt.clone();
+        self.set_guest_space(None);
+        self.vmx_restored();
+        self.svm_restored();
         self.random = state.random;
         // What is derived. Looking at all reasons for a boundary leaves those that hold.
         self.boundary = boundary::INTERRUPT | boundary::TRAP | boundary::SHADOW;

@@ -192,8 +192,8 @@ pub struct Cpu {
     pub activity: Activity,
     /// Event delay after the last instruction.
     pub shadow: Shadow,
-    /// The current instruction runs in the shadow of the one before.
-    pub(crate) in_shadow: bool,
+    /// The shadow in which the current instruction runs.
+    pub(crate) in_shadow: Shadow,
     /// The current instruction began with TF set.
     pub(crate) stepping: bool,
     /// EXT, the low bit of selector error codes: an event from outside of the program is being delivered.
@@ -212,6 +212,8 @@ pub struct Cpu {
     pub smm: bool,
     /// The 8259's INTR line (as the machine saw it last).
     pub intr: bool,
+    /// Virtualisation.
+    pub virt: crate::virt::Virt,
     /// The exception that [`crate::Stop::Exception`] speaks of.
     pub pending: Exception,
     /// Derives virtual time from [`Self::icount`].

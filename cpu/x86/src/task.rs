@@ -1,7 +1,6 @@
 //! Task switches (SDM 3A chapter 7).
 
 use crate::control::{cr0, cr4};
-use crate::deliver::Origin;
 use crate::descriptor::{Descriptor, kind};
 use crate::events::dr6;
 use crate::flags::bits;
@@ -85,6 +84,9 @@ impl Cpu {
         if !target.present() {
             return Err(self.np(error));
         }
+        if self.mode.guest() {
+            self.intercept_task_switch(target.selector, switch)?;
+        }
         let new = target.segment();
         let wide = target.type_s() & 8 != 0;
         if new.limit < if wide { 0x67 } else { 0x2b } {
@@ -137,9 +139,9 @@ impl Cpu {
         match (result, switch) {
             // The caller has an event in delivery; this may make it a double fault.
             (Err(stop), Switch::Event { .. }) => Err(stop),
-            (Err(_), _) => {
+            (Err(stop), _) => {
                 // The instruction has completed: the fault arises at the new task's first one.
-                self.deliver_exception(Origin::Fault);
+                self.deliver_failed(stop);
                 Ok(())
             }
             (Ok(()), _) => Ok(()),

@@ -30,13 +30,20 @@ impl Cpu {
             _ if self.activity != Activity::Active => VirtualTime::NEVER,
             icount => self.clock.at(icount),
         };
-        self.lapic.next_timer(self.now()).min(overflow)
+        let guest = match self.guest_deadline() {
+            u64::MAX => VirtualTime::NEVER,
+            icount => self.clock.at(icount),
+        };
+        self.lapic.next_timer(self.now()).min(overflow).min(guest)
     }
 
     /// Brings the processor's timers to its present.
     pub fn advance_timers(&mut self) {
         let now = self.now();
         if self.lapic.tick(now) {
+            self.boundary |= boundary::INTERRUPT;
+        }
+        if self.guest_deadline() <= self.icount {
             self.boundary |= boundary::INTERRUPT;
         }
         if self.pmu_deadline() <= self.icount {

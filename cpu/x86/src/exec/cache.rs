@@ -5,12 +5,25 @@ use crate::insn::seg;
 use crate::mem::{Kind, Privilege};
 use crate::row::Rows;
 use crate::state::gpr::RAX;
+use crate::virt::Intercept;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
 /// Nothing to do, nothing to check.
 fn nothing(_: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     Ok(())
+}
+
+fn pause(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::Pause, i)
+}
+
+fn wbinvd(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::Wbinvd, i)
+}
+
+fn invd(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::Invd, i)
 }
 
 /// CLFLUSH, CLFLUSHOPT, CLWB: the checks of a byte load, but code segments need not be readable (SDM 2A CLFLUSH).
@@ -63,7 +76,6 @@ pub fn rows(rows: &mut Rows) {
         Prefetchreserved6_m8,
         Prefetchreserved7_m8,
         Cldemote_m8,
-        Pause,
         Lfence,
         Lfence_E9,
         Lfence_EA,
@@ -94,9 +106,10 @@ pub fn rows(rows: &mut Rows) {
     ] {
         rows.add(code, nothing);
     }
-    for code in [Wbinvd, Wbnoinvd, Invd] {
-        rows.add(code, nothing).cpl0();
-    }
+    rows.add(Pause, pause);
+    rows.add(Wbinvd, wbinvd).cpl0();
+    rows.add(Wbnoinvd, wbinvd).cpl0();
+    rows.add(Invd, invd).cpl0();
     rows.add(Serialize, nothing).ends_block();
     for code in [Clflush_m8, Clflushopt_m8, Clwb_m8] {
         rows.add(code, flush_line);

@@ -11,6 +11,7 @@ use crate::mem::Kind;
 use crate::row::Rows;
 use crate::segment::Segment;
 use crate::state::{Activity, Shadow, TableRegister, boundary};
+use crate::virt::{CrAccess, Intercept};
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
@@ -105,7 +106,7 @@ impl Cpu {
         Ok(())
     }
 
-    fn check_debug_register(&mut self, n: u8) -> Result<usize, Stop> {
+    fn check_debug_register(&mut self, n: u8, write: bool, register: u8, i: &Insn) -> Result<usize, Stop> {
         let n = match n {
             4 | 5 if self.cr4 & cr4::DE != 0 => return Err(self.ud()),
             4 | 5 => n + 2,
@@ -115,6 +116,7 @@ impl Cpu {
         if self.cpl != 0 {
             return Err(self.gp0());
         }
+        self.intercept_dr(n, write, register, i)?;
         if self.dr[7] & dr7::GD != 0 {
             self.pending = Exception { vector: crate::fault::vector::DB, error: None, payload: dr6::BD };
             return Err(Stop::Exception);
@@ -138,6 +140,7 @@ const fn on_bit(value: u64, bit: u64) -> u64 {
 
 fn mov_to_cr<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let value = T::get(cpu, i.r[1]).zx();
+    let Some(value) = cpu.intercept_cr_write(i.r[0], value, CrAccess::Mov(i.r[1]), i)? else { return Ok(()) };
     match i.r[0] {
         0 => cpu.set_cr0(value),
         2 => {
@@ -168,12 +171,13 @@ fn mov_from_cr<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         8 => cpu.cr8().into(),
         _ => return Err(cpu.ud()),
     };
+    let value = cpu.intercept_cr_read(i.r[1], value, CrAccess::Mov(i.r[0]), i)?;
     T::set(cpu, i.r[0], T::of(value));
     Ok(())
 }
 
 fn mov_to_dr<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    let n = cpu.check_debug_register(i.r[0])?;
+    let n = cpu.check_debug_register(i.r[0], true, i.r[1], i)?;
     let value = T::get(cpu, i.r[1]).zx();
     match n {
         6 | 7 if value >> 32 != 0 => return Err(cpu.gp0()),
@@ -186,7 +190,7 @@ fn mov_to_dr<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 }
 
 fn mov_from_dr<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    let n = cpu.check_debug_register(i.r[1])?;
+    let n = cpu.check_debug_register(i.r[1], false, i.r[0], i)?;
     T::set(cpu, i.r[0], T::of(cpu.dr[n]));
     Ok(())
 }
@@ -195,20 +199,27 @@ fn lmsw(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let value = u64::from(if i.has_memory() { cpu.load::<u16>(i)? } else { u16::get(cpu, i.r[0]) });
     // PE can be set, not cleared.
     let low = cr0::PE | cr0::MP | cr0::EM | cr0::TS;
-    cpu.set_cr0(cpu.cr0 & !low | value & low | cpu.cr0 & cr0::PE)
+    let new = cpu.cr0 & !low | value & low | cpu.cr0 & cr0::PE;
+    match cpu.intercept_cr_write(0, new, CrAccess::Lmsw(value as u16), i)? {
+        Some(new) => cpu.set_cr0(new),
+        None => Ok(()),
+    }
 }
 
 fn smsw<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.check_umip()?;
+    let value = cpu.intercept_cr_read(0, cpu.cr0, CrAccess::Smsw, i)?;
     if i.has_memory() {
-        return cpu.store(i, cpu.cr0 as u16);
+        return cpu.store(i, value as u16);
     }
-    T::set(cpu, i.r[0], T::of(cpu.cr0));
+    T::set(cpu, i.r[0], T::of(value));
     Ok(())
 }
 
-fn clts(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
-    cpu.cr0 &= !cr0::TS;
+fn clts(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    if let Some(value) = cpu.intercept_cr_write(0, cpu.cr0 & !cr0::TS, CrAccess::Clts, i)? {
+        cpu.cr0 = value;
+    }
     cpu.privilege_changed();
     Ok(())
 }
@@ -216,6 +227,7 @@ fn clts(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
 fn invlpg(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let n = usize::from(i.segment());
     let linear = cpu.fast[n].base.wrapping_add(cpu.effective_address(i)) & cpu.fast[n].mask;
+    cpu.intercept(Intercept::Invlpg(linear), i)?;
     if cpu.is_canonical(linear) {
         cpu.flush_page(linear);
     }
@@ -226,6 +238,7 @@ fn invpcid<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     if cpu.cpl != 0 || cpu.v8086() {
         return Err(cpu.gp0());
     }
+    cpu.intercept(Intercept::Invpcid, i)?;
     let [descriptor, linear] = cpu.load::<[u64; 2]>(i)?;
     let kind = T::get(cpu, i.r[0]).zx();
     let pcid = descriptor as u16 & 0xfff;
@@ -249,6 +262,7 @@ fn invpcid<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 
 /// LGDT and LIDT: 24 bits of base with a 16-bit operand, else 32, or 64 in 64-bit mode.
 fn load_table<T: Int, const IDT: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(if IDT { Intercept::Lidt } else { Intercept::Lgdt }, i)?;
     let at = cpu.effective_address(i);
     let limit = cpu.read::<u16>(i.segment(), at)?;
     let base_at = at.wrapping_add(2) & i.address_mask();
@@ -274,6 +288,7 @@ fn load_table<T: Int, const IDT: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), St
 /// SGDT and SIDT: all 32 bits of the base are stored, whatever the operand size (SDM 2B, SGDT).
 fn store_table<T: Int, const IDT: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.check_umip()?;
+    cpu.intercept(if IDT { Intercept::Sidt } else { Intercept::Sgdt }, i)?;
     let table = if IDT { cpu.idtr } else { cpu.gdtr };
     let at = cpu.effective_address(i);
     let base_at = at.wrapping_add(2) & i.address_mask();
@@ -297,6 +312,7 @@ fn lldt(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     if cpu.cpl != 0 {
         return Err(cpu.gp0());
     }
+    cpu.intercept(Intercept::Lldt, i)?;
     let selector = selector_operand(cpu, i)?;
     if selector & 0xfffc == 0 {
         cpu.ldtr = Segment { selector, unusable: true, ..Segment::default() };
@@ -328,6 +344,7 @@ fn ltr(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     if cpu.cpl != 0 {
         return Err(cpu.gp0());
     }
+    cpu.intercept(Intercept::Ltr, i)?;
     let selector = selector_operand(cpu, i)?;
     let error = cpu.selector_error(selector);
     if selector & 0xfffc == 0 {
@@ -361,6 +378,7 @@ fn ltr(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 fn store_selector<T: Int, const TASK: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.tables_available()?;
     cpu.check_umip()?;
+    cpu.intercept(if TASK { Intercept::Str } else { Intercept::Sldt }, i)?;
     let selector = if TASK { cpu.tr.selector } else { cpu.ldtr.selector };
     if i.has_memory() {
         return cpu.store(i, selector);
@@ -369,7 +387,8 @@ fn store_selector<T: Int, const TASK: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(
     Ok(())
 }
 
-fn hlt(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
+fn hlt(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::Hlt, i)?;
     cpu.suspend(Activity::Halted);
     Ok(())
 }
@@ -384,13 +403,15 @@ fn virtual_if(cpu: &mut Cpu) -> Result<bool, Stop> {
     if cpu.cr4 & extension != 0 && cpu.cpl == 3 { Ok(true) } else { Err(cpu.gp0()) }
 }
 
-fn cli(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
+fn cli(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::Cli, i)?;
     let bit = if virtual_if(cpu)? { bits::VIF } else { bits::IF };
     cpu.flags.system &= !bit;
     Ok(())
 }
 
-fn sti(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
+fn sti(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::Sti, i)?;
     if virtual_if(cpu)? {
         if cpu.flags.has(bits::VIP) {
             return Err(cpu.gp0());
@@ -400,7 +421,7 @@ fn sti(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     }
     if !cpu.flags.has(bits::IF) {
         cpu.flags.system |= bits::IF;
-        if !cpu.in_shadow {
+        if cpu.in_shadow == Shadow::None {
             cpu.shadow = Shadow::Sti;
         }
         cpu.boundary |= boundary::SHADOW | boundary::INTERRUPT;

@@ -4,6 +4,7 @@ use crate::model::CpuidState;
 use crate::msr::CPUID_FAULTING;
 use crate::row::Rows;
 use crate::state::gpr::{RAX, RBX, RCX, RDX};
+use crate::virt::Intercept;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
@@ -23,7 +24,8 @@ impl Cpu {
     }
 }
 
-fn cpuid(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
+fn cpuid(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::Cpuid, i)?;
     // CPUID faulting (SDM 4, MISC_FEATURES_ENABLES).
     if cpu.msrs.misc_features_enables & CPUID_FAULTING != 0 && cpu.cpl != 0 && !cpu.smm {
         return Err(cpu.gp0());

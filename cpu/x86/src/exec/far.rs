@@ -9,6 +9,7 @@ use crate::row::Rows;
 use crate::segment::{Segment, rights};
 use crate::state::gpr::*;
 use crate::task::Switch;
+use crate::virt::Intercept;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
@@ -445,7 +446,7 @@ impl Cpu {
     fn iret<T: Int>(&mut self) -> Result<(), Stop> {
         let (stack, mask, sp) = (self.stack_segment(), self.stack_mask(), self.sp());
         // NMIs are unblocked even if the instruction faults (SDM 3A 6.7.1).
-        self.nmi_blocked = false;
+        self.iret_unblocks_nmis();
         if self.protected() && !self.v8086() && self.flags.has(bits::NT) {
             if self.long_mode() {
                 return Err(self.gp0());
@@ -531,11 +532,13 @@ impl Cpu {
 }
 
 fn jmp_pointer(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::FarTransfer, i)?;
     cpu.far_jump((i.imm >> 32) as u16, i.imm & 0xffff_ffff)
 }
 
 /// A far pointer in memory: offset of operand size, then selector.
 fn far_pointer<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(u16, u64), Stop> {
+    cpu.intercept(Intercept::FarTransfer, i)?;
     let at = cpu.effective_address(i);
     let offset = cpu.read::<T>(i.segment(), at)?.zx();
     let selector = cpu.read::<u16>(i.segment(), at.wrapping_add(T::SIZE) & i.address_mask())?;
@@ -548,6 +551,7 @@ fn jmp_memory<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 }
 
 fn call_pointer<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::FarTransfer, i)?;
     cpu.far_call::<T>((i.imm >> 32) as u16, i.imm & 0xffff_ffff)
 }
 
@@ -560,7 +564,8 @@ fn retf<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.far_return::<T>(i.imm & 0xffff)
 }
 
-fn iret<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
+fn iret<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::Iret, i)?;
     cpu.iret::<T>()
 }
 

@@ -3,6 +3,7 @@
 use super::operand::*;
 use crate::row::Rows;
 use crate::state::gpr::*;
+use crate::virt::IoAccess;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
@@ -11,6 +12,11 @@ use iced_x86::Code;
 pub struct IoSize(u8);
 
 impl IoSize {
+    /// In bytes.
+    pub fn bytes(self) -> u8 {
+        self.0
+    }
+
     /// The size of an operand type.
     pub fn of<T: Int>() -> Self {
         Self((T::BITS / 8) as u8)
@@ -62,36 +68,40 @@ impl Cpu {
     }
 }
 
-fn input<T: Int>(cpu: &mut Cpu, port: u16) -> Result<(), Stop> {
+fn input<T: Int>(cpu: &mut Cpu, i: &Insn, port: u16, immediate: bool) -> Result<(), Stop> {
     let size = IoSize::of::<T>();
     cpu.check_io(port, size)?;
+    let access = IoAccess { port, size: size.0, input: true, immediate, string: None };
+    cpu.intercept_io(access, i)?;
     let value = cpu.port_in(port, size);
     T::set(cpu, RAX as u8, T::of(value.into()));
     Ok(())
 }
 
-fn output<T: Int>(cpu: &mut Cpu, port: u16) -> Result<(), Stop> {
+fn output<T: Int>(cpu: &mut Cpu, i: &Insn, port: u16, immediate: bool) -> Result<(), Stop> {
     let size = IoSize::of::<T>();
     cpu.check_io(port, size)?;
+    let access = IoAccess { port, size: size.0, input: false, immediate, string: None };
+    cpu.intercept_io(access, i)?;
     let value = T::get(cpu, RAX as u8).zx() as u32;
     cpu.port_out(port, size, value);
     Ok(())
 }
 
 fn in_imm<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    input::<T>(cpu, i.imm as u16 & 0xff)
+    input::<T>(cpu, i, i.imm as u16 & 0xff, true)
 }
 
-fn in_dx<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
-    input::<T>(cpu, cpu.regs[RDX] as u16)
+fn in_dx<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    input::<T>(cpu, i, cpu.regs[RDX] as u16, false)
 }
 
 fn out_imm<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    output::<T>(cpu, i.imm as u16 & 0xff)
+    output::<T>(cpu, i, i.imm as u16 & 0xff, true)
 }
 
-fn out_dx<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
-    output::<T>(cpu, cpu.regs[RDX] as u16)
+fn out_dx<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    output::<T>(cpu, i, cpu.regs[RDX] as u16, false)
 }
 
 /// Adds this family.

@@ -8,6 +8,7 @@ use crate::fault::vector;
 use crate::flags::bits;
 use crate::row::Rows;
 use crate::segment::rights;
+use crate::virt::Intercept;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
@@ -62,24 +63,28 @@ fn salc(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
 }
 
 fn int(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::Int(i.imm as u8), i)?;
     cpu.software_interrupt(i.imm as u8, Origin::Software)
 }
 
-fn int3(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
+fn int3(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::SoftwareException, i)?;
     cpu.counters.exceptions[usize::from(vector::BP)] += 1;
     cpu.software_interrupt(vector::BP, Origin::SoftwareException)
 }
 
-fn into(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
+fn into(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     if !cpu.flags.of() {
         return Ok(());
     }
+    cpu.intercept(Intercept::SoftwareException, i)?;
     cpu.counters.exceptions[usize::from(vector::OF)] += 1;
     cpu.software_interrupt(vector::OF, Origin::SoftwareException)
 }
 
 /// INT1 (ICEBP): a #DB trap that checks no privilege and leaves DR6.
-fn int1(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
+fn int1(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::SoftwareException, i)?;
     cpu.counters.exceptions[usize::from(vector::DB)] += 1;
     // Debug traps that MOV SS has held back are delivered with it.
     let held = core::mem::take(&mut cpu.pending_db);

@@ -6,6 +6,7 @@ use crate::paging::Target;
 use crate::row::Rows;
 use crate::state::gpr::{RAX, RCX};
 use crate::state::{Activity, Monitor};
+use crate::virt::Intercept;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 use ringworld_core::GuestPhys;
@@ -37,6 +38,7 @@ impl Cpu {
 
 fn monitor(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.check_monitor()?;
+    cpu.intercept(Intercept::Monitor, i)?;
     // No extensions are defined.
     if cpu.regs[RCX] as u32 != 0 {
         return Err(cpu.gp0());
@@ -55,8 +57,9 @@ fn monitor(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
-fn mwait(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
+fn mwait(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.check_monitor()?;
+    cpu.intercept(Intercept::Mwait(cpu.monitor.is_some()), i)?;
     // Bit 0: interrupts end the wait even while they are masked (CPUID.5:ECX[1]).
     let extensions = cpu.regs[RCX] as u32;
     if extensions & !1 != 0 {

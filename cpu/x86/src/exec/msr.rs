@@ -3,6 +3,7 @@
 use crate::control::cr4;
 use crate::row::Rows;
 use crate::state::gpr::{RAX, RCX, RDX};
+use crate::virt::Intercept;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
@@ -19,21 +20,30 @@ impl Cpu {
     }
 }
 
-fn rdmsr(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
-    let value = cpu.read_msr(cpu.regs[RCX] as u32)?;
+fn rdmsr(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    let index = cpu.regs[RCX] as u32;
+    let value = match cpu.intercept_rdmsr(index, i)? {
+        Some(value) => value,
+        None => cpu.read_msr(index)?,
+    };
     cpu.set_edx_eax(value);
     Ok(())
 }
 
-fn wrmsr(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
-    cpu.write_msr(cpu.regs[RCX] as u32, cpu.edx_eax())
+fn wrmsr(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    let (index, value) = (cpu.regs[RCX] as u32, cpu.edx_eax());
+    if cpu.intercept_wrmsr(index, value, i)? {
+        return Ok(());
+    }
+    cpu.write_msr(index, value)
 }
 
 /// At other privilege levels than 0, CR4.PCE must be set (SDM 2B RDPMC).
-fn rdpmc(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
+fn rdpmc(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     if cpu.cpl != 0 && cpu.cr4 & cr4::PCE == 0 {
         return Err(cpu.gp0());
     }
+    cpu.intercept(Intercept::Rdpmc, i)?;
     let value = cpu.read_pmc(cpu.regs[RCX] as u32)?;
     cpu.set_edx_eax(value);
     Ok(())

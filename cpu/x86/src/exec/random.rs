@@ -3,6 +3,7 @@
 use super::operand::Int;
 use crate::flags::bits;
 use crate::row::Rows;
+use crate::virt::Intercept;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
@@ -23,7 +24,8 @@ impl Cpu {
 }
 
 /// There is always a number: CF is set, the other status flags are cleared.
-fn draw<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+fn draw<T: Int, const SEED: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(if SEED { Intercept::Rdseed } else { Intercept::Rdrand }, i)?;
     let value = T::of(cpu.random());
     T::set(cpu, i.r[0], value);
     cpu.flags.set_status(bits::CF);
@@ -32,13 +34,10 @@ fn draw<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 
 /// Adds this family.
 pub fn rows(rows: &mut Rows) {
-    for code in [Code::Rdrand_r16, Code::Rdseed_r16] {
-        rows.add(code, draw::<u16>);
-    }
-    for code in [Code::Rdrand_r32, Code::Rdseed_r32] {
-        rows.add(code, draw::<u32>);
-    }
-    for code in [Code::Rdrand_r64, Code::Rdseed_r64] {
-        rows.add(code, draw::<u64>);
-    }
+    rows.add(Code::Rdrand_r16, draw::<u16, false>);
+    rows.add(Code::Rdrand_r32, draw::<u32, false>);
+    rows.add(Code::Rdrand_r64, draw::<u64, false>);
+    rows.add(Code::Rdseed_r16, draw::<u16, true>);
+    rows.add(Code::Rdseed_r32, draw::<u32, true>);
+    rows.add(Code::Rdseed_r64, draw::<u64, true>);
 }

@@ -7,6 +7,7 @@ use crate::insn::{REG_RIP, seg};
 use crate::mem::{Kind, MemValue};
 use crate::row::Rows;
 use crate::state::{boundary, gpr::*};
+use crate::virt::Intercept;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
@@ -138,7 +139,8 @@ fn popa<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
-fn pushf<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
+fn pushf<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::Pushf, i)?;
     let mut image = cpu.flags.get() & !(bits::VM | bits::RF);
     if cpu.v8086() && cpu.flags.iopl() < 3 {
         // SDM 3B 21.3.3.4: virtual-mode extensions push VIF in the place of IF and an IOPL of 3, 16-bit only.
@@ -150,7 +152,8 @@ fn pushf<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     cpu.push(T::of(image))
 }
 
-fn popf<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
+fn popf<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    cpu.intercept(Intercept::Popf, i)?;
     let (cpl, iopl) = (cpu.cpl, cpu.flags.iopl());
     let v8086 = cpu.v8086();
     let mut writable =

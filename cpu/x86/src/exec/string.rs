@@ -10,6 +10,7 @@ use crate::insn::{REG_RIP, prefix, seg};
 use crate::mem::Kind;
 use crate::row::Rows;
 use crate::state::{boundary, gpr::*};
+use crate::virt::IoAccess;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
@@ -214,6 +215,8 @@ impl Step for Ins {
         let size = IoSize::of::<T>();
         // The store may fault: it must be known before the device is read.
         let to = masked(cpu, i, RDI);
+        let string = Some((es(cpu), to));
+        cpu.intercept_io(IoAccess { port, size: size.bytes(), input: true, immediate: false, string }, i)?;
         cpu.probe(es(cpu), to, T::SIZE, Kind::Write)?;
         let value = T::of(cpu.port_in(port, size).into());
         cpu.write(es(cpu), to, value)?;
@@ -233,7 +236,10 @@ impl Step for Outs {
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
         let port = cpu.regs[RDX] as u16;
         let size = IoSize::of::<T>();
-        let value = cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
+        let from = masked(cpu, i, RSI);
+        let string = Some((i.segment(), from));
+        cpu.intercept_io(IoAccess { port, size: size.bytes(), input: false, immediate: false, string }, i)?;
+        let value = cpu.read::<T>(i.segment(), from)?;
         cpu.port_out(port, size, value.zx() as u32);
         let by = distance::<T>(cpu, 1);
         advance(cpu, i, RSI, by);

@@ -36,7 +36,7 @@ pub(super) fn refuse(cpu: &mut Cpu, _: u32) -> Read {
 // Time.
 
 pub(super) fn read_tsc(cpu: &mut Cpu, _: u32) -> Read {
-    Ok(cpu.tsc())
+    Ok(cpu.visible_tsc())
 }
 
 /// SDM 3B 18.17.3: a write moves IA32_TSC_ADJUST by the same amount.

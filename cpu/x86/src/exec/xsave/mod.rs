@@ -5,6 +5,7 @@ use crate::mem::Kind;
 use crate::model::{Feature, XSAVE_COMPONENTS, XsaveComponent};
 use crate::row::Rows;
 use crate::state::gpr::RCX;
+use crate::virt::Intercept;
 use crate::x87::{MXCSR_MASK, X87};
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
@@ -121,6 +122,11 @@ impl Cpu {
         }
         if supervisor && self.cpl != 0 {
             return Err(self.gp0());
+        }
+        if supervisor {
+            let mask = self.edx_eax() & self.msrs.xss;
+            let saves = kind == Kind::Write;
+            self.intercept(if saves { Intercept::Xsaves(mask) } else { Intercept::Xrstors(mask) }, i)?;
         }
         let offset = self.effective_address(i);
         let linear = self.check_segment(i.segment(), offset, (LEGACY + HEADER) as u64, kind)?;
@@ -312,12 +318,16 @@ fn xcr0_is_valid(value: u64, supported: u64) -> bool {
         && (avx512 == 0 || avx512 == xcr0::AVX512 && avx)
 }
 
-fn xsetbv(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
+fn xsetbv(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     if cpu.cr4 & cr4::OSXSAVE == 0 {
         return Err(cpu.ud());
     }
+    if cpu.cpl != 0 {
+        return Err(cpu.gp0());
+    }
+    cpu.intercept(Intercept::Xsetbv, i)?;
     let value = cpu.edx_eax();
-    if cpu.cpl != 0 || cpu.regs[RCX] as u32 != 0 || !xcr0_is_valid(value, cpu.model.xcr0_supported()) {
+    if cpu.regs[RCX] as u32 != 0 || !xcr0_is_valid(value, cpu.model.xcr0_supported()) {
         return Err(cpu.gp0());
     }
     cpu.xcr0 = value;
