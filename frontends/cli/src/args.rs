@@ -31,6 +31,54 @@ pub enum Command {
     Guests(GuestsCommand),
     /// List CPU models and features
     Cpus,
+    /// Run a test suite inside of the machine
+    #[command(subcommand)]
+    Conform(Suite),
+}
+
+/// `ringworld conform`.
+#[derive(Debug, Subcommand)]
+pub enum Suite {
+    /// The tests of a built tree of kvm-unit-tests
+    KvmUnitTests(ConformArgs),
+}
+
+/// `ringworld conform kvm-unit-tests`.
+#[derive(Debug, Args)]
+pub struct ConformArgs {
+    /// The built tree, x86_64 or i386
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// Only tests with these names; `*` stands for anything (separated by commas, may be repeated)
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub filter: Vec<String>,
+    /// Only tests of this group
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// The time limit of every test, in place of the suite's
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub timeout: Option<f64>,
+    /// How many machines run at once [default: one for each processor of the host]
+    #[arg(long, value_name = "N", value_parser = parse_jobs)]
+    pub jobs: Option<usize>,
+    /// The CPU that stands for QEMU's `max` and `host`
+    #[arg(long, value_name = "MODEL[,+FEATURE][,-FEATURE]")]
+    pub cpu: Option<String>,
+    /// What executes instructions
+    #[arg(long, value_enum, default_value_t = Engine::Interp)]
+    pub engine: Engine,
+    /// A file of expected failures: lines TEST or TEST: SUB-TEST
+    #[arg(long, value_name = "FILE")]
+    pub expected_failures: Option<PathBuf>,
+    /// Write the results as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the results as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Keep each test's output in this folder
+    #[arg(long, value_name = "DIR")]
+    pub logs: Option<PathBuf>,
 }
 
 /// `ringworld run`.
@@ -167,6 +215,16 @@ pub enum Engine {
     Jit,
 }
 
+impl Engine {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Interp => "interp",
+            Self::Jit => "jit",
+        }
+    }
+}
+
 /// What virtual time follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Time {
@@ -240,6 +298,10 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
 fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|s: &f64| s.is_finite() && *s > 0.0 && *s < 1e9);
     seconds.ok_or_else(|| "give a number of seconds above zero".into())
+}
+
+fn parse_jobs(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=1024).contains(n)).ok_or_else(|| "give a number from 1 to 1024".into())
 }
 
 fn parse_stats(text: &str) -> Result<StatsTarget, String> {

@@ -2,6 +2,7 @@
 
 mod args;
 mod boot;
+mod conform;
 mod console;
 mod cpus;
 mod disassembly;
@@ -13,7 +14,7 @@ mod stats;
 mod terminal;
 mod trace;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Suite};
 use clap::Parser;
 
 fn main() {
@@ -54,5 +55,6 @@ fn command(command: Command) -> anyhow::Result<i32> {
             terminal::end_at_closed_pipe();
             cpus::list()
         }
+        Command::Conform(Suite::KvmUnitTests(args)) => conform::conform(&args),
     }
 }

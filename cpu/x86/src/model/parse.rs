@@ -37,6 +37,9 @@ pub enum ModelError {
     /// Neither `+name`, `-name`, `name`, `name=on` nor `name=off`.
     #[error("cannot read '{0}' as a CPU feature: write +NAME or -NAME")]
     Malformed(String),
+    /// A property with an impossible value.
+    #[error("'{0}' is not possible: write vendor=GenuineIntel, vendor=AuthenticAMD or phys-bits=32 to 52")]
+    Property(String),
 }
 
 fn nearest(near: &[&str]) -> String {
@@ -115,6 +118,7 @@ pub(super) fn asked_for(name: &str) -> Features {
 impl Model {
     /// Reads a description: a model's name, then features to add (`+name`, `name`, `name=on`) or to take away (`-name`,
     /// `name=off`), separated by commas. A feature brings those that it needs, and takes those that need it with it.
+    /// `vendor=` and `phys-bits=` (the width of physical addresses) replace the model's own.
     pub fn parse(text: &str) -> Result<Self, ModelError> {
         let mut parts = text.split(',').map(str::trim);
         let name = parts.next().unwrap_or_default();
@@ -123,7 +127,25 @@ impl Model {
             ModelError::UnknownModel { name: name.into(), known }
         })?;
         let mut features = file.features().and(implemented());
+        let (mut vendor, mut physical_bits) = (file.vendor, file.physical_bits);
         for part in parts.filter(|part| !part.is_empty()) {
+            let impossible = || ModelError::Property(part.into());
+            match part.split_once('=') {
+                Some(("vendor", value)) => {
+                    vendor = match value {
+                        "GenuineIntel" => Vendor::Intel,
+                        "AuthenticAMD" => Vendor::Amd,
+                        _ => return Err(impossible()),
+                    };
+                    continue;
+                }
+                Some(("phys-bits", value)) => {
+                    let bits = value.parse().ok().filter(|bits| (32..=52).contains(bits));
+                    physical_bits = bits.ok_or_else(impossible)?;
+                    continue;
+                }
+                _ => {}
+            }
             let (name, on) = match (part.strip_prefix('+'), part.strip_prefix('-'), part.split_once('=')) {
                 (Some(name), _, None) => (name, true),
                 (_, Some(name), None) => (name, false),
@@ -143,7 +165,7 @@ impl Model {
                 return Err(ModelError::NotImplemented { name: feature.name(), missing });
             }
         }
-        Ok(Self::build(file, features))
+        Ok(Self { vendor, physical_bits, ..Self::build(file, features) })
     }
 
     fn build(file: &ModelFile, features: Features) -> Self {
@@ -225,6 +247,8 @@ mod tests {
     #[test]
     fn descriptions() {
         assert!(Model::parse("max").is_ok());
+        let model = Model::parse("max,vendor=AuthenticAMD,phys-bits=36,-avx").unwrap();
+        assert_eq!((model.vendor, model.physical_bits()), (Vendor::Amd, 36));
         let model = Model::parse("max,-msr,+tsc").unwrap();
         assert!(
             !model.has(Feature::Msr)
@@ -240,6 +264,8 @@ mod tests {
             ("max,+avx513f", "unknown CPU feature 'avx513f'; similar: avx512f"),
             ("max,+vmx", "CPU feature 'vmx' is not implemented (17 of its instruction forms are missing)"),
             ("max,sgx=on", "CPU feature 'sgx' is not implemented"),
+            ("max,phys-bits=64", "'phys-bits=64' is not possible"),
+            ("max,vendor=Cyrix", "'vendor=Cyrix' is not possible"),
             ("max,+x=y", "cannot read '+x=y' as a CPU feature: write +NAME or -NAME"),
         ] {
             assert!(error(text).starts_with(wanted), "{}", error(text));
