@@ -1,58 +1,26 @@
-//! The software TLB: a direct-mapped array that both engines look up inline.
+//! The software TLB: per context, a direct-mapped array that both engines look up inline.
 //!
-//! An entry is tagged by linear page *and* by a context number in the tag's low 12 bits. A context stands for everything
-//! that a translation depends on besides the page: address space (PCID, later VPID and EPTP), privilege class, and the
-//! control bits that change permissions. Changing any of them selects another context; nothing is flushed. Flushing an
-//! address space gives it a new number, in constant time.
+//! A *context* stands for everything that a translation depends on besides the linear address: address space (PCID, VPID,
+//! EPTP, ASID), privilege class, and the control bits that change permissions. Each has arrays of its own
+//! ([`Translations`]), so that changing any of these selects other arrays and flushes nothing. Flushing an address space
+//! gives it a new context; the old one's arrays are cleared when they are needed again, in proportion to what they hold.
+//!
+//! The arrays hold *negated* pages: `linear + read[slot]` is the offset in the page if the entry matches, and at least
+//! 4096 if it does not. Translated code can test that without touching the flags.
 
-use ringworld_core::GuestVirt;
+use core::hash::Hash;
+use core::ptr::NonNull;
+use ringworld_core::{GuestVirt, PAGE_MASK};
 use std::collections::HashMap;
-use std::hash::Hash;
 
-/// Number of entries; a power of two.
-pub const TLB_ENTRIES: usize = 2048;
-/// A tag that no look-up produces (context 0 is never given out).
-pub const NO_TAG: u64 = 0;
-/// A context that no entry has: accesses under it take the slow path (alignment checks, watchpoints).
-pub const NO_CONTEXT: u64 = 0xfff;
-
-/// One page's translation. A tag is `page | context`, or [`NO_TAG`] where this kind of access must take the slow path.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct TlbEntry {
-    /// Matches reads.
-    pub read: u64,
-    /// Matches writes: the page is writable, marked dirty, and holds no decoded code.
-    pub write: u64,
-    /// Matches instruction fetches.
-    pub fetch: u64,
-    /// Host address minus linear address (wrapping).
-    pub host: usize,
-}
-
-impl TlbEntry {
-    /// Matches nothing.
-    pub const EMPTY: Self = Self { read: NO_TAG, write: NO_TAG, fetch: NO_TAG, host: 0 };
-}
-
-/// The entries. Counters are kept by the users' slow paths.
-pub struct Tlb {
-    entries: Box<[TlbEntry; TLB_ENTRIES]>,
-    /// Guest-physical page and page size (log2) of each entry, beside the hot array.
-    physical: Box<[(u64, u8); TLB_ENTRIES]>,
-    /// Whether a page of more than 4 KiB was entered since the last full flush.
-    large: bool,
-}
-
-impl Default for Tlb {
-    fn default() -> Self {
-        Self {
-            entries: Box::new([TlbEntry::EMPTY; TLB_ENTRIES]),
-            physical: Box::new([(0, 12); TLB_ENTRIES]),
-            large: false,
-        }
-    }
-}
+/// Entries of a context; a power of two.
+pub const TLB_ENTRIES: usize = 4096;
+/// Entries of a context's jump cache; a power of two.
+pub const JUMPS: usize = 4096;
+/// Contexts that are kept at once.
+const CONTEXTS: usize = 64;
+/// Entries of the index of pages by writer; a power of two.
+const WRITERS: usize = 1 << 16;
 
 /// The slot of a linear address.
 #[inline(always)]
@@ -60,166 +28,633 @@ const fn slot(linear: u64) -> usize {
     (linear >> 12) as usize & (TLB_ENTRIES - 1)
 }
 
-impl Tlb {
-    /// The entry that may hold the page of `linear`.
-    #[inline(always)]
-    pub fn entry(&self, linear: u64) -> &TlbEntry {
-        &self.entries[slot(linear)]
+/// What `read` and `write` hold in `slot` when nothing matches: the negation of a page that belongs half an array away.
+const fn no_page(slot: usize) -> u64 {
+    (((slot + TLB_ENTRIES / 2) as u64) << 12).wrapping_neg()
+}
+
+static NO_PAGES: [u64; TLB_ENTRIES] = {
+    let mut pages = [0; TLB_ENTRIES];
+    let mut n = 0;
+    while n < TLB_ENTRIES {
+        pages[n] = no_page(n);
+        n += 1;
+    }
+    pages
+};
+
+/// Where a translator keeps the code of a linear address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Jump {
+    /// The linear address of the code, negated; 1 if there is none (see [`Translations::jump_slot`]).
+    pub linear: u64,
+    /// Host address of its translation.
+    pub code: usize,
+}
+
+/// What an empty jump-cache slot holds: the address of slot 0 never sits in another slot, and slot 0 asks for slot 1's.
+const fn no_jump(slot: usize) -> Jump {
+    Jump { linear: (((slot + 1) & 1) as u64).wrapping_neg(), code: 0 }
+}
+
+/// One context's translations. Everything outside of this crate only reads the arrays.
+#[repr(C, align(64))]
+pub struct Translations {
+    /// Negated linear page for reads.
+    pub read: [u64; TLB_ENTRIES],
+    /// Negated linear page for writes: the page is writable, marked dirty, and holds no decoded code.
+    pub write: [u64; TLB_ENTRIES],
+    /// Host address minus linear address (wrapping).
+    pub host: [u64; TLB_ENTRIES],
+    /// For pages that code was fetched from, the number of the pair (linear page, guest-physical page), see
+    /// [`Tlb::fetch_token`]; 0 for others. Translated code asks it whether a jump to another page still leads to the
+    /// code that it was linked to.
+    pub fetch: [u32; TLB_ENTRIES],
+    /// The jump cache. It is forgotten with the pages that the code was fetched from.
+    pub jumps: [Jump; JUMPS],
+    /// Guest-physical page of the data entry, and page size as log2 in the low bits.
+    physical: [u64; TLB_ENTRIES],
+    /// Negated linear page of the fetch entry, which is independent of the data entry in the same slot.
+    fetch_page: [u64; TLB_ENTRIES],
+    /// As `physical`, for fetches.
+    fetch_physical: [u64; TLB_ENTRIES],
+    /// Slots that have been filled since the arrays were cleared; meaningless once it is full.
+    used: Vec<u16>,
+    used_jumps: Vec<u16>,
+    /// Whether a page of more than 4 KiB was entered.
+    large: bool,
+    /// All writes are in the slow path if this is not the TLB's.
+    write_epoch: u64,
+}
+
+/// Longest journal of filled slots.
+const JOURNAL: usize = TLB_ENTRIES / 4;
+
+impl Translations {
+    fn new() -> Box<Self> {
+        let mut new = Box::new(Self {
+            read: NO_PAGES,
+            write: NO_PAGES,
+            host: [0; TLB_ENTRIES],
+            fetch: [0; TLB_ENTRIES],
+            jumps: [Jump::default(); JUMPS],
+            physical: [0; TLB_ENTRIES],
+            fetch_page: NO_PAGES,
+            fetch_physical: [0; TLB_ENTRIES],
+            used: Vec::with_capacity(JOURNAL),
+            used_jumps: Vec::with_capacity(JOURNAL),
+            large: false,
+            write_epoch: 0,
+        });
+        for (n, jump) in new.jumps.iter_mut().enumerate() {
+            *jump = no_jump(n);
+        }
+        new
     }
 
-    /// The guest-physical page of the entry for `linear`, meaningful after one of its tags matched.
-    #[inline(always)]
-    pub fn physical_page(&self, linear: u64) -> u64 {
-        self.physical[slot(linear)].0
-    }
-
-    /// Enters a translation, replacing what the slot held; tags of the same page and context are merged when the host
-    /// page is the same.
-    pub fn insert(&mut self, linear: u64, entry: TlbEntry, physical_page: u64, page_shift: u8) {
-        let i = slot(linear);
-        let old = self.entries[i];
-        let merge = |old: u64, new: u64, tag: u64| if new == NO_TAG && old == tag { old } else { new };
-        let tag = [entry.read, entry.write, entry.fetch].into_iter().find(|&t| t != NO_TAG).unwrap_or(NO_TAG);
-        self.entries[i] = if old.host == entry.host && self.physical[i].0 == physical_page {
-            TlbEntry {
-                read: merge(old.read, entry.read, tag),
-                write: merge(old.write, entry.write, tag),
-                fetch: merge(old.fetch, entry.fetch, tag),
-                host: entry.host,
+    fn clear(&mut self) {
+        if self.used.len() < JOURNAL {
+            for n in core::mem::take(&mut self.used) {
+                self.clear_slot(usize::from(n));
             }
         } else {
-            entry
-        };
-        self.physical[i] = (physical_page, page_shift);
-        self.large |= page_shift > 12;
-    }
-
-    /// Drops every entry.
-    pub fn flush(&mut self) {
-        self.entries.fill(TlbEntry::EMPTY);
+            self.read = NO_PAGES;
+            self.write = NO_PAGES;
+            self.fetch_page = NO_PAGES;
+            self.fetch.fill(0);
+        }
+        self.used.clear();
+        self.clear_jumps();
         self.large = false;
     }
 
+    fn clear_slot(&mut self, n: usize) {
+        self.read[n] = no_page(n);
+        self.write[n] = no_page(n);
+        self.clear_fetch(n);
+    }
+
+    fn clear_fetch(&mut self, n: usize) {
+        self.fetch_page[n] = no_page(n);
+        if core::mem::take(&mut self.fetch[n]) != 0 {
+            self.clear_jumps();
+        }
+    }
+
+    fn clear_jumps(&mut self) {
+        if self.used_jumps.len() < JOURNAL {
+            for n in self.used_jumps.drain(..) {
+                self.jumps[usize::from(n)] = no_jump(usize::from(n));
+            }
+        } else {
+            for (n, jump) in self.jumps.iter_mut().enumerate() {
+                *jump = no_jump(n);
+            }
+        }
+        self.used_jumps.clear();
+    }
+
+    /// The slot of an address in the jump cache.
+    #[inline(always)]
+    pub const fn jump_slot(linear: u64) -> usize {
+        linear as usize & (JUMPS - 1)
+    }
+
+    /// Whether `tag`, of `linear`'s slot in [`Self::read`] or [`Self::write`], matches an access of `size` bytes that stays
+    /// in its page.
+    #[inline(always)]
+    pub const fn matches(tag: u64, linear: u64, size: u64) -> bool {
+        linear.wrapping_add(tag).wrapping_add(size - 1) < PAGE_MASK + 1
+    }
+
+    /// The slot's host address if a read of `size` bytes may take it.
+    #[inline(always)]
+    pub fn read_pointer(&self, linear: u64, size: u64) -> Option<*mut u8> {
+        let n = slot(linear);
+        Self::matches(self.read[n], linear, size).then(|| self.host[n].wrapping_add(linear) as *mut u8)
+    }
+
+    /// The slot's host address if a write of `size` bytes may take it.
+    #[inline(always)]
+    pub fn write_pointer(&self, linear: u64, size: u64) -> Option<*mut u8> {
+        let n = slot(linear);
+        Self::matches(self.write[n], linear, size).then(|| self.host[n].wrapping_add(linear) as *mut u8)
+    }
+}
+
+/// What is entered for a page.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TlbEntry {
+    /// Reads may skip the slow path.
+    pub read: bool,
+    /// Writes may skip it.
+    pub write: bool,
+    /// Code was fetched from the page.
+    pub fetch: bool,
+    /// Host address of the page.
+    pub host: usize,
+    /// Guest-physical page.
+    pub physical_page: u64,
+    /// Page size as log2.
+    pub page_shift: u8,
+}
+
+/// Kind of an access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlbKind {
+    /// Data read.
+    Read,
+    /// Data write.
+    Write,
+    /// Instruction fetch.
+    Fetch,
+}
+
+/// A context's number: it says which arrays hold it. Numbers are used again; [`Tlb::incarnation`] says for what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ContextId(u16);
+
+/// Which context may write a page without the slow path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    None,
+    One { context: u16, slot: u16 },
+    Many,
+}
+
+/// All contexts of a CPU, by their keys.
+pub struct Tlb<K> {
+    contexts: Vec<NonNull<Translations>>,
+    keys: Vec<Option<K>>,
+    incarnations: Vec<u64>,
+    by_key: HashMap<K, ContextId>,
+    /// The next to be taken for a new key.
+    hand: usize,
+    next_incarnation: u64,
+    current: NonNull<Translations>,
+    current_id: ContextId,
+    /// Matches nothing: for accesses that all must take the slow path.
+    barred: NonNull<Translations>,
+    writers: Box<[Writer]>,
+    write_epoch: u64,
+    tokens: HashMap<(u64, u64), u32>,
+}
+
+// SAFETY: the pointers are to boxes that this value owns alone.
+unsafe impl<K: Send> Send for Tlb<K> {}
+
+impl<K> Drop for Tlb<K> {
+    fn drop(&mut self) {
+        for arrays in self.contexts.drain(..).chain([self.barred]) {
+            // SAFETY: each came from `Box::leak` and is dropped once, here.
+            drop(unsafe { Box::from_raw(arrays.as_ptr()) });
+        }
+    }
+}
+
+impl<K: Eq + Hash + Clone> Default for Tlb<K> {
+    fn default() -> Self {
+        let barred = NonNull::from(Box::leak(Translations::new()));
+        Self {
+            contexts: Vec::new(),
+            keys: Vec::new(),
+            incarnations: Vec::new(),
+            by_key: HashMap::new(),
+            hand: 0,
+            next_incarnation: 1,
+            current: barred,
+            current_id: ContextId(u16::MAX),
+            barred,
+            writers: vec![Writer::None; WRITERS].into_boxed_slice(),
+            write_epoch: 0,
+            tokens: HashMap::new(),
+        }
+    }
+}
+
+impl<K: Eq + Hash + Clone> Tlb<K> {
+    /// The arrays that accesses use now.
+    #[inline(always)]
+    pub fn current(&self) -> &Translations {
+        // SAFETY: `current` points to one of the boxes that this value owns; nothing mutates them while `self` is borrowed.
+        unsafe { self.current.as_ref() }
+    }
+
+    /// The address of the arrays that accesses use now, for translated code. It stays valid as long as the TLB lives.
+    pub fn current_pointer(&self) -> *const Translations {
+        self.current.as_ptr()
+    }
+
+    fn arrays(&mut self, context: ContextId) -> &mut Translations {
+        // SAFETY: as in `current`, and `self` is borrowed mutably for as long as the result.
+        unsafe { self.contexts[usize::from(context.0)].as_mut() }
+    }
+
+    /// The context of a key. A new one may replace an old one.
+    pub fn context(&mut self, key: &K) -> ContextId {
+        if let Some(&id) = self.by_key.get(key) {
+            return id;
+        }
+        let id = if self.contexts.len() < CONTEXTS {
+            self.contexts.push(NonNull::from(Box::leak(Translations::new())));
+            self.keys.push(None);
+            self.incarnations.push(0);
+            ContextId(self.contexts.len() as u16 - 1)
+        } else {
+            if self.hand == usize::from(self.current_id.0) {
+                self.hand = (self.hand + 1) % CONTEXTS;
+            }
+            let id = ContextId(self.hand as u16);
+            self.hand = (self.hand + 1) % CONTEXTS;
+            id
+        };
+        let n = usize::from(id.0);
+        if let Some(old) = self.keys[n].replace(key.clone()) {
+            self.by_key.remove(&old);
+            self.arrays(id).clear();
+        }
+        self.by_key.insert(key.clone(), id);
+        self.incarnations[n] = self.next_incarnation;
+        self.next_incarnation += 1;
+        id
+    }
+
+    /// Makes accesses use a context's arrays, or none that matches.
+    pub fn select(&mut self, context: ContextId, barred: bool) {
+        self.current_id = context;
+        let epoch = self.write_epoch;
+        let arrays = self.arrays(context);
+        if arrays.write_epoch != epoch {
+            arrays.write_epoch = epoch;
+            arrays.write = NO_PAGES;
+        }
+        self.current = if barred { self.barred } else { self.contexts[usize::from(context.0)] };
+    }
+
+    /// A number that no other key and no earlier use of the same arrays has had.
+    pub fn incarnation(&self, context: ContextId) -> u64 {
+        self.incarnations[usize::from(context.0)]
+    }
+
+    /// The guest-physical page of an entry that matches `linear` for this kind of access.
+    pub fn find(&mut self, context: ContextId, linear: u64, kind: TlbKind) -> Option<u64> {
+        let arrays = self.arrays(context);
+        let n = slot(linear);
+        let (tag, physical) = match kind {
+            TlbKind::Read => (arrays.read[n], arrays.physical[n]),
+            TlbKind::Write => (arrays.write[n], arrays.physical[n]),
+            TlbKind::Fetch => (arrays.fetch_page[n], arrays.fetch_physical[n]),
+        };
+        Translations::matches(tag, linear, 1).then_some(physical & !PAGE_MASK)
+    }
+
+    /// The guest-physical page of the current context's fetch entry for `linear`, meaningful after a fetch.
+    pub fn fetched_page(&mut self, linear: u64) -> u64 {
+        let id = self.current_id;
+        self.arrays(id).fetch_physical[slot(linear)] & !PAGE_MASK
+    }
+
+    /// The number of the pair (linear page, guest-physical page).
+    pub fn fetch_token(&mut self, linear_page: u64, physical_page: u64) -> u32 {
+        let next = self.tokens.len() as u32 + 1;
+        *self.tokens.entry((linear_page, physical_page)).or_insert(next)
+    }
+
+    /// How many tokens there are; a translator forgets all its code, and calls [`Self::forget_tokens`], when it is too many.
+    pub fn tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Forgets all tokens and translations: no code that was linked by a token may be left.
+    pub fn forget_tokens(&mut self) {
+        self.flush();
+        self.tokens.clear();
+    }
+
+    /// Enters a translation. Kinds of access that the slot already allows for the same page are kept.
+    pub fn insert(&mut self, context: ContextId, linear: u64, entry: TlbEntry) {
+        let page = linear & !PAGE_MASK;
+        let token = if entry.fetch { self.fetch_token(page, entry.physical_page) } else { 0 };
+        let epoch = self.write_epoch;
+        let n = slot(linear);
+        let arrays = self.arrays(context);
+        let host = (entry.host as u64).wrapping_sub(page);
+        let tag = page.wrapping_neg();
+        let physical = entry.physical_page | u64::from(entry.page_shift);
+        let same = arrays.host[n] == host
+            && arrays.physical[n] == physical
+            && (arrays.read[n] == tag || arrays.write[n] == tag);
+        if !same && (entry.read || entry.write) {
+            arrays.read[n] = no_page(n);
+            arrays.write[n] = no_page(n);
+            arrays.host[n] = host;
+            arrays.physical[n] = physical;
+        }
+        if entry.read {
+            arrays.read[n] = tag;
+        }
+        let write = entry.write && arrays.write_epoch == epoch;
+        if write {
+            arrays.write[n] = tag;
+        }
+        if token != 0 {
+            if arrays.fetch[n] != token {
+                arrays.clear_fetch(n);
+            }
+            arrays.fetch[n] = token;
+            arrays.fetch_page[n] = tag;
+            arrays.fetch_physical[n] = physical;
+        }
+        arrays.large |= entry.page_shift > 12;
+        if arrays.used.len() < JOURNAL {
+            arrays.used.push(n as u16);
+        }
+        if write {
+            self.note_writer(entry.physical_page, context.0, n as u16);
+        }
+    }
+
+    fn note_writer(&mut self, physical_page: u64, context: u16, slot: u16) {
+        let at = (physical_page >> 12) as usize & (WRITERS - 1);
+        let new = Writer::One { context, slot };
+        self.writers[at] = match self.writers[at] {
+            Writer::None => new,
+            same if same == new => same,
+            _ => Writer::Many,
+        };
+    }
+
+    /// Keeps translated code's address for the current context's linear address.
+    pub fn insert_jump(&mut self, linear: u64, code: usize) {
+        let id = self.current_id;
+        let arrays = self.arrays(id);
+        let n = Translations::jump_slot(linear);
+        arrays.jumps[n] = Jump { linear: linear.wrapping_neg(), code };
+        if arrays.used_jumps.len() < JOURNAL {
+            arrays.used_jumps.push(n as u16);
+        }
+    }
+
+    /// Forgets all jumps of all contexts.
+    pub fn clear_jumps(&mut self) {
+        for n in 0..self.contexts.len() {
+            self.arrays(ContextId(n as u16)).clear_jumps();
+        }
+    }
+
+    /// Drops every entry of every context; the contexts keep their numbers.
+    pub fn flush(&mut self) {
+        for n in 0..self.contexts.len() {
+            self.arrays(ContextId(n as u16)).clear();
+        }
+        self.writers.fill(Writer::None);
+    }
+
+    /// Drops every entry and forgets all keys.
+    pub fn forget(&mut self) {
+        self.flush();
+        self.by_key.clear();
+        self.keys.fill(None);
+    }
+
     /// Drops the page of `linear` in every context (so also global pages, SDM 3A 4.10.4.1), whole large pages included.
-    pub fn flush_page(&mut self, linear: GuestVirt) {
-        self.entries[slot(linear.0)] = TlbEntry::EMPTY;
-        if self.large {
-            for (entry, (_, shift)) in self.entries.iter_mut().zip(self.physical.iter()) {
-                let tag = if entry.read != NO_TAG { entry.read } else { entry.fetch };
-                if *shift > 12 && tag >> shift == linear.0 >> shift {
-                    *entry = TlbEntry::EMPTY;
+    /// Says whether code was fetched from it in any.
+    pub fn flush_page(&mut self, linear: GuestVirt) -> bool {
+        let n = slot(linear.0);
+        let mut code = false;
+        for context in 0..self.contexts.len() {
+            let arrays = self.arrays(ContextId(context as u16));
+            code |= arrays.fetch[n] != 0;
+            arrays.clear_slot(n);
+            if !arrays.large {
+                continue;
+            }
+            for n in 0..TLB_ENTRIES {
+                let covers = |tag: u64, physical: u64| {
+                    let shift = physical & PAGE_MASK;
+                    tag != no_page(n) && shift > 12 && tag.wrapping_neg() >> shift == linear.0 >> shift
+                };
+                if covers(arrays.read[n], arrays.physical[n]) || covers(arrays.write[n], arrays.physical[n]) {
+                    arrays.read[n] = no_page(n);
+                    arrays.write[n] = no_page(n);
+                }
+                if covers(arrays.fetch_page[n], arrays.fetch_physical[n]) {
+                    code = true;
+                    arrays.clear_fetch(n);
                 }
             }
         }
+        code
     }
 
     /// Sends writes of a guest-physical page to the slow path, because the page now holds decoded code.
     pub fn drop_writes(&mut self, physical_page: u64) {
-        for (entry, (page, _)) in self.entries.iter_mut().zip(self.physical.iter()) {
-            if *page == physical_page {
-                entry.write = NO_TAG;
+        let at = (physical_page >> 12) as usize & (WRITERS - 1);
+        match self.writers[at] {
+            Writer::None => return,
+            Writer::One { context, slot } => {
+                self.arrays(ContextId(context)).write[usize::from(slot)] = no_page(slot.into());
+            }
+            Writer::Many => {
+                for context in 0..self.contexts.len() {
+                    let arrays = self.arrays(ContextId(context as u16));
+                    for n in 0..TLB_ENTRIES {
+                        if (arrays.physical[n] >> 12) as usize & (WRITERS - 1) == at {
+                            arrays.write[n] = no_page(n);
+                        }
+                    }
+                }
             }
         }
+        self.writers[at] = Writer::None;
     }
 
     /// Sends all writes to the slow path (dirty tracking was reset, or another CPU decoded code).
     pub fn drop_all_writes(&mut self) {
-        for entry in self.entries.iter_mut() {
-            entry.write = NO_TAG;
+        self.write_epoch += 1;
+        self.writers.fill(Writer::None);
+        if usize::from(self.current_id.0) < self.contexts.len() {
+            let epoch = self.write_epoch;
+            let id = self.current_id;
+            let arrays = self.arrays(id);
+            arrays.write_epoch = epoch;
+            arrays.write = NO_PAGES;
         }
     }
 
-    /// Whether a page of more than 4 KiB may be in.
-    pub fn has_large(&self) -> bool {
-        self.large
-    }
-
-    /// The live entries, for a monitor: (entry, guest-physical page, page size as log2).
-    pub fn iter(&self) -> impl Iterator<Item = (&TlbEntry, u64, u8)> {
-        self.entries
-            .iter()
-            .zip(self.physical.iter())
-            .filter(|(e, _)| e.read != NO_TAG || e.write != NO_TAG || e.fetch != NO_TAG)
-            .map(|(e, (page, shift))| (e, *page, *shift))
-    }
-}
-
-/// Gives context numbers (1 to 0xffe) to keys. When they run out, all are taken back and the TLB must be flushed.
-#[derive(Debug)]
-pub struct Contexts<K> {
-    numbers: HashMap<K, u16>,
-    next: u16,
-}
-
-impl<K> Default for Contexts<K> {
-    fn default() -> Self {
-        Self { numbers: HashMap::new(), next: 1 }
+    /// The live data entries of all contexts, for a monitor.
+    pub fn iter(&self) -> impl Iterator<Item = LiveEntry<'_, K>> {
+        let epoch = self.write_epoch;
+        self.contexts.iter().zip(&self.keys).flat_map(move |(arrays, key)| {
+            // SAFETY: as in `current`.
+            let arrays = unsafe { arrays.as_ref() };
+            (0..TLB_ENTRIES).filter_map(move |n| {
+                let of = |tag: u64| (tag != no_page(n)).then(|| tag.wrapping_neg());
+                let (read, write) = (of(arrays.read[n]), of(arrays.write[n]));
+                let physical = arrays.physical[n];
+                Some(LiveEntry {
+                    key: key.as_ref()?,
+                    linear_page: read.or(write)?,
+                    read: read.is_some(),
+                    write: write.is_some() && arrays.write_epoch == epoch,
+                    physical_page: physical & !PAGE_MASK,
+                    page_shift: (physical & PAGE_MASK) as u8,
+                })
+            })
+        })
     }
 }
 
-impl<K: Eq + Hash> Contexts<K> {
-    /// The number of `key`, and whether all earlier numbers were taken back (the caller flushes the TLB).
-    pub fn number(&mut self, key: K) -> (u16, bool) {
-        if let Some(&number) = self.numbers.get(&key) {
-            return (number, false);
-        }
-        let exhausted = self.next == 0xfff;
-        if exhausted {
-            self.numbers.clear();
-            self.next = 1;
-        }
-        let number = self.next;
-        self.next += 1;
-        self.numbers.insert(key, number);
-        (number, exhausted)
-    }
-
-    /// Forgets all keys; the caller flushes the TLB.
-    pub fn clear(&mut self) {
-        self.numbers.clear();
-        self.next = 1;
-    }
+/// An entry as a monitor shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveEntry<'a, K> {
+    /// The context.
+    pub key: &'a K,
+    /// Linear page.
+    pub linear_page: u64,
+    /// Reads need no look.
+    pub read: bool,
+    /// Writes need no look.
+    pub write: bool,
+    /// Guest-physical page.
+    pub physical_page: u64,
+    /// Page size as log2.
+    pub page_shift: u8,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(page: u64, context: u64) -> TlbEntry {
-        TlbEntry { read: page | context, write: NO_TAG, fetch: NO_TAG, host: 0x1000 }
+    fn entry(read: bool, write: bool, fetch: bool) -> TlbEntry {
+        TlbEntry { read, write, fetch, host: 0x7000, physical_page: 0x9000, page_shift: 12 }
+    }
+
+    const READ: TlbKind = TlbKind::Read;
+    const WRITE: TlbKind = TlbKind::Write;
+    const FETCH: TlbKind = TlbKind::Fetch;
+
+    #[test]
+    fn an_empty_slot_matches_nothing() {
+        let arrays = Translations::new();
+        for linear in [0, 1, 0xfff, 0x7ff000, 0x800000, 1 << 47, u64::MAX, u64::MAX - 0x7f_ffff, 1 << 63] {
+            for size in [1, 8, 64] {
+                assert_eq!(arrays.read_pointer(linear, size), None, "{linear:#x}");
+            }
+            let jump = arrays.jumps[Translations::jump_slot(linear)];
+            assert_ne!(jump.linear.wrapping_add(linear), 0);
+        }
     }
 
     #[test]
     fn entries_merge_per_kind_and_flush_by_page() {
-        let mut tlb = Tlb::default();
-        tlb.insert(0x5000, entry(0x5000, 3), 0x9000, 12);
-        tlb.insert(0x5000, TlbEntry { read: NO_TAG, fetch: 0x5003, ..entry(0x5000, 3) }, 0x9000, 12);
-        assert_eq!((tlb.entry(0x5123).read, tlb.entry(0x5123).fetch), (0x5003, 0x5003));
-        // Another context replaces all kinds.
-        tlb.insert(0x5000, entry(0x5000, 4), 0x9000, 12);
-        assert_eq!((tlb.entry(0x5000).read, tlb.entry(0x5000).fetch), (0x5004, NO_TAG));
-        tlb.flush_page(GuestVirt(0x5fff));
+        let mut tlb = Tlb::<u32>::default();
+        let (one, two) = (tlb.context(&1), tlb.context(&2));
+        tlb.insert(one, 0x5000, entry(true, false, false));
+        tlb.insert(one, 0x5000, entry(false, false, true));
+        assert_eq!(tlb.find(one, 0x5123, READ), Some(0x9000));
+        assert_eq!(tlb.find(one, 0x5123, FETCH), Some(0x9000));
+        assert_eq!(tlb.find(one, 0x5123, WRITE), None);
+        assert_eq!(tlb.find(two, 0x5123, READ), None);
+        tlb.insert(two, 0x5000, entry(true, true, false));
+        tlb.select(two, false);
+        assert_eq!(tlb.current().write_pointer(0x5ff8, 8), Some(0x7ff8 as *mut u8));
+        assert_eq!(tlb.current().write_pointer(0x5ff9, 8), None, "leaves the page");
+        assert!(tlb.flush_page(GuestVirt(0x5fff)), "code was fetched");
         assert_eq!(tlb.iter().count(), 0);
     }
 
     #[test]
+    fn code_pages_lose_their_write_tags_wherever_they_are() {
+        let mut tlb = Tlb::<u32>::default();
+        let (one, two) = (tlb.context(&1), tlb.context(&2));
+        tlb.insert(one, 0x5000, entry(true, true, false));
+        tlb.drop_writes(0x9000);
+        assert_eq!(tlb.find(one, 0x5000, WRITE), None);
+        assert_eq!(tlb.find(one, 0x5000, READ), Some(0x9000));
+        tlb.insert(one, 0x5000, entry(true, true, false));
+        tlb.insert(two, 0x8000, entry(true, true, false));
+        tlb.drop_writes(0x9000);
+        assert_eq!((tlb.find(one, 0x5000, WRITE), tlb.find(two, 0x8000, WRITE)), (None, None));
+        tlb.insert(one, 0x5000, entry(true, true, false));
+        tlb.drop_all_writes();
+        tlb.select(one, false);
+        assert_eq!(tlb.find(one, 0x5000, WRITE), None);
+    }
+
+    #[test]
     fn invlpg_drops_a_whole_large_page() {
-        let mut tlb = Tlb::default();
+        let mut tlb = Tlb::<u32>::default();
+        let one = tlb.context(&1);
         for page in [0x20_0000_u64, 0x20_1000, 0x3f_f000, 0x40_0000] {
-            tlb.insert(page, entry(page, 1), page, 21);
+            tlb.insert(
+                one,
+                page,
+                TlbEntry { physical_page: page, page_shift: 21, ..entry(true, false, false) },
+            );
         }
         tlb.flush_page(GuestVirt(0x2a_0000));
-        let left: Vec<u64> = tlb.iter().map(|(e, ..)| e.read & !0xfff).collect();
+        let left: Vec<u64> = tlb.iter().map(|e| e.linear_page).collect();
         assert_eq!(left, [0x40_0000]);
     }
 
     #[test]
-    fn contexts_run_out_and_start_again() {
-        let mut contexts = Contexts::default();
-        for key in 1..0xfff_u32 {
-            assert_eq!(contexts.number(key), (key as u16, false));
+    fn contexts_are_used_again_and_forget_what_they_held() {
+        let mut tlb = Tlb::<u32>::default();
+        let first = tlb.context(&0);
+        tlb.insert(first, 0x5000, entry(true, true, true));
+        tlb.select(first, false);
+        tlb.insert_jump(0x5008, 77);
+        let incarnation = tlb.incarnation(first);
+        for key in 1..=CONTEXTS as u32 {
+            let id = tlb.context(&key);
+            tlb.select(id, false);
         }
-        assert_eq!(contexts.number(7), (7, false));
-        assert_eq!(contexts.number(5000), (1, true));
+        let again = (0..=CONTEXTS as u32).filter(|key| tlb.by_key.get(key) == Some(&first)).count();
+        assert_eq!(again, 1, "the first arrays belong to another key now");
+        assert_ne!(tlb.incarnation(first), incarnation);
+        assert_eq!(tlb.find(first, 0x5000, READ), None);
+        assert_eq!(tlb.arrays(first).jumps[8], no_jump(8));
     }
 }

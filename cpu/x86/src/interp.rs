@@ -7,7 +7,7 @@
 use crate::decode::{self, Decoded};
 use crate::insn::{Insn, REG_RIP};
 use crate::mem::{Kind, Privilege};
-use crate::paging::Target;
+use crate::paging::{CodeStamp, Target};
 use crate::state::{Activity, boundary};
 use crate::{Cpu, Stop};
 use core::hash::{BuildHasherDefault, Hasher};
@@ -56,8 +56,7 @@ impl Block {
 #[derive(Clone, Copy)]
 struct Lookup {
     linear: u64,
-    /// Mode, TLB context and fetch generation.
-    stamp: u64,
+    stamp: CodeStamp,
     block: u32,
 }
 
@@ -115,7 +114,8 @@ impl Default for Interpreter {
             insns: Vec::new(),
             blocks: Vec::new(),
             by_address: HashMap::default(),
-            lookup: vec![Lookup { linear: 0, stamp: u64::MAX, block: 0 }; LOOKUP].into_boxed_slice(),
+            lookup: vec![Lookup { linear: 0, stamp: CodeStamp::default(), block: 0 }; LOOKUP]
+                .into_boxed_slice(),
             scratch: Instruction::default(),
             code_epoch: 0,
             code_page_epoch: 0,
@@ -236,7 +236,7 @@ impl Interpreter {
         let (Target::Host { pointer, index, .. }, 15..) = (target, room) else {
             return self.decode_once(cpu, linear, room);
         };
-        let physical = cpu.tlb.physical_page(linear) | linear & PAGE_MASK;
+        let physical = cpu.tlb.fetched_page(linear) | linear & PAGE_MASK;
         let key = (physical, cpu.mode.0);
         if let Some(&id) = self.by_address.get(&key)
             && u64::from(self.blocks[id as usize].byte_len()) <= room
@@ -417,7 +417,7 @@ fn second_page(cpu: &mut Cpu, linear: u64) -> Result<Option<(GuestPhys, usize, *
     let next = (linear & !PAGE_MASK).wrapping_add(PAGE_SIZE) & mask;
     Ok(match cpu.translate(next, Kind::Fetch, Privilege::Current)? {
         Target::Host { pointer, index, .. } => {
-            Some((GuestPhys(cpu.tlb.physical_page(next)), index, pointer.cast_const()))
+            Some((GuestPhys(cpu.tlb.fetched_page(next)), index, pointer.cast_const()))
         }
         Target::Device(_) => None,
     })

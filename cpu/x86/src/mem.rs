@@ -10,7 +10,6 @@ use crate::insn::{Insn, seg};
 use crate::paging::Target;
 use crate::{Cpu, Stop};
 use ringworld_core::{GuestPhys, PAGE_MASK};
-use ringworld_mmu::tlb::NO_CONTEXT;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A value that can be loaded and stored: plain old data of 1 to 64 bytes.
@@ -46,12 +45,15 @@ impl Cpu {
         let fast = &self.fast[(segment & 7) as usize];
         let linear = fast.base.wrapping_add(offset) & fast.mask;
         let end = if kind == Kind::Write { fast.write_end } else { fast.read_end };
-        let entry = self.tlb.entry(linear);
-        let tag = if kind == Kind::Write { entry.write } else { entry.read };
-        // An access that leaves its page asks for the next page's tag, which lives in another slot: no match.
-        let wanted = (linear.wrapping_add(T::SIZE - 1) & !PAGE_MASK) | self.context;
-        (offset.wrapping_add(T::SIZE) <= end && tag == wanted)
-            .then(|| entry.host.wrapping_add(linear as usize) as *mut u8)
+        if offset.wrapping_add(T::SIZE) > end {
+            return None;
+        }
+        let arrays = self.tlb.current();
+        if kind == Kind::Write {
+            arrays.write_pointer(linear, T::SIZE)
+        } else {
+            arrays.read_pointer(linear, T::SIZE)
+        }
     }
 
     /// Reads from `offset` in a segment.
@@ -350,11 +352,6 @@ impl Cpu {
         if self.platform.attention().is_raised() {
             self.yield_to_machine();
         }
-    }
-
-    /// The context that ordinary accesses use, or none that matches when every access must be looked at.
-    pub(crate) fn effective_context(&self, number: u16) -> u64 {
-        if self.alignment_checked() { NO_CONTEXT } else { u64::from(number) }
     }
 }
 

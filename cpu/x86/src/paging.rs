@@ -9,7 +9,7 @@ use crate::state::boundary;
 use crate::{Cpu, Stop};
 use core::convert::Infallible;
 use ringworld_core::{GuestPhys, GuestVirt, PAGE_MASK};
-use ringworld_mmu::tlb::{Contexts, NO_TAG, TlbEntry};
+use ringworld_mmu::tlb::{ContextId, TlbEntry, TlbKind};
 use ringworld_mmu::x86::paging::{
     self, Access, AccessKind, EntryFormat, Mode, Paging, Translation, WalkFault, load_pdptes,
 };
@@ -32,9 +32,9 @@ pub enum Target {
     Device(GuestPhys),
 }
 
-/// What a TLB context number stands for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct ContextKey {
+/// What a TLB context stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ContextKey {
     /// Number of the address space (a PCID's present incarnation); 0 while paging is off.
     space: u32,
     /// CR0, CR4, EFER bits that take part, and the user bit.
@@ -43,36 +43,54 @@ struct ContextKey {
     pkrs: u32,
 }
 
+impl core::fmt::Display for ContextKey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let privilege = match (self.control & USER != 0, self.control & AC != 0) {
+            (true, _) => "user",
+            (_, true) => "supervisor with AC",
+            _ => "supervisor",
+        };
+        write!(f, "space {}, {privilege}", self.space)
+    }
+}
+
+/// Bits of [`ContextKey::control`] besides the walker's parameters.
+const USER: u32 = 1 << 9;
+const AC: u32 = 1 << 10;
+
+/// See [`Cpu::code_stamp`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct CodeStamp {
+    mode: u32,
+    context: u64,
+    generation: u64,
+}
+
 /// Numbers address spaces and contexts, and keeps the walker's parameters.
 #[derive(Debug)]
 pub struct AddressSpaces {
-    contexts: Contexts<ContextKey>,
     /// The present incarnation of each PCID of the host and of each guest.
     spaces: HashMap<(Option<GuestTag>, u16), u32>,
     next_space: u32,
-    /// Context numbers of the present address space, see [`Cpu::number_contexts`].
-    numbers: [u16; 3],
+    /// The contexts of the present address space: supervisor, supervisor with EFLAGS.AC, user.
+    keys: [ContextKey; 3],
     /// `None` while paging is off.
     pub(crate) paging: Option<Paging>,
     /// The guest that runs; `None` in the host.
     pub(crate) guest: Option<GuestTag>,
     /// The guest's second stage of translation.
     pub(crate) second_stage: Option<SecondStage>,
-    /// Pages (hashed) from which code was fetched since the code look-ups were dropped last.
-    fetched: [u64; 64],
 }
 
 impl Default for AddressSpaces {
     fn default() -> Self {
         Self {
-            contexts: Contexts::default(),
             spaces: HashMap::new(),
             next_space: 1,
-            numbers: [0; 3],
+            keys: [ContextKey::default(); 3],
             paging: None,
             guest: None,
             second_stage: None,
-            fetched: [0; 64],
         }
     }
 }
@@ -178,47 +196,34 @@ impl Cpu {
             }
         };
         // Without paging there is one context; without SMAP, EFLAGS.AC changes nothing.
-        let user = u32::from(space != 0) << 9;
-        let ac = u32::from(self.spaces.paging.is_some_and(|p| p.smap)) << 10;
-        let keys = [control, control | ac, control | user];
-        for attempt in 0..2 {
-            let mut exhausted = false;
-            for (slot, control) in self.spaces.numbers.iter_mut().zip(keys) {
-                let (number, again) = self.spaces.contexts.number(ContextKey { space, control, pkru, pkrs });
-                *slot = number;
-                exhausted |= again;
-            }
-            if !exhausted || attempt == 1 {
-                break;
-            }
-            // Old numbers come back into use: nothing may be left that they tagged.
-            self.tlb.flush();
-            self.spaces.contexts.clear();
-            self.drop_code_lookups();
-        }
+        let user = if space != 0 { USER } else { 0 };
+        let ac = if self.spaces.paging.is_some_and(|p| p.smap) { AC } else { 0 };
+        self.spaces.keys =
+            [control, control | ac, control | user].map(|control| ContextKey { space, control, pkru, pkrs });
     }
 
-    /// Selects the TLB contexts for the present privilege and EFLAGS.AC.
+    /// Selects the TLB context for the present privilege and EFLAGS.AC.
     #[inline]
     pub(crate) fn select_context(&mut self) {
-        let [supervisor, with_ac, user] = self.spaces.numbers;
-        let number = if self.cpl == 3 {
+        let [supervisor, with_ac, user] = self.spaces.keys;
+        let key = if self.cpl == 3 {
             user
         } else if self.flags.has(bits::AC) {
             with_ac
         } else {
             supervisor
         };
-        self.context_system = u64::from(supervisor);
-        self.context_number = u64::from(number);
-        self.context = self.effective_context(number);
+        self.context = self.tlb.context(&key);
+        // Alignment checks are made in the slow path.
+        self.tlb.select(self.context, self.alignment_checked());
     }
 
     /// Flushes everything, global pages included (MOV to CR0/CR4 that changes paging, INVPCID type 2, reset).
     pub fn flush_all(&mut self) {
-        self.tlb.flush();
-        self.spaces.contexts.clear();
         let running = self.spaces.guest;
+        if running.is_none() {
+            self.tlb.forget();
+        }
         self.spaces.forget(|(tag, _)| tag == running);
         self.drop_code_lookups();
         self.update_context();
@@ -240,18 +245,14 @@ impl Cpu {
 
     /// INVLPG: flushes one page in the current PCID, and its global translations in all.
     pub fn flush_page(&mut self, linear: u64) {
-        self.tlb.flush_page(GuestVirt(linear));
-        let bit = (linear >> 12) as usize;
-        // A large page's code may have been fetched at any of its 4-KiB parts.
-        if self.spaces.fetched[bit >> 6 & 63] & 1 << (bit & 63) != 0 || self.tlb.has_large() {
+        if self.tlb.flush_page(GuestVirt(linear)) {
             self.drop_code_lookups();
         }
     }
 
     /// Forgets which block is at which linear address.
     pub(crate) fn drop_code_lookups(&mut self) {
-        self.fetch_generation = self.fetch_generation.wrapping_add(1) & 0xff_ffff_ffff;
-        self.spaces.fetched = [0; 64];
+        self.fetch_generation += 1;
         self.end_block();
     }
 
@@ -262,10 +263,14 @@ impl Cpu {
         cs.base.wrapping_add(self.regs[crate::insn::REG_RIP as usize]) & cs.mask
     }
 
-    /// What, besides the linear address, selects the block to run.
+    /// What, besides the linear address, selects the block to run: mode, context, and how often look-ups were dropped.
     #[inline(always)]
-    pub(crate) fn code_stamp(&self) -> u64 {
-        u64::from(self.mode.0) << 52 | self.context_number << 40 | self.fetch_generation
+    pub(crate) fn code_stamp(&self) -> CodeStamp {
+        CodeStamp {
+            mode: self.mode.0,
+            context: self.tlb.incarnation(self.context),
+            generation: self.fetch_generation,
+        }
     }
 
     /// The bytes from RIP to the end of the code segment; raises what an instruction fetch would raise there.
@@ -283,22 +288,19 @@ impl Cpu {
     /// Translates one page's worth of an access, entering it into the TLB; raises #PF.
     pub(crate) fn translate(&mut self, linear: u64, kind: Kind, who: Privilege) -> Result<Target, Stop> {
         let context = match who {
-            Privilege::Current => self.context_number,
-            Privilege::Implicit => self.context_system,
+            Privilege::Current => self.context,
+            Privilege::Implicit => {
+                let key = self.spaces.keys[0];
+                self.tlb.context(&key)
+            }
         };
-        if kind == Kind::Fetch {
-            let bit = (linear >> 12) as usize;
-            self.spaces.fetched[bit >> 6 & 63] |= 1 << (bit & 63);
-        }
-        let entry = *self.tlb.entry(linear);
-        let (tag, wanted) = match kind {
-            Kind::Read => (entry.read, linear & !PAGE_MASK | context),
-            Kind::Write => (entry.write, linear & !PAGE_MASK | context),
-            Kind::Fetch => (entry.fetch, linear & !PAGE_MASK | context),
+        let tlb_kind = match kind {
+            Kind::Read => TlbKind::Read,
+            Kind::Write => TlbKind::Write,
+            Kind::Fetch => TlbKind::Fetch,
         };
-        if tag == wanted {
-            let gpa = GuestPhys(self.tlb.physical_page(linear) | linear & PAGE_MASK);
-            return Ok(self.target(gpa));
+        if let Some(page) = self.tlb.find(context, linear, tlb_kind) {
+            return Ok(self.target(GuestPhys(page | linear & PAGE_MASK)));
         }
         let (page, rights) = self.walk(linear, kind, who)?;
         let target = self.target(page.gpa);
@@ -359,12 +361,11 @@ impl Cpu {
         linear: u64,
         kind: Kind,
         who: Privilege,
-        context: u64,
+        context: ContextId,
         (page, rights): (&Translation, Rights),
         (pointer, index, rom): (*mut u8, usize, bool),
     ) {
         let base = linear & !PAGE_MASK;
-        let tag = base | context;
         let watched = self.data_breakpoints && self.page_is_watched(base);
         let allowed = |cpu: &Self, kind| match &cpu.spaces.paging {
             Some(paging) => paging.denies(page, cpu.access(kind, who)).is_none(),
@@ -381,15 +382,15 @@ impl Cpu {
         if writable {
             self.memory.set_dirty(index);
         }
-        let executable = kind == Kind::Fetch;
-        let select = |yes| if yes { tag } else { NO_TAG };
         let entry = TlbEntry {
-            read: select(readable),
-            write: select(writable),
-            fetch: select(executable),
-            host: (pointer as usize).wrapping_sub(linear as usize),
+            read: readable,
+            write: writable,
+            fetch: kind == Kind::Fetch,
+            host: (pointer as usize).wrapping_sub((linear & PAGE_MASK) as usize),
+            physical_page: page.gpa.page().0,
+            page_shift: page.shift,
         };
-        self.tlb.insert(linear, entry, page.gpa.page().0, page.shift);
+        self.tlb.insert(context, linear, entry);
     }
 
     /// Reads bytes of code without caching them (device memory, the end of a segment).

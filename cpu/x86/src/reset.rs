@@ -15,7 +15,7 @@ use crate::x87::X87;
 use crate::{Cpu, state::boundary};
 use ringworld_core::{Clock, CpuId, Platform};
 use ringworld_mmu::GuestMemory;
-use ringworld_mmu::tlb::Tlb;
+use ringworld_mmu::tlb::{ContextId, Tlb};
 use std::sync::Arc;
 
 impl Cpu {
@@ -24,9 +24,7 @@ impl Cpu {
         let mut cpu = Self {
             regs: [0; 32],
             flags: Flags::RESET,
-            context: 0,
-            context_number: 0,
-            context_system: 0,
+            context: ContextId::default(),
             fast: [SegmentFast::flat(0); 8],
             tlb: Tlb::default(),
             icount: 0,

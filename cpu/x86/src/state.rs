@@ -6,12 +6,12 @@ use crate::insn::{REG_RIP, seg};
 use crate::lapic::Lapic;
 use crate::model::Model;
 use crate::msr::Msrs;
-use crate::paging::AddressSpaces;
+use crate::paging::{AddressSpaces, ContextKey};
 use crate::segment::{Segment, SegmentFast};
 use crate::x87::X87;
 use ringworld_core::{Clock, CpuId, GuestPhys, IoContext, Platform, VirtualTime};
 use ringworld_mmu::GuestMemory;
-use ringworld_mmu::tlb::Tlb;
+use ringworld_mmu::tlb::{ContextId, Tlb};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -126,16 +126,12 @@ pub struct Cpu {
     pub regs: [u64; 32],
     /// RFLAGS.
     pub flags: Flags,
-    /// Context of ordinary accesses, as in TLB tags.
-    pub(crate) context: u64,
-    /// Context of ordinary accesses, even while all of them must take the slow path.
-    pub(crate) context_number: u64,
-    /// Context of implicit supervisor accesses.
-    pub(crate) context_system: u64,
+    /// TLB context of the running code.
+    pub(crate) context: ContextId,
     /// Segments as the memory fast path wants them, see [`seg`].
     pub(crate) fast: [SegmentFast; 8],
     /// The TLB.
-    pub tlb: Tlb,
+    pub tlb: Tlb<ContextKey>,
     /// Retired instructions, the current one included (REP string instructions count each interruptible part).
     pub icount: u64,
     /// The running block ends before this instruction index. An instruction that must be the last one sets it to 0.

@@ -47,7 +47,10 @@ fn monitor(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let linear = cpu.check_segment(i.segment(), offset, 1, Kind::Read)?;
     let target = cpu.translate(linear, Kind::Read, Privilege::Current)?;
     let address = match target {
-        Target::Host { .. } => GuestPhys((cpu.tlb.physical_page(linear) | linear & 0xfff) & !(LINE - 1)),
+        Target::Host { index, .. } => match cpu.memory.address_of(index) {
+            Some(page) => GuestPhys((page.0 | linear & 0xfff) & !(LINE - 1)),
+            None => return Ok(()),
+        },
         Target::Device(_) => {
             cpu.monitor = None;
             return Ok(());

@@ -128,25 +128,19 @@ fn cpus(machine: &Machine, out: &mut String) {
 }
 
 fn tlb(cpu: &Cpu, out: &mut String) {
-    let mut entries: Vec<_> = cpu
-        .tlb
-        .iter()
-        .map(|(entry, physical, shift)| {
-            let tags = [entry.read, entry.write, entry.fetch];
-            let tag = tags.into_iter().find(|tag| *tag != 0).unwrap_or(0);
-            let kinds: String =
-                tags.iter().zip("rwx".chars()).map(|(t, c)| if *t != 0 { c } else { '-' }).collect();
-            (tag, kinds, physical, shift)
-        })
-        .collect();
-    entries.sort();
-    for (tag, kinds, physical, shift) in &entries {
-        let size = (1u64 << shift) >> 10;
+    let mut entries: Vec<_> = cpu.tlb.iter().collect();
+    entries.sort_by_key(|entry| entry.linear_page);
+    for entry in &entries {
+        let kind = |yes, letter| if yes { letter } else { '-' };
         line!(
             out,
-            "{:016x} -> {physical:012x} {kinds} context {:<4} page {size}K",
-            tag & !0xfff,
-            tag & 0xfff
+            "{:016x} -> {:012x} {}{} page {}K in {}",
+            entry.linear_page,
+            entry.physical_page,
+            kind(entry.read, 'r'),
+            kind(entry.write, 'w'),
+            (1u64 << entry.page_shift) >> 10,
+            entry.key
         );
     }
     line!(out, "{} entries", entries.len());
