@@ -113,11 +113,17 @@ fn popcnt<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
+/// Flags of the BMI1 and BMI2 logic: AF and PF are undefined (cleared on silicon).
+fn set_bmi<T: Int>(cpu: &mut Cpu, r: T) {
+    cpu.set_logic(r);
+    cpu.flags.parity = 1;
+}
+
 fn andn<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let b = S::read::<T>(cpu, i)?.zx();
     let r = T::of(!T::get(cpu, i.r[1]).zx() & b);
     T::set(cpu, i.r[0], r);
-    cpu.set_logic(r);
+    set_bmi(cpu, r);
     Ok(())
 }
 
@@ -143,7 +149,7 @@ fn lowest<T: Int, S: Source>(
     let value = S::read::<T>(cpu, i)?.zx();
     let r = T::of(f(value));
     T::set(cpu, i.r[0], r);
-    cpu.set_logic(r);
+    set_bmi(cpu, r);
     cpu.flags.set_cf(cf(value));
     Ok(())
 }
@@ -165,7 +171,7 @@ fn bzhi<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let n = T::get(cpu, i.r[2]).zx() & 0xff;
     let r = T::of(if n < u64::from(T::BITS) { value & ((1 << n) - 1) } else { value });
     T::set(cpu, i.r[0], r);
-    cpu.set_logic(r);
+    set_bmi(cpu, r);
     cpu.flags.set_cf(n >= u64::from(T::BITS));
     Ok(())
 }

@@ -14,6 +14,12 @@ fn msb<T: Int>(value: u64) -> bool {
     value >> (T::BITS - 1) & 1 != 0
 }
 
+/// OF after one bit has left to the left: whether the sign changed. For other counts than 1 OF is undefined; silicon
+/// (Intel, Golden Cove) gives what the first step would, and so do all of these.
+fn of_left<T: Int>(a: T) -> bool {
+    msb::<T>(a.zx() ^ a.zx() << 1)
+}
+
 macro_rules! shifts {
     ($($name:ident: |$cpu:ident, $a:ident, $n:ident| $body:block)*) => {$(
         struct $name;
@@ -32,7 +38,7 @@ shifts! {
         cpu.set_result(r);
         // AF is undefined; silicon clears it.
         cpu.flags.adjust = 0;
-        cpu.flags.set_cf_of(cf, cf != msb::<T>(r.zx()));
+        cpu.flags.set_cf_of(cf, of_left(a));
         r
     }
     Shr: |cpu, a, n| {
@@ -40,9 +46,7 @@ shifts! {
         let cf = a.zx() >> (n - 1) & 1 != 0;
         cpu.set_result(r);
         cpu.flags.adjust = 0;
-        // OF is defined for counts of 1 as the old sign; silicon gives the exclusive or of the result's top two bits.
-        let of = (r.zx() ^ r.zx() << 1) >> (T::BITS - 1) & 1 != 0;
-        cpu.flags.set_cf_of(cf, of);
+        cpu.flags.set_cf_of(cf, msb::<T>(a.zx()));
         r
     }
     Sar: |cpu, a, n| {
@@ -58,14 +62,14 @@ shifts! {
         let bits = n % T::BITS;
         let r = if bits == 0 { a } else { T::of(a.zx() << bits | a.zx() >> (T::BITS - bits)) };
         let cf = r.zx() & 1 != 0;
-        cpu.flags.set_cf_of(cf, cf != msb::<T>(r.zx()));
+        cpu.flags.set_cf_of(cf, of_left(a));
         r
     }
     Ror: |cpu, a, n| {
         let bits = n % T::BITS;
         let r = if bits == 0 { a } else { T::of(a.zx() >> bits | a.zx() << (T::BITS - bits)) };
         let cf = msb::<T>(r.zx());
-        cpu.flags.set_cf_of(cf, cf != (r.zx() >> (T::BITS - 2) & 1 != 0));
+        cpu.flags.set_cf_of(cf, msb::<T>(a.zx()) != (a.zx() & 1 != 0));
         r
     }
     Rcl: |cpu, a, n| {
@@ -79,7 +83,7 @@ shifts! {
         value = value << bits | value >> (width - bits);
         let r = T::of(value as u64);
         let cf = value >> T::BITS & 1 != 0;
-        cpu.flags.set_cf_of(cf, cf != msb::<T>(r.zx()));
+        cpu.flags.set_cf_of(cf, of_left(a));
         r
     }
     Rcr: |cpu, a, n| {
@@ -88,12 +92,13 @@ shifts! {
             // Nothing moves; silicon leaves the flags, too.
             return a;
         }
+        let of = cpu.flags.cf() != msb::<T>(a.zx());
         let mut value = u128::from(a.zx()) | u128::from(cpu.flags.cf()) << T::BITS;
         let width = T::BITS + 1;
         value = value >> bits | value << (width - bits);
         let r = T::of(value as u64);
         let cf = value >> T::BITS & 1 != 0;
-        cpu.flags.set_cf_of(cf, msb::<T>(r.zx()) != (r.zx() >> (T::BITS - 2) & 1 != 0));
+        cpu.flags.set_cf_of(cf, of);
         r
     }
 }
@@ -113,36 +118,47 @@ fn shift<O: Shift, T: Int, D: Place, S: Source>(cpu: &mut Cpu, i: &Insn) -> Resu
 }
 
 fn shld<T: Int, D: Place, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    double::<T, D, S>(cpu, i, |a, b, n| {
-        let (a, b) = (a.zx(), b.zx());
-        if n <= T::BITS {
-            let r = if n == T::BITS { b } else { a << n | b >> (T::BITS - n) };
-            (r, a >> (T::BITS - n) & 1 != 0)
-        } else {
-            // 16-bit operands and counts above 16, undefined by the manual: a:b:a shifts through, as on Intel silicon.
-            let wide = u128::from(a) << 32 | u128::from(b) << 16 | u128::from(a);
-            ((wide >> (32 - n)) as u64, wide >> (48 - n) & 1 != 0)
-        }
-    })
+    double::<T, D, S>(
+        cpu,
+        i,
+        |a, _| of_left(a),
+        |a, b, n| {
+            let (a, b) = (a.zx(), b.zx());
+            if n <= T::BITS {
+                let r = if n == T::BITS { b } else { a << n | b >> (T::BITS - n) };
+                (r, a >> (T::BITS - n) & 1 != 0)
+            } else {
+                // 16-bit operands and counts above 16, undefined by the manual: a:b:a shifts through, as on Intel silicon.
+                let wide = u128::from(a) << 32 | u128::from(b) << 16 | u128::from(a);
+                ((wide >> (32 - n)) as u64, wide >> (48 - n) & 1 != 0)
+            }
+        },
+    )
 }
 
 fn shrd<T: Int, D: Place, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    double::<T, D, S>(cpu, i, |a, b, n| {
-        let (a, b) = (a.zx(), b.zx());
-        if n <= T::BITS {
-            let r = if n == T::BITS { b } else { a >> n | b << (T::BITS - n) };
-            (r, a >> (n - 1) & 1 != 0)
-        } else {
-            let wide = u128::from(a) << 32 | u128::from(b) << 16 | u128::from(a);
-            ((wide >> n) as u64, wide >> (n - 1) & 1 != 0)
-        }
-    })
+    double::<T, D, S>(
+        cpu,
+        i,
+        |a, b| msb::<T>(a.zx()) != (b.zx() & 1 != 0),
+        |a, b, n| {
+            let (a, b) = (a.zx(), b.zx());
+            if n <= T::BITS {
+                let r = if n == T::BITS { b } else { a >> n | b << (T::BITS - n) };
+                (r, a >> (n - 1) & 1 != 0)
+            } else {
+                let wide = u128::from(a) << 32 | u128::from(b) << 16 | u128::from(a);
+                ((wide >> n) as u64, wide >> (n - 1) & 1 != 0)
+            }
+        },
+    )
 }
 
 #[inline(always)]
 fn double<T: Int, D: Place, S: Source>(
     cpu: &mut Cpu,
     i: &Insn,
+    of: impl FnOnce(T, T) -> bool,
     f: impl FnOnce(T, T, u32) -> (u64, bool),
 ) -> Result<(), Stop> {
     let count = (S::read::<u8>(cpu, i)?.zx() & mask::<T>()) as u32;
@@ -155,7 +171,7 @@ fn double<T: Int, D: Place, S: Source>(
         let r = T::of(r);
         cpu.set_result(r);
         cpu.flags.adjust = 0;
-        cpu.flags.set_cf_of(cf, msb::<T>(r.zx() ^ a.zx()));
+        cpu.flags.set_cf_of(cf, of(a, b));
         r
     })
 }
