@@ -6,18 +6,20 @@ use crate::coprocessor_error::CoprocessorError;
 use crate::cpu_test::{self, CpuTest};
 use crate::debug::{DebugConsole, DebugExit, PvPanic};
 use crate::device::{Device, DeviceContext, StateError};
-use crate::dma::{self, Dma};
 use crate::fabric::{Fabric, NO_CPU, PowerRequest};
 use crate::fw_cfg::{FwCfg, FwCfgConfig};
 use crate::hpet::{HPET_BASE, Hpet};
 use crate::i8042::KeyboardController;
+use crate::isa_dma::{self, IsaDma};
+use crate::pci::{ConfigSpace, PciDevice, PciFunctionInfo, PciHost, PciPlace};
 use crate::pit::Pit;
-use crate::reset_control::{Port92, ResetControl};
+use crate::reset_control::Port92;
 use crate::rtc::{CmosConfig, Rtc};
 use crate::uart::{CharBackend, Uart};
 use ringworld_core::{
     CpuId, GuestPhys, InterruptMessage, IoContext, Platform, PlatformAttention, StateHasher, VirtualTime,
 };
+use ringworld_mmu::GuestMemory;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where the I/O APIC's registers are.
@@ -25,8 +27,28 @@ pub const IOAPIC_BASE: GuestPhys = GuestPhys(0xfec0_0000);
 /// The base ports and ISA lines of COM1 to COM4.
 pub const COM_PORTS: [(u16, u8); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 
+/// A PCI device of the board.
+pub struct PciSlot {
+    /// Its name.
+    pub name: String,
+    /// Whether it sits behind a root port of its own; otherwise it is integrated on bus 0.
+    pub behind_port: bool,
+    /// The device number on bus 0 (of the device, or of its root port); `None` takes the next free one.
+    pub device: Option<u8>,
+    /// The function's number.
+    pub function: u8,
+    /// Its configuration space.
+    pub config: ConfigSpace,
+    /// What it does.
+    pub implementation: Box<dyn PciDevice>,
+}
+
 /// What is on a board.
 pub struct BoardConfig {
+    /// The memory that bus masters reach.
+    pub memory: Option<Arc<GuestMemory>>,
+    /// PCI devices; [`HostInput::Pci`] counts them from 0.
+    pub pci: Vec<PciSlot>,
     /// The clock's start and what CMOS memory says.
     pub cmos: CmosConfig,
     /// Where COM1, COM2, ... send to; as many ports exist as there are entries, at most four.
@@ -52,6 +74,8 @@ pub const CPU_TEST_MEMORY: GuestPhys = GuestPhys(0xff00_0000);
 impl Default for BoardConfig {
     fn default() -> Self {
         Self {
+            memory: None,
+            pci: Vec::new(),
             cmos: CmosConfig { start_time: 0, low_memory: 0, high_memory: 0, cpus: 1 },
             serial: Vec::new(),
             debug_console: None,
@@ -105,6 +129,8 @@ pub enum HostInput {
     Mouse,
     /// The power button; the bytes do not matter.
     PowerButton,
+    /// A PCI device of the configuration, by its place in the list.
+    Pci(usize),
 }
 
 /// Each device's name and state.
@@ -115,8 +141,12 @@ type DeviceImages = Vec<(String, Vec<u8>)>;
 enum Target {
     Pic,
     IoApic,
+    PciPorts,
     Device(u32),
 }
+
+/// The owner of the PCI functions' timers and lines.
+const PCI_OWNER: u32 = Fabric::MAX_OWNERS - 1;
 
 struct Slot {
     name: &'static str,
@@ -130,6 +160,9 @@ struct Inner {
     devices: Vec<Slot>,
     /// The latest moment seen. Devices' time never runs backward, whichever CPU's turn it is.
     now: VirtualTime,
+    pci: PciHost,
+    /// The configured PCI devices' numbers at the root complex.
+    pci_slots: Vec<usize>,
     serial: Vec<u32>,
     keyboard: u32,
     acpi: u32,
@@ -150,6 +183,8 @@ impl Board {
             memory: Bus::memory(),
             devices: Vec::new(),
             now: VirtualTime(0),
+            pci: PciHost::new(acpi_pm::PM_BASE),
+            pci_slots: Vec::new(),
             serial: Vec::new(),
             keyboard: 0,
             acpi: 0,
@@ -187,6 +222,22 @@ impl Board {
         for owner in 0..inner.devices.len() as u32 {
             inner.with(owner, NO_CPU, |device, ctx| device.reset(ctx));
         }
+        inner.with_pci(NO_CPU, |pci, ctx| pci.reset(ctx));
+    }
+
+    /// Gives PCI buses, addresses and interrupt lines, as firmware does; for guests that are loaded without firmware.
+    pub fn assign_pci(&self) {
+        self.lock().pci.assign();
+    }
+
+    /// The PCI functions, to look at.
+    pub fn pci_functions(&self) -> Vec<PciFunctionInfo> {
+        self.lock().pci.info()
+    }
+
+    /// What the graphics card shows, if there is one.
+    pub fn screen(&self) -> Option<crate::Screen> {
+        self.lock().pci.screen()
     }
 
     /// The moment of the next event on the board. The machine's loop must call [`Board::advance`] then; if an earlier
@@ -229,7 +280,14 @@ impl Board {
     pub fn input(&self, to: HostInput, bytes: &[u8], now: VirtualTime) {
         let mut inner = self.lock();
         inner.advance(now);
+        if let HostInput::Pci(slot) = to {
+            if let Some(&function) = inner.pci_slots.get(slot) {
+                inner.with_pci(NO_CPU, |pci, ctx| pci.input(function, bytes, ctx));
+            }
+            return;
+        }
         let owner = match to {
+            HostInput::Pci(_) => None,
             HostInput::Serial(port) => inner.serial.get(port).copied(),
             HostInput::Keyboard | HostInput::Mouse => Some(inner.keyboard),
             HostInput::PowerButton => Some(inner.acpi),
@@ -265,6 +323,7 @@ impl Board {
         for slot in &inner.devices {
             slot.device.hash_state(hasher);
         }
+        inner.pci.hash_state(hasher);
     }
 
     /// The state of the board and its devices as bytes.
@@ -272,13 +331,14 @@ impl Board {
         let inner = self.lock();
         let devices = inner.devices.iter().map(|slot| Ok((slot.name, slot.device.save()?)));
         let devices = devices.collect::<Result<Vec<_>, StateError>>()?;
-        Ok(postcard::to_stdvec(&(inner.now, inner.fabric.save()?, devices))?)
+        Ok(postcard::to_stdvec(&(inner.now, inner.fabric.save()?, inner.pci.save()?, devices))?)
     }
 
     /// Takes over a state that [`Board::save`] wrote on a board of the same configuration. After an error the board's
     /// state is undefined but harmless; reset it.
     pub fn restore(&self, image: &[u8]) -> Result<(), StateError> {
-        let (now, fabric, devices): (VirtualTime, Vec<u8>, DeviceImages) = postcard::from_bytes(image)?;
+        let (now, fabric, pci, devices): (VirtualTime, Vec<u8>, Vec<u8>, DeviceImages) =
+            postcard::from_bytes(image)?;
         let mut inner = self.lock();
         if devices.len() != inner.devices.len() {
             return Err(StateError::OtherBoard(format!("{} devices", devices.len())));
@@ -291,6 +351,7 @@ impl Board {
         for (slot, (_, state)) in inner.devices.iter_mut().zip(&devices) {
             slot.device.restore(state)?;
         }
+        inner.pci.restore(&pci)?;
         inner.now = now;
         inner.fabric.restore(&fabric)
     }
@@ -305,7 +366,7 @@ impl Inner {
         memory: &[Region],
     ) -> Result<u32, BusError> {
         let owner = self.devices.len() as u32;
-        if owner >= Fabric::MAX_OWNERS {
+        if owner >= PCI_OWNER {
             return Err(BusError::TooManyDevices);
         }
         self.devices.push(Slot { name, device });
@@ -319,6 +380,17 @@ impl Inner {
     }
 
     fn populate(&mut self, config: BoardConfig) -> Result<(), BusError> {
+        self.fabric.memory = config.memory;
+        for slot in config.pci {
+            let device = slot.device.or_else(|| self.pci.free_device(1)).ok_or(BusError::TooManyDevices)?;
+            let place = match slot.behind_port {
+                true => self.pci.add_root_port(device),
+                false => PciPlace::Root(device, slot.function),
+            };
+            let function = self.pci.add(&slot.name, place, slot.config, slot.implementation);
+            self.pci_slots.push(function);
+        }
+        self.ports.register(Region::new("pci-config", 0xcf8, 8, 4), Target::PciPorts)?;
         for (base, offset) in [(0x20, 0), (0xa0, 2), (0x4d0, 4)] {
             self.ports.register(Region::new("pic", base, 2, 1).at_offset(offset), Target::Pic)?;
         }
@@ -340,17 +412,15 @@ impl Inner {
         let port = Region::new("coprocessor-error", 0xf0, 1, 1);
         self.attach("coprocessor-error", Box::new(CoprocessorError::default()), &[port], &[])?;
         self.attach("port92", Box::new(Port92::default()), &[Region::new("port92", 0x92, 1, 1)], &[])?;
-        let reset = Region::new("reset-control", 0xcf8, 8, 4);
-        self.attach("reset-control", Box::new(ResetControl::default()), &[reset], &[])?;
         self.attach("pvpanic", Box::new(PvPanic::default()), &[Region::new("pvpanic", 0x505, 1, 1)], &[])?;
         let i8042 = [Region::new("i8042", 0x60, 1, 1), Region::new("i8042", 0x64, 1, 1).at_offset(1)];
         self.keyboard = self.attach("i8042", Box::new(KeyboardController::default()), &i8042, &[])?;
         let dma_ports = [
             Region::new("dma1", 0x00, 0x10, 1),
-            Region::new("dma-page", 0x80, 0x10, 1).at_offset(dma::PAGES),
+            Region::new("dma-page", 0x80, 0x10, 1).at_offset(isa_dma::PAGES),
             Region::new("dma2", 0xc0, 0x20, 1).at_offset(0x20),
         ];
-        self.attach("dma", Box::new(Dma::default()), &dma_ports, &[])?;
+        self.attach("dma", Box::new(IsaDma::default()), &dma_ports, &[])?;
         let fw_cfg = Region::new("fw_cfg", 0x510, 2, 2);
         self.attach("fw_cfg", Box::new(FwCfg::new(config.fw_cfg)), &[fw_cfg], &[])?;
         if config.hpet {
@@ -384,9 +454,28 @@ impl Inner {
         }
     }
 
+    fn with_pci(&mut self, cpu: CpuId, call: impl FnOnce(&mut PciHost, &mut DeviceContext<'_>)) {
+        let mut ctx = DeviceContext::new(self.now, cpu, PCI_OWNER, &mut self.fabric);
+        call(&mut self.pci, &mut ctx);
+    }
+
+    /// The piece of an access that PCI functions answer where nothing else is, if one does.
+    fn pci_piece(&self, ports: bool, addr: u64, len: usize) -> Option<usize> {
+        let room = self.pci.claims(ports, addr)?;
+        let mut size = if ports { 4 } else { 8 };
+        while size > len || addr & (size as u64 - 1) != 0 || size as u64 > room {
+            size /= 2;
+        }
+        Some(size.max(1))
+    }
+
     fn advance(&mut self, now: VirtualTime) {
         while let Some((at, key)) = self.fabric.pop_due(now) {
             self.now = self.now.max(at);
+            if key.owner == PCI_OWNER {
+                self.with_pci(NO_CPU, |pci, ctx| pci.timer(key.timer, ctx));
+                continue;
+            }
             self.with(key.owner, NO_CPU, |device, ctx| device.timer(key.timer, ctx));
         }
         self.now = self.now.max(now);
@@ -406,7 +495,19 @@ impl Inner {
                 Some((Target::Device(owner), offset)) => {
                     self.with(owner, ctx.cpu, |device, ctx| device.read(offset, bytes, ctx));
                 }
-                None => {}
+                Some((Target::PciPorts, offset)) => {
+                    self.with_pci(ctx.cpu, |pci, ctx| pci.port_read(offset, bytes, ctx));
+                }
+                None => {
+                    let addr = addr.wrapping_add(at as u64);
+                    if let Some(len) = self.pci_piece(ports, addr, data.len() - at) {
+                        let bytes = &mut data[at..at + len];
+                        self.with_pci(ctx.cpu, |pci, ctx| pci.read(ports, addr, bytes, ctx));
+                        at += len;
+                        continue;
+                    }
+                    (if ports { &mut self.ports } else { &mut self.memory }).unclaimed += 1;
+                }
             }
             at += piece.len;
         }
@@ -427,7 +528,19 @@ impl Inner {
                 Some((Target::Device(owner), offset)) => {
                     self.with(owner, ctx.cpu, |device, ctx| device.write(offset, bytes, ctx));
                 }
-                None => {}
+                Some((Target::PciPorts, offset)) => {
+                    self.with_pci(ctx.cpu, |pci, ctx| pci.port_write(offset, bytes, ctx));
+                }
+                None => {
+                    let addr = addr.wrapping_add(at as u64);
+                    if let Some(len) = self.pci_piece(ports, addr, data.len() - at) {
+                        let bytes = &data[at..at + len];
+                        self.with_pci(ctx.cpu, |pci, ctx| pci.write(ports, addr, bytes, ctx));
+                        at += len;
+                        continue;
+                    }
+                    (if ports { &mut self.ports } else { &mut self.memory }).unclaimed += 1;
+                }
             }
             at += piece.len;
         }
@@ -606,7 +719,7 @@ mod tests {
     #[test]
     fn nothing_answers_with_ones() {
         let (board, _) = board();
-        for port in [0xcf8, 0xcfc, 0x1234, 0xfffe] {
+        for port in [0xcfc, 0x1234, 0xfffe] {
             assert_eq!(input(&board, 0, port, 4), 0xffff_ffff, "port {port:#x}");
         }
         let mut data = [0; 64];

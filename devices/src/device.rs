@@ -1,7 +1,10 @@
 //! What a device is to the board, and what the board offers to a device.
 
+use crate::dma::{Dma, RequesterId};
 use crate::fabric::{A20Source, Fabric, PowerRequest};
-use ringworld_core::{CpuId, StateHasher, VirtualTime};
+use ringworld_core::{CpuId, GuestPhys, StateHasher, VirtualTime};
+use ringworld_mmu::GuestMemory;
+use std::sync::Arc;
 
 /// The board's or a device's state could not be written or read back.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +130,29 @@ impl<'a> DeviceContext<'a> {
         self.fabric.set_legacy_replacement(self.owner, on);
     }
 
+    /// Drives IRQ `irq` of the 8259 only, as the routing of PCI interrupts does.
+    pub(crate) fn set_pic_irq(&mut self, irq: u8, asserted: bool) {
+        self.fabric.set_pic_irq(irq, asserted);
+    }
+
+    /// The memory that bus masters reach.
+    pub(crate) fn guest_memory(&self) -> Option<Arc<GuestMemory>> {
+        self.fabric.memory.clone()
+    }
+
+    /// A bus master's way to memory.
+    pub fn dma(&self, requester: RequesterId) -> Dma {
+        Dma::new(self.guest_memory(), requester)
+    }
+
+    /// A message-signalled interrupt of `requester`: a write of `data` to `address`, to interrupt controllers or to memory.
+    pub fn message(&mut self, requester: RequesterId, address: u64, data: u32) {
+        if !self.fabric.message(address, data) {
+            // Where there is no memory, the write is lost, as any other.
+            let _ = self.dma(requester).write(GuestPhys(address & !3), &data.to_le_bytes());
+        }
+    }
+
     /// Pulses SMI# (to all CPUs, as a chipset does).
     pub fn raise_smi(&mut self) {
         self.fabric.raise_smi();
@@ -170,7 +196,11 @@ pub(crate) mod testing {
 
     impl<D: Device> Bench<D> {
         pub(crate) fn new(device: D) -> Self {
-            let mut bench = Self { device, fabric: Fabric::default(), now: VirtualTime(0) };
+            Self::with_fabric(device, Fabric::default())
+        }
+
+        pub(crate) fn with_fabric(device: D, fabric: Fabric) -> Self {
+            let mut bench = Self { device, fabric, now: VirtualTime(0) };
             bench.with(|device, ctx| device.reset(ctx));
             bench
         }

@@ -7,7 +7,9 @@ use ringworld_core::{
     CpuId, Delivery, Destination, EventKey, EventQueue, InterruptMessage, PlatformAttention, StateHasher,
     TriggerMode, VirtualTime,
 };
+use ringworld_mmu::GuestMemory;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A change of the machine's power state that a device asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -56,6 +58,8 @@ struct State {
     ioapic: IoApic,
     /// Per line: which devices assert it, one bit each.
     sources: [u64; PINS],
+    /// IRQs of the 8259 that PCI interrupts are routed to, one bit each.
+    pic_lines: u16,
     messages: Vec<InterruptMessage>,
     power: Option<PowerRequest>,
     a20_keyboard: bool,
@@ -75,6 +79,8 @@ pub(crate) struct Fabric {
     horizon: VirtualTime,
     intr_seen: bool,
     pub(crate) attention: PlatformAttention,
+    /// What bus masters reach.
+    pub(crate) memory: Option<Arc<GuestMemory>>,
 }
 
 impl Default for Fabric {
@@ -84,6 +90,7 @@ impl Default for Fabric {
                 pic: PicPair::default(),
                 ioapic: IoApic::default(),
                 sources: [0; PINS],
+                pic_lines: 0,
                 messages: Vec::new(),
                 power: None,
                 a20_keyboard: true,
@@ -96,6 +103,7 @@ impl Default for Fabric {
             horizon: VirtualTime::NEVER,
             intr_seen: false,
             attention: PlatformAttention::default(),
+            memory: None,
         }
     }
 }
@@ -104,9 +112,10 @@ impl Fabric {
     /// The most devices that can drive interrupt lines.
     pub(crate) const MAX_OWNERS: u32 = 64;
 
-    /// Back to power-on; the attention flag stays the same object.
+    /// Back to power-on; the attention flag and memory stay the same objects.
     pub(crate) fn reset(&mut self) {
-        *self = Self { attention: self.attention.clone(), ..Self::default() };
+        let memory = self.memory.take();
+        *self = Self { attention: self.attention.clone(), memory, ..Self::default() };
     }
 
     pub(crate) fn set_irq(&mut self, owner: u32, line: u8, asserted: bool) {
@@ -114,6 +123,49 @@ impl Fabric {
         let bit = 1u64 << (owner % Self::MAX_OWNERS);
         *sources = if asserted { *sources | bit } else { *sources & !bit };
         self.drive(line);
+    }
+
+    /// PCI interrupts assert or release an IRQ of the 8259, which does not reach the I/O APIC that way.
+    pub(crate) fn set_pic_irq(&mut self, irq: u8, asserted: bool) {
+        let bit = 1u16 << (irq & 15);
+        let before = self.state.pic_lines;
+        self.state.pic_lines = if asserted { before | bit } else { before & !bit };
+        if self.state.pic_lines != before {
+            self.drive(irq & 15);
+        }
+    }
+
+    /// A device's write of `data` to `address`, if that is an interrupt message (SDM 3A 12.11); false if not.
+    pub(crate) fn message(&mut self, address: u64, data: u32) -> bool {
+        if address >> 20 != 0xfee {
+            return false;
+        }
+        let destination = (address >> 12 & 0xff) as u32;
+        let delivery = match data >> 8 & 7 {
+            0 => Delivery::Fixed,
+            1 => Delivery::LowestPriority,
+            2 => Delivery::Smi,
+            4 => Delivery::Nmi,
+            5 => Delivery::Init,
+            7 => Delivery::ExtInt,
+            // Reserved: nothing takes it.
+            _ => return true,
+        };
+        let level = data & 1 << 15 != 0;
+        self.send(InterruptMessage {
+            source: None,
+            // Destination mode counts only with the redirection hint, which chipsets do not look at.
+            destination: if address & 4 != 0 {
+                Destination::Logical(destination)
+            } else {
+                Destination::Physical(destination)
+            },
+            delivery,
+            vector: data as u8,
+            trigger: if level { TriggerMode::Level } else { TriggerMode::Edge },
+            assert: !level || data & 1 << 14 != 0,
+        });
+        true
     }
 
     /// Whether any device asserts `line`.
@@ -148,7 +200,7 @@ impl Fabric {
     fn drive(&mut self, line: u8) {
         let level = self.irq(line);
         if line < 16 {
-            self.state.pic.set_line(line, level);
+            self.state.pic.set_line(line, level || self.state.pic_lines >> line & 1 != 0);
         }
         match line {
             0 => self.set_pin(TIMER_PIN, level),

@@ -55,6 +55,8 @@ mod fw_cfg;
 mod hpet;
 mod i8042;
 mod ioapic;
+mod isa_dma;
+pub mod pci;
 mod pic;
 mod pit;
 mod ps2_keyboard;
@@ -62,7 +64,10 @@ mod ps2_mouse;
 mod reset_control;
 mod rtc;
 mod rtc_calendar;
+mod screen;
+pub mod storage;
 mod uart;
+pub mod virtio;
 
 pub use acpi_pm::{
     ACPI_DISABLE, ACPI_ENABLE, GPE0, PM_BASE, PM_TIMER, PM_TIMER_HZ, PM1A_CONTROL, SCI_IRQ, SLP_TYP_S3,
@@ -70,13 +75,16 @@ pub use acpi_pm::{
 };
 pub use board::{
     Board, BoardConfig, BoardCounters, COM_PORTS, CPU_TEST_MEMORY, HostInput, IOAPIC_BASE, OutputBuffer,
+    PciSlot,
 };
 pub use bus::{BusError, Region, RegionCounters};
 pub use device::{Device, DeviceContext, StateError};
+pub use dma::{Dma, DmaError, RequesterId};
 pub use fabric::{A20Source, PowerRequest};
 pub use fw_cfg::FwCfgConfig;
 pub use hpet::HPET_BASE;
 pub use i8042::{key_event, mouse_event};
 pub use pit::PIT_HZ;
 pub use rtc::CmosConfig;
+pub use screen::Screen;
 pub use uart::CharBackend;

@@ -3,12 +3,15 @@
 mod dsdt;
 mod fadt;
 mod madt;
+mod pci;
+
+pub use pci::PciConfig;
 
 use crate::LoadError;
 use crate::image::Placer;
 use crate::memory_map::{BIOS_AREA, BIOS_SEGMENT};
 use acpi_tables::sdt::{GenericAddress, Sdt};
-use acpi_tables::{Aml, facs::FACS};
+use acpi_tables::{Aml, AmlSink, facs::FACS};
 use ringworld_core::GuestPhys;
 
 const OEM_ID: [u8; 6] = *b"RINGWD";
@@ -23,7 +26,7 @@ const HPET_ADDRESS: u64 = 0xfed0_0000;
 const HPET_BLOCK_ID: u32 = 0x8086_a201;
 
 /// What the tables describe, beyond what every board of this machine has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct AcpiConfig {
     /// The number of CPUs; their local APIC IDs count from 0.
     pub cpus: u32,
@@ -31,6 +34,8 @@ pub struct AcpiConfig {
     pub serial_ports: usize,
     /// Whether there is an HPET.
     pub hpet: bool,
+    /// The PCI Express root complex, if there is one.
+    pub pci: Option<PciConfig>,
 }
 
 /// Builds the tables and puts them into the BIOS area, the RSDP at its start, where operating systems search for it.
@@ -43,6 +48,9 @@ pub(crate) fn place(placer: &mut Placer, config: &AcpiConfig) -> Result<GuestPhy
     let mut tables = vec![area.add(&fadt::table(facs, dsdt), 16), area.add(&madt::table(config.cpus), 16)];
     if config.hpet {
         tables.push(area.add(&hpet(), 16));
+    }
+    if let Some(config) = &config.pci {
+        tables.push(area.add(&pci::mcfg(config), 16));
     }
     let mut rsdt = sdt(*b"RSDT", 1);
     let mut xsdt = sdt(*b"XSDT", 1);
@@ -72,6 +80,15 @@ impl Area {
         let address = BIOS_AREA as u32 + self.0.len() as u32;
         self.0.extend_from_slice(table);
         address
+    }
+}
+
+/// AML that is already made.
+struct Bytes(Vec<u8>);
+
+impl Aml for Bytes {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        sink.vec(&self.0);
     }
 }
 
@@ -125,10 +142,19 @@ mod tests {
     use crate::MemoryMap;
     use std::io::Write;
 
+    fn pci() -> PciConfig {
+        PciConfig {
+            ecam: 0xb000_0000,
+            memory32: 0xc000_0000..0xfec0_0000,
+            memory64: 0x40_0000_0000..0x50_0000_0000,
+            interrupt: |device, pin| 16 + (device + pin) % 8,
+        }
+    }
+
     fn tables(cpus: u32, hpet: bool) -> Result<Vec<u8>, LoadError> {
         let map = MemoryMap::pc(64 << 20).unwrap();
         let mut placer = Placer::new(&map);
-        let rsdp = place(&mut placer, &AcpiConfig { cpus, serial_ports: 2, hpet })?;
+        let rsdp = place(&mut placer, &AcpiConfig { cpus, serial_ports: 2, hpet, pci: hpet.then(pci) })?;
         assert_eq!(rsdp.0, BIOS_AREA);
         let image = placer.finish(Entry::real(0, 0, crate::Registers::default()));
         Ok(image.pieces()[0].bytes().to_vec())
@@ -175,7 +201,7 @@ mod tests {
             let found = walk(&tables(cpus, hpet).unwrap());
             let names: Vec<&str> = found.iter().map(|(name, _)| &name[..]).collect();
             let mut expected = vec!["RSDT", "XSDT", "FACP", "FACS", "DSDT", "APIC"];
-            expected.extend(hpet.then_some("HPET"));
+            expected.extend(hpet.then_some(["HPET", "MCFG"]).into_iter().flatten());
             assert_eq!(names, expected);
         }
     }

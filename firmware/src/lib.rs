@@ -21,7 +21,7 @@ mod page_tables;
 mod pvh;
 mod raw;
 
-pub use acpi::AcpiConfig;
+pub use acpi::{AcpiConfig, PciConfig};
 pub use boot::{BootFile, BootRequest, Kind, detect, load, read_file};
 pub use cpio::{Archive, CpioError};
 pub use entry::{DescriptorTable, Entry, Mode, Registers, Segment, Segments};

@@ -1,5 +1,6 @@
 //! A PC's physical memory: what is RAM, what is reserved, and what an operating system is told of it (ACPI 15.1).
 
+use core::ops::Range;
 use ringworld_core::{GuestPhys, PAGE_MASK};
 use ringworld_mmu::{MemoryRegion, RegionKind};
 use thiserror::Error;
@@ -19,7 +20,9 @@ pub(crate) const BIOS_AREA: u64 = 0xe_0000;
 /// The BIOS's last 64 KiB, which real-mode code sees at F000:0000.
 pub(crate) const BIOS_SEGMENT: u64 = 0xf_0000;
 /// The hole for memory-mapped devices starts here at the lowest.
-const DEVICE_HOLE: u64 = 3 * GIB;
+const DEVICE_HOLE: u64 = 2 * GIB;
+/// PCI Express configuration space.
+const ECAM: Range<u64> = 0xb000_0000..0xc000_0000;
 const FOUR_GIB: u64 = 4 * GIB;
 /// More than any CPU model's physical address width lets a guest reach.
 const MAX_RAM: u64 = 1 << 46;
@@ -69,7 +72,7 @@ pub struct MemoryMap {
 pub struct MemorySizeError(pub u64);
 
 impl MemoryMap {
-    /// A PC with `ram` bytes of memory: up to 3 GiB from address 0, the rest from 4 GiB on. The memory under the VGA
+    /// A PC with `ram` bytes of memory: up to 2 GiB from address 0, the rest from 4 GiB on. The memory under the VGA
     /// window and in the BIOS's place counts, as on a real PC, although the operating system does not get it.
     pub fn pc(ram: u64) -> Result<Self, MemorySizeError> {
         if !(2 * MIB..=MAX_RAM).contains(&ram) || ram & PAGE_MASK != 0 {
@@ -80,6 +83,7 @@ impl MemoryMap {
             MemoryRange::new(EBDA, VGA_WINDOW, Usage::Reserved),
             MemoryRange::new(BIOS_AREA, MIB, Usage::Reserved),
             MemoryRange::new(MIB, ram.min(DEVICE_HOLE), Usage::Ram),
+            MemoryRange::new(ECAM.start, ECAM.end, Usage::Reserved),
             // I/O APIC, HPET and local APIC.
             MemoryRange::new(0xfec0_0000, 0xfec0_1000, Usage::Reserved),
             MemoryRange::new(0xfed0_0000, 0xfed0_0400, Usage::Reserved),
@@ -129,9 +133,9 @@ mod tests {
         for (ram, low_end, high) in [
             (2 * MIB, 2 * MIB, 0),
             (512 * MIB, 512 * MIB, 0),
-            (3 * GIB, 3 * GIB, 0),
-            (3 * GIB + 4096, 3 * GIB, 4096),
-            (16 * GIB, 3 * GIB, 13 * GIB),
+            (2 * GIB, 2 * GIB, 0),
+            (2 * GIB + 4096, 2 * GIB, 4096),
+            (16 * GIB, 2 * GIB, 14 * GIB),
         ] {
             let map = MemoryMap::pc(ram).unwrap();
             assert_eq!(map.low_ram_end().0, low_end);

@@ -1,6 +1,6 @@
 //! The DSDT: the devices that an operating system cannot find by itself (ACPI 5.2.11.1, ACPI 6).
 
-use super::{AcpiConfig, HPET_ADDRESS, bytes_of, sdt};
+use super::{AcpiConfig, Bytes, HPET_ADDRESS, bytes_of, pci, sdt};
 use acpi_tables::aml::{Device, EISAName, IO, Memory32Fixed, Name, Package, Path, ResourceTemplate, Scope};
 use acpi_tables::{Aml, AmlSink};
 
@@ -95,20 +95,13 @@ fn device(name: &str, id: &dyn Aml, uid: &dyn Aml, resources: Option<Vec<&dyn Am
     Bytes(bytes)
 }
 
-/// AML that is already made.
-struct Bytes(Vec<u8>);
-
-impl Aml for Bytes {
-    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        sink.vec(&self.0);
-    }
-}
-
 pub(super) fn table(config: &AcpiConfig) -> Vec<u8> {
     let processors: Vec<Processor> = (0..config.cpus.min(0x1000)).map(Processor).collect();
     let mut devices: Vec<&dyn Aml> = ISA_DEVICES.iter().map(|device| device as &dyn Aml).collect();
     devices.extend(SERIAL_PORTS.iter().take(config.serial_ports).map(|port| port as &dyn Aml));
     devices.extend(config.hpet.then_some(&Hpet as &dyn Aml));
+    let bridge = config.pci.as_ref().map(pci::host_bridge);
+    devices.extend(bridge.iter().map(|bridge| bridge as &dyn Aml));
     devices.extend(processors.iter().map(|processor| processor as &dyn Aml));
     let bus = Scope::new("\\_SB_".into(), devices);
     let off = Package::new(vec![&SLEEP_TYPE_S5, &SLEEP_TYPE_S5, &0u8, &0u8]);

@@ -133,6 +133,9 @@ pub struct MachineArgs {
     /// RAM: a number of MiB, or with a suffix K, M, G or T
     #[arg(short, long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     pub memory: u64,
+    /// A disk: file=FILE[,if=virtio][,format=raw|qcow2][,readonly=on][,snapshot=on] (may be repeated)
+    #[arg(long, value_name = "file=FILE,...", value_parser = crate::drive::parse_drive)]
+    pub drive: Vec<ringworld_machine::Drive>,
     /// What executes instructions
     #[arg(long, value_enum, default_value_t = Engine::Interp)]
     pub engine: Engine,
@@ -321,7 +324,7 @@ fn parse_architecture(text: &str) -> Result<Architecture, String> {
 
 /// QEMU's options with one dash, as this program's.
 pub fn qemu_forms(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    const FORMS: [&str; 5] = ["-kernel", "-initrd", "-append", "-cpu", "-smp"];
+    const FORMS: [&str; 6] = ["-kernel", "-initrd", "-append", "-cpu", "-smp", "-drive"];
     arguments
         .map(|argument| match argument.to_str() {
             Some(text) if FORMS.contains(&text) => format!("-{text}").into(),

@@ -6,6 +6,7 @@ mod conform;
 mod console;
 mod cpus;
 mod disassembly;
+mod drive;
 mod exit;
 mod guests;
 mod monitor;

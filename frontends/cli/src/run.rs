@@ -62,6 +62,7 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
         time: if real { TimeMode::Real } else { TimeMode::Deterministic },
         seed: args.seed,
         cpu_test: args.cpu_test,
+        drives: args.drive.clone(),
         reboot: !args.no_reboot,
         ..MachineConfig::default()
     };

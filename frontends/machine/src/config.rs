@@ -1,5 +1,6 @@
 //! What a machine is made of, as plain data.
 
+use ringworld_devices::storage::DiskOptions;
 use ringworld_firmware::{BootFile, Kind, LoadError, read_file};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -106,6 +107,22 @@ impl FromStr for Loader {
     }
 }
 
+/// What a disk is attached to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Interface {
+    /// A virtio block device.
+    Virtio,
+}
+
+/// A disk of the guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Drive {
+    /// The image.
+    pub disk: DiskOptions,
+    /// What it is attached to.
+    pub interface: Interface,
+}
+
 /// What virtual time follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum TimeMode {
@@ -140,6 +157,8 @@ pub struct MachineConfig {
     pub command_line: String,
     /// How the kernel is started.
     pub loader: Loader,
+    /// Disks.
+    pub drives: Vec<Drive>,
     /// What virtual time follows.
     pub time: TimeMode,
     /// What the real-time clock shows at power-on, in seconds since 1970-01-01 UTC.
@@ -167,6 +186,7 @@ impl Default for MachineConfig {
             modules: Vec::new(),
             command_line: String::new(),
             loader: Loader::Auto,
+            drives: Vec::new(),
             time: TimeMode::Deterministic,
             rtc_start: DEFAULT_RTC_START,
             seed: 0,

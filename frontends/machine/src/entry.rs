@@ -8,8 +8,8 @@ use ringworld_x86::segment::Segment;
 use ringworld_x86::state::{TableRegister, gpr};
 
 /// Where the hole for devices below 4 GiB starts, and its size.
-const DEVICE_HOLE: u64 = 0xc000_0000;
-const DEVICE_HOLE_SIZE: u64 = 0x4000_0000;
+const DEVICE_HOLE: u64 = 0x8000_0000;
+const DEVICE_HOLE_SIZE: u64 = 0x8000_0000;
 
 /// Memory types (SDM 3A 12.3.1).
 const UNCACHEABLE: u64 = 0;

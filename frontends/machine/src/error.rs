@@ -1,6 +1,7 @@
 //! Why a machine cannot be built or go on: each error is one line that says what, where and what to do.
 
 use ringworld_devices::BusError;
+use ringworld_devices::storage::DiskError;
 use ringworld_firmware::{LoadError, MemorySizeError};
 use ringworld_mmu::{MemoryError, Unbacked};
 use ringworld_x86::model::ModelError;
@@ -23,6 +24,9 @@ pub enum MachineError {
     /// The board cannot be built.
     #[error("cannot build the board: {0}: move the device")]
     Bus(#[from] BusError),
+    /// A disk cannot be had.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// An impossible number of CPUs.
     #[error("a machine of {0} CPUs is not possible: give 1 to {max}", max = crate::MAX_CPUS)]
     CpuCount(

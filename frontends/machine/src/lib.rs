@@ -28,12 +28,14 @@ mod interrupts;
 mod log;
 mod machine;
 mod pace;
+mod peripherals;
 mod schedule;
 mod stats;
 mod stop;
 
 pub use config::{
-    DEFAULT_RTC_START, Loader, MAX_CPUS, MachineConfig, Source, TimeMode, UnknownLoader, host_time,
+    DEFAULT_RTC_START, Drive, Interface, Loader, MAX_CPUS, MachineConfig, Source, TimeMode, UnknownLoader,
+    host_time,
 };
 pub use error::MachineError;
 pub use host::{HostEvent, MachineHandle};
@@ -44,5 +46,6 @@ pub use stats::{CpuStats, RegionStats, Stats};
 pub use stop::{RunUntil, StopReason};
 
 pub use ringworld_devices::CharBackend;
+pub use ringworld_devices::storage::{DiskError, DiskOptions, ImageFormat};
 pub use ringworld_firmware::{BootFile, LoadError};
 pub use ringworld_x86::interp::{NoObserver, Observer};

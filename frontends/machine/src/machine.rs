@@ -4,7 +4,7 @@ use crate::host::MachineHandle;
 use crate::log::{Recorder, Recording, RecordingEnd, RecordingHeader};
 use crate::pace::Pace;
 use crate::stats::{CpuStats, Stats};
-use crate::{MAX_CPUS, MachineConfig, MachineError, StopReason, TimeMode, entry};
+use crate::{MAX_CPUS, MachineConfig, MachineError, StopReason, TimeMode, entry, peripherals};
 use ringworld_core::{CpuId, Platform, StateHasher, VirtualTime};
 use ringworld_devices::{Board, BoardConfig, CharBackend, CmosConfig, FwCfgConfig};
 use ringworld_firmware::{AcpiConfig, BootRequest, Image, MemoryMap, load};
@@ -85,12 +85,19 @@ impl Machine {
                 .collect::<Result<_, _>>()?,
             command_line: &config.command_line,
             memory: &map,
-            acpi: AcpiConfig { cpus: config.cpus, serial_ports: backends.serial.len(), hpet: true },
+            acpi: AcpiConfig {
+                cpus: config.cpus,
+                serial_ports: backends.serial.len(),
+                hpet: true,
+                pci: Some(peripherals::pci_config(&map)),
+            },
         };
         let image = load(&request)?;
         let memory = Arc::new(GuestMemory::new(&map.regions())?);
         let low_memory = map.low_ram_end().0;
         let board = Arc::new(Board::new(BoardConfig {
+            memory: Some(memory.clone()),
+            pci: peripherals::build(&config)?,
             cmos: CmosConfig {
                 start_time: config.rtc_start,
                 low_memory,
@@ -138,6 +145,7 @@ impl Machine {
     /// Puts the guest into memory and the CPUs to their starts.
     fn load(&mut self) -> Result<(), MachineError> {
         self.image.write_to(&self.memory)?;
+        self.board.assign_pci();
         for core in &mut self.cores {
             entry::firmware_state(&mut core.cpu);
             if core.cpu.lapic.is_bsp() {

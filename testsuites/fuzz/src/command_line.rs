@@ -63,7 +63,7 @@ fn kernel(random: &mut Random) -> &'static str {
         modules: vec![module],
         command_line: &text,
         memory: &memory,
-        acpi: AcpiConfig { cpus: 1, serial_ports: 1, hpet: true },
+        acpi: AcpiConfig { cpus: 1, serial_ports: 1, hpet: true, pci: None },
     };
     let result = load(&request);
     if let Ok(image) = &result {
