@@ -196,6 +196,7 @@ impl Cpu {
     /// Delivers one event, or raises what goes wrong.
     pub(crate) fn deliver(&mut self, event: Event) -> Result<(), Stop> {
         self.external = u16::from(!event.software());
+        let from = self.rip();
         if self.mode.guest() {
             self.virt.vectoring = Some(event);
         }
@@ -209,6 +210,9 @@ impl Cpu {
         self.external = 0;
         if result.is_ok() {
             self.virt.vectoring = None;
+            if self.boundary & boundary::LAST_BRANCH != 0 {
+                self.note_event_branch(from);
+            }
             self.system_flags_changed();
         }
         result

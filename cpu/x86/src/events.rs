@@ -12,6 +12,7 @@ use crate::mem::Kind;
 use crate::msr::debugctl;
 use crate::state::{Activity, Shadow, boundary};
 use crate::virt::Moment;
+use iced_x86::Code;
 
 /// Bits of DR6 (SDM 3B 18.2.3).
 #[allow(missing_docs)]
@@ -106,6 +107,8 @@ impl Cpu {
             }
             if self.boundary & boundary::CODE_BREAKPOINTS != 0
                 && shadow != Shadow::MovSs
+                // Matches are discarded while GIF is clear (APM 2 15.17).
+                && self.virt.gif
                 && !self.flags.has(bits::RF)
                 && let matched @ 1.. = self.watch_matches(Watch::Fetch, self.code_linear(), 1)
             {
@@ -118,7 +121,7 @@ impl Cpu {
             }
             break;
         }
-        let keep = boundary::CODE_BREAKPOINTS | boundary::YIELD;
+        let keep = boundary::CODE_BREAKPOINTS | boundary::LAST_BRANCH | boundary::YIELD;
         self.boundary &= keep;
         if self.flags.has(bits::TF | bits::RF) || self.pending_db != 0 {
             self.boundary |= boundary::TRAP;
@@ -203,7 +206,7 @@ impl Cpu {
         self.stepping = self.flags.has(bits::TF);
         // RF lasts until the next instruction has completed; faults set it in the flags that they save.
         self.flags.system &= !bits::RF;
-        self.stepping
+        self.stepping || self.boundary & boundary::LAST_BRANCH != 0
     }
 
     /// After an instruction (at `start`) that ran with TF set: the single-step trap is pending, unless the instruction was
@@ -211,6 +214,9 @@ impl Cpu {
     pub(crate) fn after_single_step(&mut self, start: u64, insn: &Insn) {
         let repeated = insn.prefixes & (prefix::REP | prefix::REPNE) != 0;
         let branched = self.rip() != start.wrapping_add(u64::from(insn.len)) && !repeated;
+        if self.boundary & boundary::LAST_BRANCH != 0 {
+            self.note_branch(start, insn, branched);
+        }
         let traps = branched || self.msrs.debugctl & debugctl::BTF == 0;
         if self.stepping && traps && self.shadow != Shadow::MovSs {
             self.pending_db |= dr6::BS;
@@ -229,9 +235,42 @@ impl Cpu {
         }
     }
 
+    /// Writes IA32_DEBUGCTL. While branches are recorded, each instruction is looked at.
+    pub(crate) fn set_debugctl(&mut self, value: u64) {
+        self.msrs.debugctl = value;
+        if value & debugctl::LBR != 0 {
+            self.boundary |= boundary::LAST_BRANCH;
+        } else {
+            self.boundary &= !boundary::LAST_BRANCH;
+        }
+        self.end_block();
+    }
+
+    /// Records a branch that was taken (APM 2 13.1.1.6).
+    fn note_branch(&mut self, start: u64, insn: &Insn, branched: bool) {
+        use iced_x86::FlowControl::{self, ConditionalBranch, Exception, Interrupt, Next};
+        let taken = match insn.code().flow_control() {
+            ConditionalBranch => branched,
+            // Events record themselves; VMRUN is no branch to iced's "call".
+            Next | Exception | Interrupt => false,
+            FlowControl::Call => !matches!(insn.code(), Code::Vmrunw | Code::Vmrund | Code::Vmrunq),
+            _ => true,
+        };
+        if taken {
+            let [_, _, exception @ ..] = self.msrs.last_branch;
+            self.msrs.last_branch = [start, self.rip(), exception[0], exception[1]];
+        }
+    }
+
+    /// Records the delivery of an exception or interrupt at `from`: the branch before it stays visible.
+    pub(crate) fn note_event_branch(&mut self, from: u64) {
+        let [before_from, before_to, ..] = self.msrs.last_branch;
+        self.msrs.last_branch = [from, self.rip(), before_from, before_to];
+    }
+
     /// DR6, DR7 and IA32_DEBUGCTL at the delivery of a debug exception.
     pub(crate) fn note_debug_exception(&mut self, payload: u64) {
-        self.msrs.debugctl &= !debugctl::BTF;
+        self.set_debugctl(self.msrs.debugctl & !(debugctl::BTF | debugctl::LBR));
         self.dr[6] = self.dr[6] & !0xf | payload;
         self.dr[7] &= !dr7::GD;
     }
@@ -279,7 +318,7 @@ impl Cpu {
     }
 
     fn note_breakpoints(&mut self, hit: u64) {
-        if hit != 0 {
+        if hit != 0 && self.virt.gif {
             self.pending_db |= hit;
             self.boundary |= boundary::TRAP;
             self.end_block();

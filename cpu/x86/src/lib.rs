@@ -28,7 +28,7 @@ pub mod segment;
 mod smm;
 pub mod snapshot;
 pub mod state;
-mod svm;
+pub mod svm;
 mod task;
 #[cfg(test)]
 mod testing;

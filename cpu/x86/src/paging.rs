@@ -429,8 +429,11 @@ impl Cpu {
 
     /// Translates an address as the running code would read it, without any side effect; for monitors and debuggers.
     pub fn debug_translate(&self, linear: u64) -> Option<GuestPhys> {
-        let Some(paging) = &self.spaces.paging else { return Some(GuestPhys(linear & 0xffff_ffff)) };
         let access = Access { kind: AccessKind::Read, user: false, ac: true };
+        if let Some(SecondStage::Npt(_)) = &self.spaces.second_stage {
+            return self.svm_debug_translate(linear, access);
+        }
+        let Some(paging) = &self.spaces.paging else { return Some(GuestPhys(linear & 0xffff_ffff)) };
         let mut paging = *paging;
         paging.pkru = 0;
         paging.pkrs = 0;

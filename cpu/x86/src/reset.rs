@@ -140,6 +140,7 @@ impl Cpu {
     /// INIT (SDM 3A table 10-1): as reset, but caches, vector and x87 state, MSRs and most of CR0.CD/NW stay.
     pub fn init(&mut self) {
         let cache_bits = self.cr0 & (cr0::CD | cr0::NW);
+        self.forget_guest();
         self.init_common();
         self.cr0 = cache_bits | cr0::ET;
         self.flush_all();

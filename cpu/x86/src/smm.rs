@@ -9,7 +9,7 @@ use crate::insn::{REG_RIP, seg};
 use crate::row::Rows;
 use crate::segment::{Segment, rights};
 use crate::state::{Activity, Shadow, boundary};
-use crate::virt::Intercept;
+use crate::virt::{Intercept, Level};
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 use ringworld_core::GuestPhys;
@@ -124,6 +124,7 @@ impl Cpu {
 
         // APM 2 10.3.1; SDM 3C table 33-4.
         self.smm = true;
+        self.suspend_guest();
         self.nmi_blocked = true;
         self.cr0 &= !(cr0::PE | cr0::EM | cr0::TS | cr0::PG);
         self.cr4 = 0;
@@ -205,6 +206,7 @@ impl Cpu {
         self.msrs.smbase = area.get(map::SMBASE) & 0xffff_ffff;
         self.nmi_blocked = area.get(map::NMI_MASK) & 1 != 0;
         self.smm = false;
+        self.resume_guest();
         // Privilege is that of the stack segment; outside of protected mode it is that of the mode.
         self.cpl = match (self.protected(), self.flags.has(bits::VM)) {
             (false, _) => 0,
@@ -232,11 +234,11 @@ impl Cpu {
 
 /// RSM: #UD outside of system-management mode.
 fn rsm(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    if !cpu.smm {
-        return Err(cpu.ud());
+    // SVM's intercept comes before the check of the mode (APM 2 table 15-7).
+    if cpu.smm || cpu.virt.level == Level::Svm {
+        cpu.intercept(Intercept::Rsm, i)?;
     }
-    cpu.intercept(Intercept::Rsm, i)?;
-    cpu.resume()
+    if cpu.smm { cpu.resume() } else { Err(cpu.ud()) }
 }
 
 /// Adds this family.

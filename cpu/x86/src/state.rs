@@ -81,6 +81,8 @@ pub mod boundary {
     pub const YIELD: u32 = 16;
     /// Instruction breakpoints are enabled in DR7.
     pub const CODE_BREAKPOINTS: u32 = 32;
+    /// DEBUGCTL.LBR is set: taken branches are recorded.
+    pub const LAST_BRANCH: u32 = 64;
 }
 
 /// How the last instruction delays events to after the next one (SDM 3A 6.8.3).
@@ -118,6 +120,8 @@ pub struct Counters {
     pub blocks_decoded: u64,
     /// Blocks found stale by a write to their code.
     pub blocks_invalidated: u64,
+    /// #VMEXITs of SVM guests, by EXITCODE.
+    pub svm_exits: crate::svm::ExitCounts,
 }
 
 /// One logical processor. Fields that a snapshot needs are serialised by [`crate::snapshot`]; the rest is derived.

@@ -34,6 +34,8 @@ pub struct Virt {
     pub level: Level,
     /// SVM's global interrupt flag; always set without SVM.
     pub gif: bool,
+    /// Where it was before the SMI, while in system-management mode.
+    pub(crate) below_smm: Level,
     /// The event that is being delivered through the guest's IDT.
     pub(crate) vectoring: Option<Event>,
     /// Length of the instruction that asked a hook last.
@@ -49,6 +51,7 @@ impl Default for Virt {
         Self {
             level: Level::Host,
             gif: true,
+            below_smm: Level::Host,
             vectoring: None,
             length: 0,
             vmx: Box::default(),
@@ -189,6 +192,27 @@ impl Cpu {
             Stop::Exit => self.take_exit(),
             Stop::Wait => {}
         }
+    }
+
+    /// An SMI suspends an SVM guest: system-management mode runs outside of it.
+    pub(crate) fn suspend_guest(&mut self) {
+        self.virt.below_smm = core::mem::take(&mut self.virt.level);
+        self.set_guest_space(None);
+    }
+
+    /// RSM goes on with the guest that the SMI has suspended.
+    pub(crate) fn resume_guest(&mut self) {
+        self.virt.level = core::mem::take(&mut self.virt.below_smm);
+        by_level!(self, (), vmx_restored, svm_restored());
+    }
+
+    /// INIT ends all virtualisation.
+    pub(crate) fn forget_guest(&mut self) {
+        self.virt.level = Level::Host;
+        self.virt.below_smm = Level::Host;
+        self.virt.gif = true;
+        self.virt.vectoring = None;
+        self.set_guest_space(None);
     }
 
     /// Leaves the guest for the reason noted with [`Stop::Exit`].

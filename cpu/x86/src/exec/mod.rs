@@ -27,7 +27,7 @@ use crate::row::{Group, Rows};
 
 /// Adds every family's rows.
 pub fn rows(rows: &mut Rows) {
-    let families: [fn(&mut Rows); 23] = [
+    let families: [fn(&mut Rows); 24] = [
         alu::rows,
         bits::rows,
         branch::rows,
@@ -47,6 +47,7 @@ pub fn rows(rows: &mut Rows) {
         simd::rows,
         crate::smm::rows,
         stack::rows,
+        crate::svm::instructions::rows,
         string::rows,
         tsc::rows,
         crate::x87::rows,

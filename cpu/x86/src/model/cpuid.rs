@@ -296,6 +296,10 @@ impl Model {
                 let ecx = if amd { (self.cpus - 1).min(255) | self.package_shift() << 12 } else { 0 };
                 [eax, ebx, ecx, 0]
             }
+            // SVM revision 1, and the number of ASIDs.
+            0x8000_000a if self.has(Feature::Svm) => {
+                [1, crate::svm::ASIDS, 0, self.bits(leaf, 0, Register::Edx)]
+            }
             0x8000_001d if self.has(Feature::Topoext) => self.cache(subleaf),
             0x8000_001e if self.has(Feature::Topoext) => [state.apic_id, state.apic_id & 0xff, 0, 0],
             _ => self.all_bits(leaf, 0),

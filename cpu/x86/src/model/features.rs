@@ -339,7 +339,7 @@ features! {
 
     // Leaf 0x80000001 (SDM 2A CPUID; APM 3 appendix E.4).
     LahfLm ["lahf-lm"] at [0x8000_0001 0 Ecx 0] forms [] needs [Lm] yes;
-    Svm ["svm"] at [0x8000_0001 0 Ecx 2] forms [SVM SKINIT_or_SVM] needs [Msr] no;
+    Svm ["svm"] at [0x8000_0001 0 Ecx 2] forms [SVM SKINIT_or_SVM] needs [Msr] yes;
     Cr8Legacy ["cr8legacy"] at [0x8000_0001 0 Ecx 4] forms [] needs [] yes;
     Abm ["abm", "lzcnt"] at [0x8000_0001 0 Ecx 5] forms [LZCNT] needs [] yes;
     Sse4a ["sse4a"] at [0x8000_0001 0 Ecx 6] forms [SSE4A] needs [Sse3] yes;
@@ -380,6 +380,25 @@ features! {
     AmdNoSsb ["amd-no-ssb"] at [0x8000_0008 0 Ebx 26] forms [] needs [] yes;
     IbpbRet ["ibpb-ret"] at [0x8000_0008 0 Ebx 30] forms [] needs [AmdIbpb] yes;
     BtcNo ["btc-no"] at [0x8000_0008 0 Ebx 29] forms [] needs [] yes;
+
+    // Leaf 0x8000000A: SVM (APM 3 appendix E.4).
+    Npt ["npt"] at [0x8000_000a 0 Edx 0] forms [] needs [Svm] yes;
+    LbrVirt ["lbrv"] at [0x8000_000a 0 Edx 1] forms [] needs [Svm] yes;
+    SvmLock ["svm-lock", "svml"] at [0x8000_000a 0 Edx 2] forms [] needs [Svm] yes;
+    Nrips ["nrip-save", "nrips"] at [0x8000_000a 0 Edx 3] forms [] needs [Svm] yes;
+    TscRateMsr ["tsc-scale", "tscratemsr"] at [0x8000_000a 0 Edx 4] forms [] needs [Svm Tsc] yes;
+    VmcbClean ["vmcb-clean"] at [0x8000_000a 0 Edx 5] forms [] needs [Svm] yes;
+    FlushByAsid ["flushbyasid"] at [0x8000_000a 0 Edx 6] forms [] needs [Svm] yes;
+    DecodeAssists ["decodeassists"] at [0x8000_000a 0 Edx 7] forms [] needs [Svm] yes;
+    PauseFilter ["pause-filter"] at [0x8000_000a 0 Edx 10] forms [] needs [Svm] yes;
+    PauseThreshold ["pfthreshold"] at [0x8000_000a 0 Edx 12] forms [] needs [PauseFilter] yes;
+    Avic ["avic"] at [0x8000_000a 0 Edx 13] forms [] needs [Npt Apic] no;
+    VirtualVmloadVmsave ["v-vmsave-vmload"] at [0x8000_000a 0 Edx 15] forms [] needs [Npt] yes;
+    Vgif ["vgif"] at [0x8000_000a 0 Edx 16] forms [] needs [Svm] yes;
+    Gmet ["gmet"] at [0x8000_000a 0 Edx 17] forms [] needs [Npt] no;
+    X2avic ["x2avic"] at [0x8000_000a 0 Edx 18] forms [] needs [Avic X2apic] no;
+    Vnmi ["vnmi"] at [0x8000_000a 0 Edx 25] forms [] needs [Svm] yes;
+    SvmeAddressCheck ["svme-addr-chk"] at [0x8000_000a 0 Edx 28] forms [] needs [Svm] yes;
 
     // Leaf 0x80000021 (APM 3 appendix E.4).
     LfenceSerializing ["lfence-always-serializing"] at [0x8000_0021 0 Eax 2] forms [] needs [Sse2] yes;

@@ -164,6 +164,7 @@ impl Model {
             (Nx, efer::NXE),
             (FxsrOpt, efer::FFXSR),
             (Tce, efer::TCE),
+            (Svm, efer::SVME),
         ];
         bits.iter().filter(|(feature, _)| self.has(*feature)).fold(0, |sum, (_, bits)| sum | bits)
     }

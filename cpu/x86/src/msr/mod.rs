@@ -40,6 +40,8 @@ pub mod misc_enable {
 pub mod debugctl {
     /// RFLAGS.TF traps on branches instead of on every instruction.
     pub const BTF: u64 = 1 << 1;
+    /// AMD: the last branch is recorded.
+    pub const LBR: u64 = 1 << 0;
 }
 
 /// MSRs without a field of their own in [`crate::Cpu`]. IA32_APIC_BASE is the local APIC's.
@@ -59,6 +61,8 @@ pub struct Msrs {
     pub pkrs: u64,
     pub misc_enable: u64,
     pub debugctl: u64,
+    /// AMD: LastBranchFromIP, LastBranchToIP, LastExceptionFromIP, LastExceptionToIP.
+    pub last_branch: [u64; 4],
     /// Added to virtual time to give the time-stamp counter.
     pub tsc_offset: u64,
     pub tsc_adjust: u64,

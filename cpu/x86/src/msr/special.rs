@@ -126,6 +126,9 @@ pub(super) fn write_efer(cpu: &mut Cpu, _: u32, value: u64) -> Written {
     if cpu.msrs.misc_enable & misc_enable::XD_DISABLE != 0 {
         writable &= !efer::NXE;
     }
+    if cpu.svm_disabled() {
+        writable &= !efer::SVME;
+    }
     let changes_lme = (value ^ cpu.efer) & efer::LME != 0;
     if value & !writable != 0 || changes_lme && cpu.cr0 & cr0::PG != 0 {
         return Err(cpu.gp0());
@@ -183,14 +186,25 @@ pub(super) fn write_misc_enable(cpu: &mut Cpu, _: u32, value: u64) -> Written {
     Ok(())
 }
 
-/// IA32_DEBUGCTL (SDM 3B 18.4.1): BTF. There are no last-branch records: LBR stays clear, which is how software sees it.
+/// IA32_DEBUGCTL (SDM 3B 18.4.1): BTF. On Intel models there are no last-branch records: LBR stays clear, which is how
+/// software sees it. AMD's have one (APM 2 13.1.1.6), and keep the performance-monitor pin bits, which drive nothing.
 pub(super) fn write_debugctl(cpu: &mut Cpu, _: u32, value: u64) -> Written {
-    const LBR: u64 = 1;
-    if value & !(debugctl::BTF | LBR) != 0 {
+    const PINS: u64 = 0xf << 2;
+    let amd = cpu.model.is_amd();
+    if value & !(debugctl::BTF | debugctl::LBR | if amd { PINS } else { 0 }) != 0 {
         return Err(cpu.gp0());
     }
-    cpu.msrs.debugctl = value & debugctl::BTF;
+    cpu.set_debugctl(if amd { value } else { value & debugctl::BTF });
     Ok(())
+}
+
+pub(super) fn read_last_branch(cpu: &mut Cpu, index: u32) -> Read {
+    Ok(cpu.msrs.last_branch[(index - 0x1db) as usize & 3])
+}
+
+/// The records are written by the processor alone.
+pub(super) fn write_last_branch(cpu: &mut Cpu, _: u32, _: u64) -> Written {
+    Err(cpu.gp0())
 }
 
 /// IA32_PRED_CMD and IA32_FLUSH_CMD: there is nothing to flush, but only bit 0 may be set.

@@ -2,6 +2,7 @@
 
 use super::{Msrs, mca, mtrr, special};
 use crate::model::{Feature, Model};
+use crate::svm::msr as svm;
 use crate::{Cpu, Stop, pmu};
 
 type Field = fn(&mut Msrs) -> &mut u64;
@@ -139,6 +140,12 @@ static REGISTERS: &[Register] = &[
         code!(|cpu, _| Ok(cpu.msrs.misc_enable), special::write_misc_enable)
     ),
     register!(0x1d9, "IA32_DEBUGCTL", always, code!(|cpu, _| Ok(cpu.msrs.debugctl), special::write_debugctl)),
+    register!(
+        0x1db..=0x1de,
+        "LastBranchFromIP, LastBranchToIP, LastExceptionFromIP, LastExceptionToIP",
+        amd,
+        code!(special::read_last_branch, special::write_last_branch)
+    ),
     // SDM 4 table 2-15: PROCHOT both ways and C1E. Neither has an effect here.
     register!(0x1fc, "MSR_POWER_CTL", intel, field!(power_ctl, |_| 3)),
     register!(0x200..=0x20f, "IA32_MTRR_PHYSBASEn, PHYSMASKn", with!(Mtrr), code!(mtrr::read, mtrr::write)),
@@ -184,6 +191,12 @@ static REGISTERS: &[Register] = &[
         with!(Rdtscp or Rdpid),
         code!(|cpu, _| Ok(cpu.msrs.tsc_aux), special::write_tsc_aux)
     ),
+    register!(
+        0xc000_0104,
+        "TSC_RATIO",
+        with!(TscRateMsr),
+        code!(svm::read_tsc_ratio, svm::write_tsc_ratio)
+    ),
     register!(0xc001_0000..=0xc001_0003, "PerfEvtSeln", amd, code!(pmu::read_control, pmu::write_control)),
     register!(0xc001_0004..=0xc001_0007, "PerfCtrn", amd, code!(pmu::read_counter, pmu::write_counter)),
     register!(0xc001_0010, "SYSCFG", amd, field!(syscfg, |_| special::SYSCFG_WRITABLE)),
@@ -197,6 +210,8 @@ static REGISTERS: &[Register] = &[
     register!(0xc001_0111, "SMM_BASE", amd, code!(|cpu, _| Ok(cpu.msrs.smbase), special::write_smbase)),
     register!(0xc001_0112, "SMMAddr", amd, field!(smm_addr, special::top_mem_bits)),
     register!(0xc001_0113, "SMMMask", amd, field!(smm_mask)),
+    register!(0xc001_0114, "VM_CR", with!(Svm), code!(svm::read_vm_cr, svm::write_vm_cr)),
+    register!(0xc001_0117, "VM_HSAVE_PA", with!(Svm), code!(svm::read_hsave, svm::write_hsave)),
     register!(0xc001_1020, "LS_CFG", amd, field!(ls_cfg)),
     register!(0xc001_1029, "DE_CFG", amd, field!(de_cfg)),
 ];
