@@ -26,6 +26,8 @@ fn is_exception(code: Code) -> bool {
     code.op_code().fwait()
         // 286 protected-mode switch of the FPU: iced's FSETPM; FNSETPM is a NOP since the 387.
         || code == Code::Fsetpm
+        // SKINIT has a feature of its own (APM 3 appendix E.4), which iced does not tell from SVM.
+        || code == Code::Skinit
         // RDSSP, ENDBR: NOPs without CET.
         || is_hint(code)
 }
