@@ -107,6 +107,7 @@ impl Cpu {
     }
 
     fn check_debug_register(&mut self, n: u8, write: bool, register: u8, i: &Insn) -> Result<usize, Stop> {
+        let encoded = n;
         let n = match n {
             4 | 5 if self.cr4 & cr4::DE != 0 => return Err(self.ud()),
             4 | 5 => n + 2,
@@ -116,7 +117,7 @@ impl Cpu {
         if self.cpl != 0 {
             return Err(self.gp0());
         }
-        self.intercept_dr(n, write, register, i)?;
+        self.intercept_dr(encoded, write, register, i)?;
         if self.dr[7] & dr7::GD != 0 {
             self.pending = Exception { vector: crate::fault::vector::DB, error: None, payload: dr6::BD };
             return Err(Stop::Exception);

@@ -85,8 +85,8 @@ checks! {
     "vmrun-intercept" "15.5.1" "the intercept of VMRUN is set"
         |e| intercepts(&e.control.intercepts, ExitCode::VMRUN);
     "asid" "15.5.1" "the guest's ASID is not zero" |e| e.control.asid != 0;
-    "permission-maps" "15.5.1" "IOPM and MSRPM, if used, end below the physical address limit"
-        |e| permission_maps_end(e.control).is_none_or(|last| e.physical(last));
+    "permission-maps" "15.5.1" "IOPM and MSRPM, if used, do not extend to the physical address limit"
+        |e| permission_maps_end(e.control).is_none_or(|end| e.physical(end));
     "event-injection" "15.20" "the event to inject can occur in the guest's mode"
         |e| inject::is_legal(e.control.event_injection, e.long_mode() && e.save.cs.attributes & 0x200 != 0);
     "tlb-control" "15.16.2" "TLB_CONTROL is 0, 1, 3 or 7"

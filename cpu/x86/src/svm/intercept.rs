@@ -15,13 +15,13 @@ pub(super) fn intercepts(vectors: &[u32; 6], code: ExitCode) -> bool {
     vectors.get((code.0 >> 5) as usize).is_some_and(|word| word >> (code.0 & 31) & 1 != 0)
 }
 
-/// The last byte of the permission maps in use: MSRPM has two pages, IOPM two and what is needed of a third.
+/// Where the permission maps in use end: MSRPM has two pages, IOPM two and a byte, for accesses that leave the last port.
 pub(super) fn permission_maps_end(control: &ControlArea) -> Option<u64> {
-    let end = |used: ExitCode, base: u64, pages: u64| {
-        intercepts(&control.intercepts, used).then(|| (base & !(PAGE - 1)).saturating_add(pages * PAGE - 1))
+    let end = |used: ExitCode, base: u64, size: u64| {
+        intercepts(&control.intercepts, used).then(|| (base & !(PAGE - 1)).saturating_add(size))
     };
-    let msr = end(ExitCode::MSR, control.msrpm_base, 2);
-    let io = end(ExitCode::IOIO, control.iopm_base, 3);
+    let msr = end(ExitCode::MSR, control.msrpm_base, 2 * PAGE);
+    let io = end(ExitCode::IOIO, control.iopm_base, 2 * PAGE + 1);
     msr.max(io)
 }
 
@@ -274,6 +274,6 @@ mod tests {
         assert_eq!(permission_maps_end(&control), None);
         control.intercepts[3] = 1 << 28;
         control.msrpm_base = 0x1fff;
-        assert_eq!(permission_maps_end(&control), Some(0x2fff));
+        assert_eq!(permission_maps_end(&control), Some(0x3000));
     }
 }
