@@ -54,6 +54,8 @@ pub enum Delivery {
     StartUp,
     /// The vector comes from the 8259 by an INTA cycle.
     ExtInt,
+    /// A processor's doorbell (AMD's AVIC): its guest's interrupts are looked at again.
+    Doorbell,
 }
 
 /// How an interrupt line signals.

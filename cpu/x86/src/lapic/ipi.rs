@@ -114,6 +114,8 @@ impl Lapic {
             Delivery::StartUp => Accepted::StartUp(message.vector),
             Delivery::ExtInt if self.software_enabled() => Accepted::ExtInt,
             Delivery::ExtInt => Accepted::No,
+            // Nothing is requested here; the processor looks around.
+            Delivery::Doorbell => Accepted::Interrupt,
         }
     }
 

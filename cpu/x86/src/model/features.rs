@@ -392,7 +392,7 @@ features! {
     DecodeAssists ["decodeassists"] at [0x8000_000a 0 Edx 7] forms [] needs [Svm] yes;
     PauseFilter ["pause-filter"] at [0x8000_000a 0 Edx 10] forms [] needs [Svm] yes;
     PauseThreshold ["pfthreshold"] at [0x8000_000a 0 Edx 12] forms [] needs [PauseFilter] yes;
-    Avic ["avic"] at [0x8000_000a 0 Edx 13] forms [] needs [Npt Apic] no;
+    Avic ["avic"] at [0x8000_000a 0 Edx 13] forms [] needs [Npt Apic] yes;
     VirtualVmloadVmsave ["v-vmsave-vmload"] at [0x8000_000a 0 Edx 15] forms [] needs [Npt] yes;
     Vgif ["vgif"] at [0x8000_000a 0 Edx 16] forms [] needs [Svm] yes;
     Gmet ["gmet"] at [0x8000_000a 0 Edx 17] forms [] needs [Npt] no;

@@ -30,6 +30,7 @@ impl Cpu {
             save.as_mut_bytes().fill(0xff);
         }
         self.virt.svm.host = self.host_state();
+        self.virt.svm.trap = None;
         // The trap of a stepped VMRUN is the host's, after #VMEXIT.
         self.stepping = false;
         self.virt.svm.guest = Guest {

@@ -25,13 +25,16 @@ impl Cpu {
 
     /// Whether CR8 is V_TPR.
     pub(super) fn svm_virtual_tpr(&self) -> bool {
-        self.svm_masks_interrupts()
+        self.svm_masks_interrupts() || self.avic_active()
     }
 
     /// Writes V_TPR: CR8 holds the priority class.
     pub(super) fn svm_set_virtual_tpr(&mut self, class: u8) {
         let flags = &mut self.virt.svm.guest.control.v_intr;
         *flags = *flags & !v_intr::TPR | u64::from(class & 0xf);
+        if self.avic_active() {
+            self.avic_set_tpr(class);
+        }
         self.boundary |= boundary::INTERRUPT;
         self.end_block();
     }
@@ -51,10 +54,14 @@ impl Cpu {
     /// Whether a virtual interrupt would be taken, but for shadows (APM 2 15.21.4).
     fn svm_virtual_interrupt(&self) -> bool {
         let flags = self.v_intr();
+        if !(self.virt.gif && self.svm_guest_gif() && self.flags.has(bits::IF)) {
+            return false;
+        }
+        if self.avic_active() {
+            // V_IRQ and what belongs to it are not used.
+            return self.avic_pending().is_some();
+        }
         flags & v_intr::IRQ != 0
-            && self.virt.gif
-            && self.svm_guest_gif()
-            && self.flags.has(bits::IF)
             && (flags & v_intr::IGNORE_TPR != 0
                 || flags >> v_intr::PRIORITY_SHIFT & 0xf > flags & v_intr::TPR & 0xf)
     }
@@ -129,6 +136,11 @@ impl Cpu {
     pub(crate) fn svm_boundary(&mut self, moment: Moment, shadow: Shadow) -> bool {
         match moment {
             Moment::First => {
+                if let Some(exit) = self.virt.svm.trap.take() {
+                    self.virt.svm.exit = exit;
+                    self.take_exit();
+                    return true;
+                }
                 if self.init_pending && self.virt.gif && !self.smm {
                     if self.svm_intercepts(ExitCode::INIT) {
                         return self.svm_leave_at_boundary(ExitCode::INIT);
@@ -167,6 +179,13 @@ impl Cpu {
             Moment::Virtual => {
                 if shadow != Shadow::None || !self.svm_virtual_interrupt() {
                     return false;
+                }
+                if self.avic_active() {
+                    let Some(vector) = self.avic_pending() else { return false };
+                    self.avic_acknowledge(vector);
+                    self.counters.interrupts += 1;
+                    self.deliver_external(vector);
+                    return true;
                 }
                 if self.svm_intercepts(ExitCode::VINTR) {
                     return self.svm_leave_at_boundary(ExitCode::VINTR);
@@ -216,17 +235,23 @@ impl Cpu {
         scaled.wrapping_add(svm.guest.control.tsc_offset)
     }
 
-    pub(crate) fn svm_device_access(&mut self, _: GuestPhys, _: u64, _: usize, _: Kind) -> Result<(), Stop> {
-        Ok(())
+    pub(crate) fn svm_device_access(
+        &mut self,
+        address: GuestPhys,
+        _: u64,
+        len: usize,
+        kind: Kind,
+    ) -> Result<(), Stop> {
+        if self.avic_is_page(address) { self.avic_check(address, len, kind) } else { Ok(()) }
     }
-    pub(crate) fn svm_virtual_read(&mut self, _: GuestPhys, _: &mut [u8]) -> bool {
-        false
+    pub(crate) fn svm_virtual_read(&mut self, address: GuestPhys, data: &mut [u8]) -> bool {
+        self.avic_page_read(address, data)
     }
-    pub(crate) fn svm_virtual_write(&mut self, _: GuestPhys, _: &[u8]) -> bool {
-        false
+    pub(crate) fn svm_virtual_write(&mut self, address: GuestPhys, data: &[u8]) -> bool {
+        self.avic_page_write(address, data)
     }
-    pub(crate) fn svm_page_is_virtual(&self, _: GuestPhys) -> bool {
-        false
+    pub(crate) fn svm_page_is_virtual(&self, address: GuestPhys) -> bool {
+        self.avic_is_page(address)
     }
     pub(crate) fn svm_deadline(&self) -> u64 {
         u64::MAX

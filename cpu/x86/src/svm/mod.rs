@@ -4,6 +4,7 @@
 //! again; `hooks` answers what the rest of the processor asks of a guest ([`crate::virt`]), with `intercept` and `inject`
 //! for the fields that describe exits and events; `npt` is the second stage of translation, `avic` the virtual local APIC.
 
+mod avic;
 pub mod checks;
 mod enter;
 pub mod exit_code;
@@ -45,6 +46,8 @@ pub struct Svm {
     pub(crate) host: Host,
     /// The exit that a hook has noted.
     pub(crate) exit: Exit,
+    /// An exit that comes after the instruction.
+    pub(crate) trap: Option<Exit>,
 }
 
 impl Default for Svm {
@@ -56,6 +59,7 @@ impl Default for Svm {
             guest: Guest::default(),
             host: Host::default(),
             exit: Exit::default(),
+            trap: None,
         }
     }
 }

@@ -45,6 +45,15 @@ pub(crate) fn write_hsave(cpu: &mut Cpu, _: u32, value: u64) -> Result<(), Stop>
     Ok(())
 }
 
+/// The doorbell: write-only.
+pub(crate) fn write_doorbell(cpu: &mut Cpu, _: u32, value: u64) -> Result<(), Stop> {
+    if value >> 32 != 0 {
+        return Err(cpu.gp0());
+    }
+    cpu.ring_doorbell(value as u32);
+    Ok(())
+}
+
 pub(crate) fn read_tsc_ratio(cpu: &mut Cpu, _: u32) -> Result<u64, Stop> {
     Ok(cpu.virt.svm.tsc_ratio)
 }

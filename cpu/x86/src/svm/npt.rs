@@ -148,15 +148,15 @@ pub(crate) enum GuestFault {
     Nested(NestedFault, bool),
 }
 
-/// Translates a linear address through both stages: the guest's translation, with the physical address, and what the
-/// second stage allows. `paging` is the guest's; `None` while it does not page.
+/// Translates a linear address through both stages: the guest's translation with the physical address, what the second
+/// stage allows, and the guest-physical address. `paging` is the guest's; `None` while it does not page.
 pub(crate) fn walk_both<R: TableReader<Fault = core::convert::Infallible>>(
     paging: Option<&Paging>,
     npt: &Paging,
     linear: u64,
     access: Access,
     tables: &mut R,
-) -> Result<(Translation, Rights), GuestFault> {
+) -> Result<(Translation, Rights, GuestPhys), GuestFault> {
     let first = match paging {
         None => unpaged(linear),
         Some(paging) => {
@@ -178,7 +178,7 @@ pub(crate) fn walk_both<R: TableReader<Fault = core::convert::Infallible>>(
         Ok(second) => {
             let dirty = first.dirty && second.dirty;
             let rights = Rights { read: true, write: second.writable };
-            Ok((Translation { gpa: second.gpa, dirty, ..first }, rights))
+            Ok((Translation { gpa: second.gpa, dirty, ..first }, rights, first.gpa))
         }
         Err(WalkFault::Page(fault)) => {
             let fault = NestedFault { address: first.gpa, error_code: fault.error_code };
@@ -202,7 +202,10 @@ impl Cpu {
         let access = self.access(kind, who);
         let tables = &mut PhysicalTables(&self.memory);
         match walk_both(self.spaces.paging.as_ref(), npt, linear, access, tables) {
-            Ok(found) => Ok(found),
+            Ok((page, rights, address)) => {
+                let gpa = self.avic_redirect(address).unwrap_or(page.gpa);
+                Ok((Translation { gpa, ..page }, rights))
+            }
             Err(GuestFault::Page(fault)) => Err(self.page_fault(linear, fault.error_code)),
             Err(GuestFault::Nested(fault, in_tables)) => {
                 let place = if in_tables { TABLES } else { FINAL };
@@ -239,7 +242,7 @@ impl Cpu {
             paging
         });
         let tables = &mut Inspector::new(&self.memory);
-        walk_both(paging.as_ref(), npt, linear, access, tables).ok().map(|(page, _)| page.gpa)
+        walk_both(paging.as_ref(), npt, linear, access, tables).ok().map(|(page, ..)| page.gpa)
     }
 
     /// A guest's PDPTEs are read by walks.
