@@ -1,9 +1,10 @@
 //! The CPU's state at the guest's first instruction, as data.
 
 use ringworld_core::GuestPhys;
+use serde::{Deserialize, Serialize};
 
 /// The operating mode that a boot protocol enters the guest in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Mode {
     /// Real mode.
     Real16,
@@ -17,7 +18,7 @@ pub enum Mode {
 }
 
 /// A segment register with its hidden part.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Segment {
     /// The visible selector.
     pub selector: u16,
@@ -31,7 +32,7 @@ pub struct Segment {
 }
 
 /// All segment registers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Segments {
     /// Code.
     pub cs: Segment,
@@ -42,7 +43,7 @@ pub struct Segments {
 }
 
 /// GDTR or IDTR.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct DescriptorTable {
     /// The base address.
     pub base: u64,
@@ -51,7 +52,7 @@ pub struct DescriptorTable {
 }
 
 /// The general registers that boot protocols use; all others are zero.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the registers' own names")]
 pub struct Registers {
     pub rax: u64,
@@ -61,7 +62,7 @@ pub struct Registers {
 }
 
 /// The CPU state at the guest's first instruction. What is not named is as after INIT, with interrupts off.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// The operating mode, with the page-table root.
     pub mode: Mode,

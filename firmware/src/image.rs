@@ -4,12 +4,14 @@ use crate::{Entry, LoadError, MemoryMap};
 use core::ops::Range;
 use ringworld_core::GuestPhys;
 use ringworld_mmu::{GuestMemory, Unbacked};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 static ZEROES: [u8; 0x1_0000] = [0; 0x1_0000];
 
 /// A part of guest memory that a loader fills.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "OwnPiece", into = "OwnPiece")]
 pub struct Piece {
     /// What it is, for people.
     pub name: String,
@@ -19,6 +21,27 @@ pub struct Piece {
     range: Range<usize>,
     /// The number of zero bytes that follow [`Piece::bytes`].
     pub zeroes: u64,
+}
+
+/// A piece with bytes of its own.
+#[derive(Serialize, Deserialize)]
+struct OwnPiece {
+    name: String,
+    address: GuestPhys,
+    bytes: Vec<u8>,
+    zeroes: u64,
+}
+
+impl From<OwnPiece> for Piece {
+    fn from(OwnPiece { name, address, bytes, zeroes }: OwnPiece) -> Self {
+        Self { name, address, range: 0..bytes.len(), data: Arc::new(bytes), zeroes }
+    }
+}
+
+impl From<Piece> for OwnPiece {
+    fn from(piece: Piece) -> Self {
+        Self { bytes: piece.bytes().to_vec(), name: piece.name, address: piece.address, zeroes: piece.zeroes }
+    }
 }
 
 impl Piece {
@@ -33,7 +56,7 @@ impl Piece {
 }
 
 /// A guest ready to start: write the pieces, apply the entry. Can be applied again when the guest resets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Image {
     /// The first CPU's state.
     pub entry: Entry,

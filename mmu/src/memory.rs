@@ -6,7 +6,7 @@
 use core::mem::size_of;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use memmap2::{MmapOptions, MmapRaw};
-use ringworld_core::{GuestPhys, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, StateHasher};
+use ringworld_core::{GuestPhys, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
@@ -278,7 +278,7 @@ impl GuestMemory {
 
     /// The first byte of a page. `index` must be below the number of pages.
     #[inline]
-    fn page_pointer(&self, index: usize) -> *mut u8 {
+    pub(crate) fn page_pointer(&self, index: usize) -> *mut u8 {
         debug_assert!(index < self.dirty.len());
         self.mapping.as_mut_ptr().wrapping_add(index << PAGE_SHIFT)
     }
@@ -329,7 +329,7 @@ impl GuestMemory {
 
     /// The tracking after each write into a page.
     #[inline]
-    fn written(&self, index: usize, offset: u32, len: u32) {
+    pub(crate) fn written(&self, index: usize, offset: u32, len: u32) {
         self.set_dirty(index);
         self.note_write(index, offset, len);
     }
@@ -449,25 +449,6 @@ impl GuestMemory {
         self.code_page_epoch.load(Ordering::Acquire)
     }
 
-    /// Adds the layout and the contents (of RAMs and ROMs) to `hasher`. Equal contents give equal hashes, whether or not
-    /// a page of zeros was ever touched. Nobody should write meanwhile.
-    pub fn hash_ram(&self, hasher: &mut StateHasher) {
-        hasher.add(&self.regions);
-        let mut page = [0; PAGE_SIZE as usize];
-        for region in &self.regions {
-            let Some(first) = self.page(region.base) else { continue };
-            let start = first.index;
-            for index in self.touched_pages(start..start + (region.size >> PAGE_SHIFT) as usize) {
-                // SAFETY: `index` is a page of the region; the copy is private, as CPUs might still run.
-                unsafe { self.page_pointer(index).copy_to_nonoverlapping(page.as_mut_ptr(), page.len()) };
-                if page != [0; PAGE_SIZE as usize] {
-                    hasher.add(&(region.base.0 + (((index - start) as u64) << PAGE_SHIFT)));
-                    hasher.add(&page);
-                }
-            }
-        }
-    }
-
     /// Makes all RAM zero and gives its memory back to the host; ROMs stay. Changed pages become dirty, their code
     /// stale.
     pub fn clear(&self) -> io::Result<()> {
@@ -491,7 +472,7 @@ impl GuestMemory {
     }
 
     /// Those of the pages that the host has memory for; all others are zero.
-    fn touched_pages(&self, pages: Range<usize>) -> impl Iterator<Item = usize> {
+    pub(crate) fn touched_pages(&self, pages: Range<usize>) -> impl Iterator<Item = usize> {
         let end = pages.end;
         let mut extent = pages.start..pages.start;
         std::iter::from_fn(move || {

@@ -12,137 +12,95 @@ use core::hash::Hash;
 use ringworld_core::StateHasher;
 use serde::{Deserialize, Serialize};
 
-/// Everything of a processor that the guest could ever notice. Two processors of one model with equal states go on
-/// alike. Fields are those of [`Cpu`].
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct CpuState {
-    pub general: [u64; 16],
-    pub rip: u64,
-    pub rflags: u64,
-    pub icount: u64,
-    /// [`ringworld_core::Clock::skipped`].
-    pub skipped: u64,
-    pub cpl: u8,
-    pub zmm: [[u64; 8]; 32],
-    pub k: [u64; 8],
-    pub mxcsr: u32,
-    pub x87: X87,
-    pub seg: [Segment; 6],
-    pub ldtr: Segment,
-    pub tr: Segment,
-    pub gdtr: TableRegister,
-    pub idtr: TableRegister,
-    /// CR0, CR2, CR3, CR4.
-    pub control: [u64; 4],
-    pub efer: u64,
-    pub xcr0: u64,
-    pub pkru: u32,
-    pub pdptes: [u64; 4],
-    pub dr: [u64; 8],
-    pub msrs: Msrs,
-    pub lapic: Lapic,
-    pub activity: Activity,
-    pub shadow: Shadow,
-    pub pending_db: u64,
-    pub nmi_blocked: bool,
-    pub nmi_pending: bool,
-    pub smi_pending: bool,
-    pub init_pending: bool,
-    pub smm: bool,
-    pub intr: bool,
-    pub monitor: Option<Monitor>,
-    pub virt: crate::virt::Virt,
-    pub random: u64,
+/// Writes the state's struct, and both ways between it and [`Cpu`], from one list of the fields that both have.
+macro_rules! cpu_state {
+    ($($field:ident: $type:ty,)*) => {
+        /// Everything of a processor that the guest could ever notice. Two processors of one model with equal states go on
+        /// alike. Fields are those of [`Cpu`].
+        #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+        #[allow(missing_docs)]
+        pub struct CpuState {
+            pub general: [u64; 16],
+            pub rip: u64,
+            pub rflags: u64,
+            /// [`ringworld_core::Clock::skipped`].
+            pub skipped: u64,
+            $(pub $field: $type,)*
+        }
+
+        impl Cpu {
+            /// The processor's state. Between instructions only.
+            pub fn state(&self) -> CpuState {
+                let mut state = CpuState {
+                    general: core::array::from_fn(|n| self.regs[n]),
+                    rip: self.rip(),
+                    rflags: self.flags.get(),
+                    skipped: self.clock.skipped,
+                    $($field: self.$field.clone(),)*
+                };
+                // When the timer was last looked at is no state.
+                state.lapic.tick(self.now());
+                state
+            }
+
+            fn copy_state(&mut self, state: &CpuState) {
+                $(self.$field.clone_from(&state.$field);)*
+            }
+        }
+    };
+}
+
+cpu_state! {
+    icount: u64,
+    cpl: u8,
+    zmm: [[u64; 8]; 32],
+    k: [u64; 8],
+    mxcsr: u32,
+    x87: X87,
+    seg: [Segment; 6],
+    ldtr: Segment,
+    tr: Segment,
+    gdtr: TableRegister,
+    idtr: TableRegister,
+    cr0: u64,
+    cr2: u64,
+    cr3: u64,
+    cr4: u64,
+    efer: u64,
+    xcr0: u64,
+    pkru: u32,
+    pdptes: [u64; 4],
+    dr: [u64; 8],
+    msrs: Msrs,
+    lapic: Lapic,
+    activity: Activity,
+    shadow: Shadow,
+    pending_db: u64,
+    nmi_blocked: bool,
+    nmi_pending: bool,
+    smi_pending: bool,
+    init_pending: bool,
+    smm: bool,
+    intr: bool,
+    monitor: Option<Monitor>,
+    virt: crate::virt::Virt,
+    random: u64,
 }
 
 impl Cpu {
-    /// The processor's state. Between instructions only.
-    pub fn state(&self) -> CpuState {
-        // When the timer was last looked at is no state.
-        let mut lapic = self.lapic.clone();
-        lapic.tick(self.now());
-        CpuState {
-            general: core::array::from_fn(|n| self.regs[n]),
-            rip: self.rip(),
-            rflags: self.flags.get(),
-            icount: self.icount,
-            skipped: self.clock.skipped,
-            cpl: self.cpl,
-            zmm: self.zmm,
-            k: self.k,
-            mxcsr: self.mxcsr,
-            x87: self.x87,
-            seg: self.seg,
-            ldtr: self.ldtr,
-            tr: self.tr,
-            gdtr: self.gdtr,
-            idtr: self.idtr,
-            control: [self.cr0, self.cr2, self.cr3, self.cr4],
-            efer: self.efer,
-            xcr0: self.xcr0,
-            pkru: self.pkru,
-            pdptes: self.pdptes,
-            dr: self.dr,
-            msrs: self.msrs.clone(),
-            lapic,
-            activity: self.activity,
-            shadow: self.shadow,
-            pending_db: self.pending_db,
-            nmi_blocked: self.nmi_blocked,
-            nmi_pending: self.nmi_pending,
-            smi_pending: self.smi_pending,
-            init_pending: self.init_pending,
-            smm: self.smm,
-            intr: self.intr,
-            monitor: self.monitor,
-            virt: self.virt.clone(),
-            random: self.random,
-        }
-    }
-
     /// Puts the processor into a state. The model stays, and with it what the guest may do with the state.
     pub fn set_state(&mut self, state: &CpuState) {
+        self.copy_state(state);
         self.regs = [0; 32];
         self.regs[gpr::RAX..16].copy_from_slice(&state.general);
         self.regs[REG_RIP as usize] = state.rip;
         self.flags = Flags::RESET;
         self.flags.set(state.rflags);
-        self.icount = state.icount;
         self.clock.skipped = state.skipped;
-        self.cpl = state.cpl & 3;
-        self.zmm = state.zmm;
-        self.k = state.k;
-        self.mxcsr = state.mxcsr;
-        self.x87 = state.x87;
-        self.seg = state.seg;
-        self.ldtr = state.ldtr;
-        self.tr = state.tr;
-        self.gdtr = state.gdtr;
-        self.idtr = state.idtr;
-        [self.cr0, self.cr2, self.cr3, self.cr4] = state.control;
-        self.efer = state.efer;
-        self.xcr0 = state.xcr0;
-        self.pkru = state.pkru;
-        self.pdptes = state.pdptes;
-        self.dr = state.dr;
-        self.msrs = state.msrs.clone();
-        self.lapic = state.lapic.clone();
-        self.activity = state.activity;
-        self.shadow = state.shadow;
-        self.pending_db = state.pending_db;
-        self.nmi_blocked = state.nmi_blocked;
-        self.nmi_pending = state.nmi_pending;
-        self.smi_pending = state.smi_pending;
-        self.init_pending = state.init_pending;
-        self.smm = state.smm;
-        self.intr = state.intr;
-        self.monitor = state.monitor;
-        self.virt = state.virt.clone();
+        self.cpl &= 3;
         self.set_guest_space(None);
         self.vmx_restored();
         self.svm_restored();
-        self.random = state.random;
         // What is derived. Looking at all reasons for a boundary leaves those that hold.
         self.boundary = boundary::INTERRUPT | boundary::TRAP | boundary::SHADOW;
         if self.activity != Activity::Active {

@@ -81,12 +81,32 @@ pub struct ConformArgs {
     pub logs: Option<PathBuf>,
 }
 
+/// What a snapshot's machine has already.
+const MACHINE_OPTIONS: [&str; 13] = [
+    "kernel",
+    "initrd",
+    "append",
+    "loader",
+    "cpu",
+    "cpus",
+    "memory",
+    "seed",
+    "rtc",
+    "cpu_test",
+    "no_reboot",
+    "record",
+    "replay",
+];
+
 /// `ringworld run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The kernel: bzImage, ELF, multiboot or plain binary
-    #[arg(long, value_name = "FILE")]
-    pub kernel: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "restore")]
+    pub kernel: Option<PathBuf>,
+    /// Go on where a snapshot was saved, with its machine
+    #[arg(long, value_name = "FILE", conflicts_with_all = MACHINE_OPTIONS)]
+    pub restore: Option<PathBuf>,
     /// The initial RAM disk, or a boot module (may be repeated)
     #[arg(long, value_name = "FILE")]
     pub initrd: Vec<PathBuf>,
@@ -167,6 +187,9 @@ pub struct MachineArgs {
     /// Replay a recording in place of the console's input
     #[arg(long, value_name = "FILE", conflicts_with = "record")]
     pub replay: Option<PathBuf>,
+    /// Save a snapshot once this many instructions (of all CPUs) have retired, and go on (may be repeated)
+    #[arg(long, value_name = "COUNT:FILE", value_parser = parse_snapshot_at)]
+    pub snapshot_at: Vec<(u64, PathBuf)>,
     /// Trace to standard error: insn, exception, interrupt, io, mmio or all, separated by commas, with filters
     /// addr=FROM..TO and count=FROM..TO
     #[arg(long, value_name = "SPEC")]
@@ -298,6 +321,11 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
     count.ok_or_else(|| "give a count like 1000000, 500M or 2G".into())
 }
 
+fn parse_snapshot_at(text: &str) -> Result<(u64, PathBuf), String> {
+    let (count, file) = text.split_once(':').filter(|(_, file)| !file.is_empty()).ok_or("give COUNT:FILE")?;
+    Ok((parse_count(count)?, file.into()))
+}
+
 fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|s: &f64| s.is_finite() && *s > 0.0 && *s < 1e9);
     seconds.ok_or_else(|| "give a number of seconds above zero".into())
@@ -368,7 +396,7 @@ mod tests {
     #[test]
     fn qemu_users_feel_at_home() {
         let args = run("ringworld run -kernel k -initrd i -append a=b -m 512 -smp 2 -cpu max,-avx");
-        assert_eq!((args.kernel, args.initrd), ("k".into(), vec!["i".into()]));
+        assert_eq!((args.kernel, args.initrd), (Some("k".into()), vec!["i".into()]));
         assert_eq!((args.append, args.machine.memory, args.machine.cpus), ("a=b".into(), 512 << 20, 2));
         assert_eq!(args.machine.cpu, "max,-avx");
         let args = run("ringworld run --kernel k --memory 3G --cpus 4 --max-instructions 2G --append -x");
@@ -407,6 +435,10 @@ mod tests {
             "ringworld run --kernel k --loader grub",
             "ringworld run --kernel k --stats xml:f",
             "ringworld run --kernel k --record a --replay b",
+            "ringworld run --kernel k --restore s",
+            "ringworld run --restore s --cpus 2",
+            "ringworld run --kernel k --snapshot-at 5",
+            "ringworld run --kernel k --snapshot-at x:f",
             "ringworld boot hurd",
             "ringworld walk",
         ] {

@@ -1,7 +1,7 @@
 //! `ringworld boot`: a Debian kernel and busybox, with an initial file system made in memory.
 
 use crate::args::BootArgs;
-use crate::run::{Script, config, start};
+use crate::run::{Script, Start, config, start};
 use anyhow::Context;
 use ringworld_firmware::{Initramfs, USERSPACE_MARKER};
 use ringworld_guests::{Architecture, Guests, Installed, terminal_progress};
@@ -35,7 +35,7 @@ pub fn boot(args: &BootArgs) -> anyhow::Result<i32> {
         command_line: [COMMAND_LINE, &args.append].join(" ").trim_end().into(),
         ..options
     };
-    start(config, &args.machine, script)
+    start(Start::Config(Box::new(config)), &args.machine, script)
 }
 
 /// The initial file system around busybox, with a script in place of the shell.

@@ -8,7 +8,7 @@ use crate::trace::{self, InstructionTracer, TraceSpec};
 use crate::{exit, terminal};
 use anyhow::Context;
 use ringworld_machine::{
-    Backends, Machine, MachineConfig, Recording, RunUntil, Source, StopReason, TimeMode, host_time,
+    Backends, Machine, MachineConfig, Recording, RunUntil, Snapshot, Source, StopReason, TimeMode, host_time,
 };
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
@@ -37,14 +37,26 @@ pub struct Script {
 
 /// Runs `ringworld run`.
 pub fn run(args: &RunArgs) -> anyhow::Result<i32> {
+    if let Some(path) = &args.restore {
+        let snapshot = Snapshot::open(path).with_context(|| path.display().to_string())?;
+        return start(Start::Snapshot(Box::new(snapshot)), &args.machine, Script::default());
+    }
     let config = MachineConfig {
-        kernel: Source::Path(args.kernel.clone()),
+        kernel: Source::Path(args.kernel.clone().unwrap_or_default()),
         modules: args.initrd.iter().cloned().map(Source::Path).collect(),
         command_line: args.append.clone(),
         loader: args.loader,
         ..config(&args.machine)?
     };
-    start(config, &args.machine, Script::default())
+    start(Start::Config(Box::new(config)), &args.machine, Script::default())
+}
+
+/// Where a machine comes from.
+pub enum Start {
+    /// It is built and loaded.
+    Config(Box<MachineConfig>),
+    /// It goes on.
+    Snapshot(Box<Snapshot>),
 }
 
 /// The configuration that the common options ask for, without a kernel.
@@ -76,7 +88,7 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
 }
 
 /// Builds the machine and runs it to its end; returns the exit code.
-pub fn start(mut config: MachineConfig, args: &MachineArgs, script: Script) -> anyhow::Result<i32> {
+pub fn start(mut from: Start, args: &MachineArgs, script: Script) -> anyhow::Result<i32> {
     let recording = match &args.replay {
         None => None,
         Some(path) => {
@@ -85,7 +97,7 @@ pub fn start(mut config: MachineConfig, args: &MachineArgs, script: Script) -> a
             Some(Recording::read(BufReader::new(file)).with_context(|| path.display().to_string())?)
         }
     };
-    if let Some(recording) = &recording {
+    if let (Some(recording), Start::Config(config)) = (&recording, &mut from) {
         // What the recorded run took from the host.
         (config.rtc_start, config.seed) = (recording.header.rtc_start, recording.header.seed);
     }
@@ -97,7 +109,13 @@ pub fn start(mut config: MachineConfig, args: &MachineArgs, script: Script) -> a
         // Nobody hears that standard error is closed.
         backends.debug_console = Some(Box::new(|bytes: &[u8]| drop(std::io::stderr().write_all(bytes))));
     }
-    let mut machine = Machine::new(config, backends)?;
+    let mut machine = match from {
+        Start::Config(config) => Machine::new(*config, backends)?,
+        Start::Snapshot(snapshot) => {
+            let time = config(args)?.time;
+            Machine::from_snapshot(&snapshot, backends, |config| config.time = time)?
+        }
+    };
     if let Some(recording) = recording {
         machine.replay(recording)?;
     }
@@ -183,7 +201,11 @@ impl Session<'_> {
             let (active, change) =
                 self.args.trace.as_ref().map_or((false, None), |spec| spec.phase(instructions));
             trace::set_active(active);
-            let bound = [limit, change].into_iter().flatten().min();
+            for (_, path) in self.args.snapshot_at.iter().filter(|(at, _)| *at == instructions) {
+                self.machine.snapshot()?.write(path).with_context(|| path.display().to_string())?;
+            }
+            let save = self.args.snapshot_at.iter().map(|(at, _)| *at).filter(|at| *at > instructions).min();
+            let bound = [limit, change, save].into_iter().flatten().min();
             let until = RunUntil { instructions: bound, breakpoints: self.monitor.breakpoints() };
             let spec = self.args.trace.as_ref().unwrap_or(&none);
             let stop = if active && spec.instructions() {
@@ -203,6 +225,10 @@ impl Session<'_> {
         self.machine.finish_recording(stop)?;
         if self.args.replay.is_some() && self.machine.check_replay(stop)? {
             eprintln!("ringworld: the replay's end is the recorded one");
+        }
+        let end = self.machine.instructions();
+        for (at, path) in self.args.snapshot_at.iter().filter(|(at, _)| *at > end) {
+            eprintln!("ringworld: no snapshot {}: the run ended before instruction {at}", path.display());
         }
         stats::report(&self.machine, stop, &self.watch, &self.args.stats)?;
         match want {

@@ -98,6 +98,33 @@ fn files_that_cannot_be_read_or_written() {
     refused(&run(&["--append", "quiet"]), 1, &["command line"]);
 }
 
+#[test]
+fn snapshots_that_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, data: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, data).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let restore = |path: &str| output(&["run", "--restore", path]);
+    refused(&restore("/nonexistent/snapshot"), 1, &["/nonexistent/snapshot", "No such file"]);
+    refused(&restore(&file("foreign", b"QFI\xfb and more")), 1, &["foreign", "no snapshot of Ringworld"]);
+    let whole = folder.path().join("whole");
+    let at = format!("1:{}", whole.display());
+    let run = common::run(&common::exit_with(1), &["--snapshot-at", &at]);
+    assert_eq!(run.status.code(), Some(3), "{}", stderr(&run));
+    let bytes = fs::read(&whole).unwrap();
+    refused(&restore(&file("cut", &bytes[..bytes.len() - 9])), 1, &["cut", "cut off"]);
+    let mut damaged = bytes.clone();
+    damaged[bytes.len() - 9] ^= 1;
+    refused(&restore(&file("damaged", &damaged)), 1, &["damaged", "checksum"]);
+    let mut newer = bytes;
+    newer[8] = 99;
+    refused(&restore(&file("newer", &newer)), 1, &["newer", "format 99"]);
+    let at = common::run(&common::exit_with(1), &["--snapshot-at", "1:/nonexistent/folder/file"]);
+    refused(&at, 1, &["/nonexistent/folder/file", "No such file"]);
+}
+
 /// A cache of its own, so that nothing of the user's is touched.
 fn with_cache(arguments: &[&str]) -> (tempfile::TempDir, Command) {
     let cache = tempfile::tempdir().unwrap();

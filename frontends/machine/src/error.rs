@@ -58,6 +58,12 @@ pub enum MachineError {
         /// What is wrong with it.
         String,
     ),
+    /// A snapshot cannot be read, written or taken over.
+    #[error("the snapshot: {0}")]
+    Snapshot(
+        /// What is wrong with it.
+        String,
+    ),
     /// A replay does not do what was recorded.
     #[error(
         "the replay diverged: recorded was {recorded}, replayed {replayed}: record again with this version"

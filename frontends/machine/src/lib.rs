@@ -30,8 +30,11 @@ mod machine;
 mod pace;
 mod peripherals;
 mod schedule;
+mod snapshot;
 mod stats;
 mod stop;
+#[cfg(test)]
+mod testing;
 
 pub use config::{
     DEFAULT_RTC_START, Drive, Interface, Loader, MAX_CPUS, MachineConfig, Source, TimeMode, UnknownLoader,
@@ -42,6 +45,7 @@ pub use host::{HostEvent, MachineHandle};
 pub use inspect::{PageWalk, linear_rip, read_linear};
 pub use log::{Recording, RecordingEnd, RecordingHeader};
 pub use machine::{Backends, Machine};
+pub use snapshot::{Snapshot, SnapshotHeader};
 pub use stats::{CpuStats, RegionStats, Stats};
 pub use stop::{RunUntil, StopReason};
 

@@ -44,7 +44,7 @@ pub struct Machine {
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) board: Arc<Board>,
     pub(crate) cores: Vec<Core>,
-    image: Image,
+    pub(crate) image: Image,
     pub(crate) handle: MachineHandle,
     pub(crate) recorder: Option<Recorder>,
     pub(crate) replay: Option<Recording>,
@@ -61,19 +61,25 @@ pub struct Machine {
     pub(crate) resets: u64,
 }
 
+/// The CPU model, if the configuration is possible.
+fn checked_model(config: &MachineConfig) -> Result<Arc<Model>, MachineError> {
+    if !(1..=MAX_CPUS).contains(&config.cpus) {
+        return Err(MachineError::CpuCount(config.cpus));
+    }
+    if !(1..=1_000_000_000).contains(&config.slice) {
+        return Err(MachineError::Slice(config.slice));
+    }
+    Ok(Arc::new(Model::parse(&config.cpu)?.with_cpus(config.cpus)))
+}
+
 impl Machine {
     /// Builds the machine, loads the guest, and leaves the first CPU at its first instruction.
     ///
     /// # Errors
     /// Anything in the configuration that cannot be had, in one line.
     pub fn new(config: MachineConfig, backends: Backends) -> Result<Self, MachineError> {
-        if !(1..=MAX_CPUS).contains(&config.cpus) {
-            return Err(MachineError::CpuCount(config.cpus));
-        }
-        if !(1..=1_000_000_000).contains(&config.slice) {
-            return Err(MachineError::Slice(config.slice));
-        }
-        let model = Arc::new(Model::parse(&config.cpu)?.with_cpus(config.cpus));
+        // Before files are read.
+        checked_model(&config)?;
         let map = MemoryMap::pc(config.memory)?;
         let request = BootRequest {
             kernel: config.kernel.read("kernel", config.memory)?,
@@ -93,6 +99,19 @@ impl Machine {
             },
         };
         let image = load(&request)?;
+        let mut machine = Self::build(config, image, backends)?;
+        machine.load()?;
+        Ok(machine)
+    }
+
+    /// Builds the machine around empty memory, with its CPUs as after a reset.
+    pub(crate) fn build(
+        config: MachineConfig,
+        image: Image,
+        backends: Backends,
+    ) -> Result<Self, MachineError> {
+        let model = checked_model(&config)?;
+        let map = MemoryMap::pc(config.memory)?;
         let memory = Arc::new(GuestMemory::new(&map.regions())?);
         let low_memory = map.low_ram_end().0;
         let board = Arc::new(Board::new(BoardConfig {
@@ -122,7 +141,7 @@ impl Machine {
             cpu.seed_random(config.seed);
             Core { cpu, interpreter: Interpreter::default() }
         };
-        let mut machine = Self {
+        Ok(Self {
             cores: (0..config.cpus).map(core).collect(),
             handle: MachineHandle::new(board.attention().clone()),
             pace: (config.time == TimeMode::Real).then(|| Pace::new(VirtualTime(0))),
@@ -137,9 +156,7 @@ impl Machine {
             memory,
             board,
             image,
-        };
-        machine.load()?;
-        Ok(machine)
+        })
     }
 
     /// Puts the guest into memory and the CPUs to their starts.
@@ -172,6 +189,14 @@ impl Machine {
         self.round_end = now;
         self.turn = self.cores.len();
         Ok(())
+    }
+
+    /// In real-time mode, the host's present is the machine's from now on.
+    pub(crate) fn pace_from_now(&mut self) {
+        let now = self.now();
+        if let Some(pace) = &mut self.pace {
+            *pace = Pace::new(now);
+        }
     }
 
     /// A way to reach the machine from other threads.

@@ -71,9 +71,19 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let start = cpu.regs[REG_RIP as usize];
     let flags = cpu.flags;
     let mut part = if cpu.stepping { 1 } else { PART };
+    cpu.code_written = false;
+    // Whether decoded code has been overwritten. Where a part ends must not depend on what happens to be decoded, or a
+    // restored machine would count other parts; so it only ends the block behind this instruction.
+    let mut code_written = false;
+    let finish = |cpu: &mut Cpu, code_written: bool| {
+        if code_written {
+            cpu.end_block();
+        }
+    };
     loop {
         let left = masked(cpu, i, RCX);
         if left == 0 {
+            finish(cpu, code_written);
             return Ok(());
         }
         if part == 0 {
@@ -89,11 +99,16 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         };
         advance(cpu, i, RCX, done.wrapping_neg());
         part -= done;
+        if core::mem::take(&mut cpu.code_written) {
+            code_written = true;
+            cpu.block_end = 1;
+        }
         if S::COMPARES && cpu.flags.zf() == until_zf {
+            finish(cpu, code_written);
             return Ok(());
         }
         if masked(cpu, i, RCX) != 0 && cpu.block_end == 0 {
-            // A device or changed code wants a look.
+            // A device wants a look.
             break;
         }
     }

@@ -191,12 +191,7 @@ static REGISTERS: &[Register] = &[
         with!(Rdtscp or Rdpid),
         code!(|cpu, _| Ok(cpu.msrs.tsc_aux), special::write_tsc_aux)
     ),
-    register!(
-        0xc000_0104,
-        "TSC_RATIO",
-        with!(TscRateMsr),
-        code!(svm::read_tsc_ratio, svm::write_tsc_ratio)
-    ),
+    register!(0xc000_0104, "TSC_RATIO", with!(TscRateMsr), code!(svm::read_tsc_ratio, svm::write_tsc_ratio)),
     register!(0xc001_0000..=0xc001_0003, "PerfEvtSeln", amd, code!(pmu::read_control, pmu::write_control)),
     register!(0xc001_0004..=0xc001_0007, "PerfCtrn", amd, code!(pmu::read_counter, pmu::write_counter)),
     register!(0xc001_0010, "SYSCFG", amd, field!(syscfg, |_| special::SYSCFG_WRITABLE)),

@@ -1,10 +1,10 @@
 //! What VMRUN checks of the guest's state and controls before it enters (APM 2 15.5.1 and the sections named), as data.
 //! If any check fails, VMRUN ends with #VMEXIT(VMEXIT_INVALID).
 
+use super::ExitCode;
 use super::inject;
 use super::intercept::{intercepts, permission_maps_end};
 use super::vmcb::{ControlArea, SaveArea, nested, tlb_control, v_intr};
-use super::ExitCode;
 use crate::control::{cr0, cr4, efer};
 use crate::model::{Feature, Model};
 

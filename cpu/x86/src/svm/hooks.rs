@@ -170,9 +170,7 @@ impl Cpu {
                 }
                 false
             }
-            Moment::Nmi => {
-                self.svm_intercepts(ExitCode::NMI) && self.svm_leave_at_boundary(ExitCode::NMI)
-            }
+            Moment::Nmi => self.svm_intercepts(ExitCode::NMI) && self.svm_leave_at_boundary(ExitCode::NMI),
             Moment::Interrupt => {
                 self.svm_intercepts(ExitCode::INTR) && self.svm_leave_at_boundary(ExitCode::INTR)
             }

@@ -16,7 +16,6 @@ mod leave;
 pub(crate) mod msr;
 mod npt;
 
-
 pub mod vmcb;
 
 pub use exit_code::ExitCode;

@@ -9,10 +9,10 @@ use crate::nested::{Rights, SecondStage};
 use crate::paging::unpaged;
 use crate::{Cpu, Stop};
 use ringworld_core::{GuestPhys, GuestVirt};
-use ringworld_mmu::{EntryWidth, Inspector, PhysicalTables, Reference, Stage, TableReader};
 use ringworld_mmu::x86::paging::{
     self, Access, AccessKind, Mode, PageFault, Paging, Translation, WalkFault, error_code, pdpte_is_malformed,
 };
+use ringworld_mmu::{EntryWidth, Inspector, PhysicalTables, Reference, Stage, TableReader};
 
 /// A nested page fault: the guest-physical address, and the error code of the nested walk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +34,13 @@ impl<R: TableReader> TableReader for SecondStageTables<'_, R> {
     fn read(&mut self, address: GuestPhys, width: EntryWidth) -> Result<u64, R::Fault> {
         self.0.read(address, width)
     }
-    fn compare_exchange(&mut self, at: GuestPhys, w: EntryWidth, old: u64, new: u64) -> Result<u64, R::Fault> {
+    fn compare_exchange(
+        &mut self,
+        at: GuestPhys,
+        w: EntryWidth,
+        old: u64,
+        new: u64,
+    ) -> Result<u64, R::Fault> {
         self.0.compare_exchange(at, w, old, new)
     }
     fn reference(&mut self, reference: Reference) {

@@ -8,8 +8,20 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const SAVE_AREA: u64 = 0x400;
 
 /// The control area (APM 2 table B-1): what VMRUN reads, and what #VMEXIT reports.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[derive(Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Debug,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Serialize,
+    Deserialize,
+)]
 #[repr(C)]
 #[allow(missing_docs)]
 pub struct ControlArea {

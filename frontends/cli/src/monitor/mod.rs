@@ -5,7 +5,7 @@ mod show;
 
 use crate::trace::parse_address;
 use anyhow::Context;
-use ringworld_machine::{HostEvent, Machine, RunUntil, StopReason};
+use ringworld_machine::{HostEvent, Machine, RunUntil, Snapshot, StopReason};
 use ringworld_x86::Cpu;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -22,6 +22,8 @@ step [N]         N instructions
 break ADDR       stop before the instruction at a linear address; `break` lists, `delete [ADDR]` removes
 continue         go on
 nmi, reset       what the buttons do, then go on with `continue`
+snapshot save FILE, snapshot load FILE
+                 the whole machine to a file; back to what a file holds
 hash             the hash of the machine's state
 quit             leave the emulator
 Addresses are hexadecimal, or registers ($rip, $rsp), or sums of both ($rsp+8).
@@ -138,6 +140,7 @@ impl Monitor {
             "s" | "step" => return self.step(machine, rest, out),
             "b" | "break" => self.set_breakpoint(machine, rest, out),
             "delete" => self.delete_breakpoint(machine, rest),
+            "snapshot" => snapshot(machine, rest, out),
             "hash" => {
                 out.push_str(&format!("{:032x}\n", machine.state_hash()));
                 Ok(())
@@ -239,6 +242,21 @@ impl Monitor {
         self.breakpoints.retain(|breakpoint| *breakpoint != at);
         Ok(())
     }
+}
+
+/// `snapshot save FILE` and `snapshot load FILE`.
+fn snapshot(machine: &mut Machine, rest: &str, out: &mut String) -> Result<(), String> {
+    let path = |file: &str| Path::new(file.trim()).to_path_buf();
+    let done = match rest.split_once(char::is_whitespace) {
+        Some(("save", file)) => machine.snapshot().and_then(|snapshot| snapshot.write(&path(file))),
+        Some(("load", file)) => {
+            Snapshot::open(&path(file)).and_then(|snapshot| machine.load_snapshot(&snapshot))
+        }
+        _ => return Err("give `save FILE` or `load FILE`".into()),
+    };
+    done.map_err(|error| error.to_string())?;
+    out.push_str(&format!("at instruction {}\n", machine.instructions()));
+    Ok(())
 }
 
 /// The value of a register by its name, with or without `$`.
