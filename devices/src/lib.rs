@@ -56,6 +56,7 @@ mod hpet;
 mod i8042;
 mod ioapic;
 mod isa_dma;
+pub mod nvme;
 pub mod pci;
 mod pic;
 mod pit;

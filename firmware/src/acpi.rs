@@ -38,47 +38,94 @@ pub struct AcpiConfig {
     pub pci: Option<PciConfig>,
 }
 
+/// All tables but the RSDP, one after the other.
+pub(crate) struct Tables {
+    /// Their bytes, for the address that they were made for.
+    pub bytes: Vec<u8>,
+    /// Where in them there are addresses of others: offset and size.
+    pub pointers: Vec<(u32, u8)>,
+    /// Tables with such addresses: offset and length. Their checksums change with the address.
+    pub changed: Vec<(u32, u32)>,
+    rsdt: u32,
+    xsdt: u32,
+}
+
+/// Fields of the FADT that hold addresses: FIRMWARE_CTRL, DSDT, X_DSDT (ACPI table 5-9).
+const FADT_POINTERS: [(u32, u8); 3] = [(36, 4), (40, 4), (140, 8)];
+
+impl Tables {
+    /// The tables for an address, a multiple of 64.
+    pub(crate) fn new(config: &AcpiConfig, base: u32) -> Self {
+        let mut area = Area { base, bytes: Vec::new() };
+        // ACPI 5.2.10: the FACS lies on a 64-byte boundary.
+        let facs = area.add(&bytes_of(&FACS::new()), 64);
+        let dsdt = area.add(&dsdt::table(config), 16);
+        let fadt_bytes = fadt::table(facs, dsdt);
+        let fadt = area.add(&fadt_bytes, 16);
+        let mut tables = vec![fadt, area.add(&madt::table(config.cpus), 16)];
+        if config.hpet {
+            tables.push(area.add(&hpet(), 16));
+        }
+        if let Some(config) = &config.pci {
+            tables.push(area.add(&pci::mcfg(config), 16));
+        }
+        let mut rsdt = sdt(*b"RSDT", 1);
+        let mut xsdt = sdt(*b"XSDT", 1);
+        for table in &tables {
+            rsdt.append_slice(&table.to_le_bytes());
+            xsdt.append_slice(&u64::from(*table).to_le_bytes());
+        }
+        let (rsdt_at, xsdt_at) = (area.add(rsdt.as_slice(), 16), area.add(xsdt.as_slice(), 16));
+        let at = |address: u32| address - base;
+        let mut pointers = FADT_POINTERS.map(|(offset, size)| (at(fadt) + offset, size)).to_vec();
+        for n in 0..tables.len() as u32 {
+            pointers.push((at(rsdt_at) + HEADER_SIZE + 4 * n, 4));
+            pointers.push((at(xsdt_at) + HEADER_SIZE + 8 * n, 8));
+        }
+        let changed = vec![
+            (at(fadt), fadt_bytes.len() as u32),
+            (at(rsdt_at), rsdt.as_slice().len() as u32),
+            (at(xsdt_at), xsdt.as_slice().len() as u32),
+        ];
+        Self { bytes: area.bytes, pointers, changed, rsdt: rsdt_at, xsdt: xsdt_at }
+    }
+
+    /// The RSDP that leads to them.
+    pub(crate) fn rsdp(&self) -> [u8; RSDP_SIZE] {
+        rsdp(self.rsdt, self.xsdt)
+    }
+}
+
+/// Where the tables follow the RSDP in the BIOS area.
+const AFTER_RSDP: u64 = 64;
+
 /// Builds the tables and puts them into the BIOS area, the RSDP at its start, where operating systems search for it.
 /// Returns the RSDP's address.
 pub(crate) fn place(placer: &mut Placer, config: &AcpiConfig) -> Result<GuestPhys, LoadError> {
-    let mut area = Area(vec![0; RSDP_SIZE]);
-    // ACPI 5.2.10: the FACS lies on a 64-byte boundary.
-    let facs = area.add(&bytes_of(&FACS::new()), 64);
-    let dsdt = area.add(&dsdt::table(config), 16);
-    let mut tables = vec![area.add(&fadt::table(facs, dsdt), 16), area.add(&madt::table(config.cpus), 16)];
-    if config.hpet {
-        tables.push(area.add(&hpet(), 16));
-    }
-    if let Some(config) = &config.pci {
-        tables.push(area.add(&pci::mcfg(config), 16));
-    }
-    let mut rsdt = sdt(*b"RSDT", 1);
-    let mut xsdt = sdt(*b"XSDT", 1);
-    for table in tables {
-        rsdt.append_slice(&table.to_le_bytes());
-        xsdt.append_slice(&u64::from(table).to_le_bytes());
-    }
-    let rsdt = area.add(rsdt.as_slice(), 16);
-    let xsdt = area.add(xsdt.as_slice(), 16);
-    area.0[..RSDP_SIZE].copy_from_slice(&rsdp(rsdt, xsdt));
-
-    let (size, room) = (area.0.len(), (BIOS_SEGMENT - BIOS_AREA) as usize);
+    let tables = Tables::new(config, (BIOS_AREA + AFTER_RSDP) as u32);
+    let mut area = tables.rsdp().to_vec();
+    area.resize(AFTER_RSDP as usize, 0);
+    area.extend(tables.bytes);
+    let (size, room) = (area.len(), (BIOS_SEGMENT - BIOS_AREA) as usize);
     if size > room {
         return Err(LoadError::AcpiTooLarge { cpus: config.cpus, size, room });
     }
-    placer.firmware("ACPI tables", BIOS_AREA, area.0.into(), 0);
+    placer.firmware("ACPI tables", BIOS_AREA, area.into(), 0);
     Ok(GuestPhys(BIOS_AREA))
 }
 
-/// The tables one after the other, from [`BIOS_AREA`] on.
-struct Area(Vec<u8>);
+/// Tables one after the other.
+struct Area {
+    base: u32,
+    bytes: Vec<u8>,
+}
 
 impl Area {
     /// Appends a table at a multiple of `align` and returns its address.
     fn add(&mut self, table: &[u8], align: usize) -> u32 {
-        self.0.resize(self.0.len().next_multiple_of(align), 0);
-        let address = BIOS_AREA as u32 + self.0.len() as u32;
-        self.0.extend_from_slice(table);
+        self.bytes.resize(self.bytes.len().next_multiple_of(align), 0);
+        let address = self.base + self.bytes.len() as u32;
+        self.bytes.extend_from_slice(table);
         address
     }
 }

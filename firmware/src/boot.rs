@@ -121,7 +121,7 @@ pub fn load(request: &BootRequest) -> Result<Image, LoadError> {
         Kind::RawReal { segment, offset } => raw::real(&mut placer, request, segment, offset),
         Kind::RawProtected(address) => raw::protected(&mut placer, request, address),
     }?;
-    bios_data::place(&mut placer, request.acpi.serial_ports);
+    bios_data::place(&mut placer, request.acpi.serial_ports, request.acpi.cpus);
     Ok(placer.finish(entry))
 }
 

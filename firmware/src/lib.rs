@@ -20,6 +20,8 @@ mod multiboot;
 mod page_tables;
 mod pvh;
 mod raw;
+mod rom;
+mod smbios;
 
 pub use acpi::{AcpiConfig, PciConfig};
 pub use boot::{BootFile, BootRequest, Kind, detect, load, read_file};
@@ -29,3 +31,5 @@ pub use error::LoadError;
 pub use image::{Image, Piece};
 pub use initramfs::{Initramfs, USERSPACE_MARKER};
 pub use memory_map::{MemoryMap, MemoryRange, MemorySizeError, Usage};
+pub use rom::{Rom, firmware_files};
+pub use smbios::Smbios;

@@ -55,7 +55,7 @@ fn pvh_start_info_is_complete() {
     let (map, entries) = (guest.u64(info + 40), guest.u32(info + 48));
     let last = map + (entries - 1) * 24;
     assert_eq!((guest.u64(map), guest.u64(map + 8), guest.u32(map + 16)), (0, 0x9_fc00, 1));
-    assert_eq!((guest.u64(last), guest.u64(last + 8), guest.u32(last + 16)), (4 << 30, 2 << 30, 1));
+    assert_eq!((guest.u64(last), guest.u64(last + 8), guest.u32(last + 16)), (4 << 30, 3 << 30, 1));
     let plain = vmlinux(vec![]);
     assert!(matches!(
         try_load(plain, 64 * MIB, &[], "", Some(Kind::Pvh)),

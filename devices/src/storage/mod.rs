@@ -12,6 +12,9 @@ use std::io;
 /// Bytes of a sector.
 pub const SECTOR: u64 = 512;
 
+/// Virtual time from a request to its completion, in nanoseconds: a fast disk's. What waits then is served at once.
+pub const LATENCY: u64 = 20_000;
+
 /// A disk's contents. Offsets and lengths are in bytes and inside of the disk.
 pub trait Disk: Send {
     /// Its size in bytes, a multiple of [`SECTOR`].

@@ -3,12 +3,10 @@
 use super::queue::{Chain, QueueError, gather, part, scatter, total};
 use super::{VirtioDevice, VirtioIo, device_type};
 use crate::StateError;
-use crate::storage::{Disk, SECTOR, is_inside};
+use crate::storage::{Disk, LATENCY, SECTOR, is_inside};
 use ringworld_core::StateHasher;
 
 const QUEUE_SIZE: u16 = 256;
-/// Virtual time from a notification to the completion of what is then waiting, in nanoseconds: a fast disk's.
-pub(crate) const LATENCY: u64 = 20_000;
 /// The most that is moved in one go.
 const CHUNK: u64 = 1 << 20;
 /// The most sectors that one segment of a discard or a write of zeroes may name, and the most segments.

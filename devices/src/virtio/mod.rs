@@ -1,10 +1,12 @@
 //! Virtio 1.2 devices: what a device implements ([`VirtioDevice`]), virtqueues, and the PCI transport.
 
 mod blk;
+mod net;
 mod pci;
 mod queue;
 
 pub use blk::VirtioBlk;
+pub use net::{NetworkBackend, VirtioNet};
 pub use pci::virtio_pci;
 pub use queue::{Chain, MAX_SIZE, NO_VECTOR, Queue, QueueError, Segment, gather, part, scatter, total};
 

@@ -64,6 +64,10 @@ pub struct ConformArgs {
     /// The CPU that stands for QEMU's `max` and `host`
     #[arg(long, value_name = "MODEL[,+FEATURE][,-FEATURE]")]
     pub cpu: Option<String>,
+    /// A network card: user[,hostfwd=tcp:[ADDRESS]:PORT-[ADDRESS]:PORT][,mac=MAC] (may be repeated). Time is real then,
+    /// unless --time says otherwise
+    #[arg(long, value_name = "user,...", value_parser = crate::net::parse_net)]
+    pub net: Vec<ringworld_machine::Network>,
     /// What executes instructions
     #[arg(long, value_enum, default_value_t = Engine::Interp)]
     pub engine: Engine,
@@ -153,9 +157,13 @@ pub struct MachineArgs {
     /// RAM: a number of MiB, or with a suffix K, M, G or T
     #[arg(short, long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     pub memory: u64,
-    /// A disk: file=FILE[,if=virtio][,format=raw|qcow2][,readonly=on][,snapshot=on] (may be repeated)
+    /// A disk: file=FILE[,if=virtio|nvme][,format=raw|qcow2][,readonly=on][,snapshot=on] (may be repeated)
     #[arg(long, value_name = "file=FILE,...", value_parser = crate::drive::parse_drive)]
     pub drive: Vec<ringworld_machine::Drive>,
+    /// A network card: user[,hostfwd=tcp:[ADDRESS]:PORT-[ADDRESS]:PORT][,mac=MAC] (may be repeated). Time is real then,
+    /// unless --time says otherwise
+    #[arg(long, value_name = "user,...", value_parser = crate::net::parse_net)]
+    pub net: Vec<ringworld_machine::Network>,
     /// What executes instructions
     #[arg(long, value_enum, default_value_t = Engine::Interp)]
     pub engine: Engine,

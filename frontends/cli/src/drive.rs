@@ -44,7 +44,8 @@ pub fn parse_drive(text: &str) -> Result<Drive, String> {
             "if" => {
                 interface = match &*value {
                     "virtio" => Interface::Virtio,
-                    _ => return Err(format!("there is no interface {value:?}: give virtio")),
+                    "nvme" => Interface::Nvme,
+                    _ => return Err(format!("there is no interface {value:?}: give virtio or nvme")),
                 }
             }
             "readonly" => disk.read_only = switch(&value)?,

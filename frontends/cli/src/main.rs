@@ -10,6 +10,7 @@ mod drive;
 mod exit;
 mod guests;
 mod monitor;
+mod net;
 mod run;
 mod stats;
 mod terminal;

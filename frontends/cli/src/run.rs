@@ -65,7 +65,8 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
         let text = "--engine jit: this version has no translator yet: use --engine interp".into();
         return Err(Usage(text).into());
     }
-    let default = if terminal::is_interactive() { Time::Real } else { Time::Deterministic };
+    let default =
+        if terminal::is_interactive() || !args.net.is_empty() { Time::Real } else { Time::Deterministic };
     let real = args.time.unwrap_or(default) == Time::Real && args.replay.is_none();
     let mut config = MachineConfig {
         cpu: args.cpu.clone(),
@@ -75,6 +76,7 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
         seed: args.seed,
         cpu_test: args.cpu_test,
         drives: args.drive.clone(),
+        networks: args.net.clone(),
         reboot: !args.no_reboot,
         ..MachineConfig::default()
     };

@@ -1,5 +1,6 @@
 //! What a machine is made of, as plain data.
 
+use crate::network::Network;
 use ringworld_devices::storage::DiskOptions;
 use ringworld_firmware::{BootFile, Kind, LoadError, read_file};
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,8 @@ impl FromStr for Loader {
 pub enum Interface {
     /// A virtio block device.
     Virtio,
+    /// An NVMe controller of its own.
+    Nvme,
 }
 
 /// A disk of the guest.
@@ -159,6 +162,8 @@ pub struct MachineConfig {
     pub loader: Loader,
     /// Disks.
     pub drives: Vec<Drive>,
+    /// Network cards.
+    pub networks: Vec<Network>,
     /// What virtual time follows.
     pub time: TimeMode,
     /// What the real-time clock shows at power-on, in seconds since 1970-01-01 UTC.
@@ -187,6 +192,7 @@ impl Default for MachineConfig {
             command_line: String::new(),
             loader: Loader::Auto,
             drives: Vec::new(),
+            networks: Vec::new(),
             time: TimeMode::Deterministic,
             rtc_start: DEFAULT_RTC_START,
             seed: 0,

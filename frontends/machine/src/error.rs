@@ -27,6 +27,9 @@ pub enum MachineError {
     /// A disk cannot be had.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A network cannot be had.
+    #[error(transparent)]
+    Network(#[from] crate::network::NetworkError),
     /// An impossible number of CPUs.
     #[error("a machine of {0} CPUs is not possible: give 1 to {max}", max = crate::MAX_CPUS)]
     CpuCount(

@@ -17,12 +17,48 @@ pub enum HostEvent {
         /// The bytes.
         bytes: Vec<u8>,
     },
+    /// Ethernet frames for a network card.
+    Network {
+        /// The card.
+        port: usize,
+        /// The frames.
+        frames: Vec<Frame>,
+    },
     /// Somebody presses the power button.
     PowerButton,
     /// A non-maskable interrupt at every CPU's LINT1.
     Nmi,
     /// The reset button.
     Reset,
+}
+
+/// An Ethernet frame; hexadecimal in a recording.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame(pub Vec<u8>);
+
+impl From<Vec<u8>> for Frame {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl Serialize for Frame {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        serializer
+            .serialize_str(&digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect::<String>())
+    }
+}
+
+impl<'de> Deserialize<'de> for Frame {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = || serde::de::Error::custom("a frame is an even number of hexadecimal digits");
+        let digits: Option<Vec<u32>> = text.chars().map(|c| c.to_digit(16)).collect();
+        let digits = digits.filter(|digits| digits.len() % 2 == 0).ok_or_else(wrong)?;
+        Ok(Self(digits.chunks_exact(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()))
+    }
 }
 
 #[derive(Default)]
@@ -73,6 +109,11 @@ impl MachineHandle {
         self.change(|state| state.closed = true);
     }
 
+    /// How many events wait to be taken.
+    pub(crate) fn backlog(&self) -> usize {
+        self.lock().events.len()
+    }
+
     pub(crate) fn take_stop(&self) -> Option<StopReason> {
         self.lock().stop.take()
     }
@@ -112,6 +153,15 @@ mod tests {
         assert!(attention.is_raised());
         assert_eq!(handle.take_stop(), Some(StopReason::Timeout));
         assert_eq!(handle.take_stop(), None);
+    }
+
+    #[test]
+    fn frames_are_hexadecimal() {
+        let event = HostEvent::Network { port: 1, frames: vec![Frame(vec![0, 0x1f, 0xff])] };
+        let text = serde_json::to_string(&event).unwrap();
+        assert!(text.contains("001fff"), "{text}");
+        assert_eq!(serde_json::from_str::<HostEvent>(&text).unwrap(), event);
+        assert!(serde_json::from_str::<HostEvent>(&text.replace("001fff", "001ff")).is_err());
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod inspect;
 mod interrupts;
 mod log;
 mod machine;
+mod network;
 mod pace;
 mod peripherals;
 mod schedule;
@@ -41,10 +42,11 @@ pub use config::{
     host_time,
 };
 pub use error::MachineError;
-pub use host::{HostEvent, MachineHandle};
+pub use host::{Frame, HostEvent, MachineHandle};
 pub use inspect::{PageWalk, linear_rip, read_linear};
 pub use log::{Recording, RecordingEnd, RecordingHeader};
 pub use machine::{Backends, Machine};
+pub use network::{Forward, GUEST, Network, NetworkError, NetworkKind, Protocol};
 pub use snapshot::{Snapshot, SnapshotHeader};
 pub use stats::{CpuStats, RegionStats, Stats};
 pub use stop::{RunUntil, StopReason};

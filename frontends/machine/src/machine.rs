@@ -2,6 +2,7 @@
 
 use crate::host::MachineHandle;
 use crate::log::{Recorder, Recording, RecordingEnd, RecordingHeader};
+use crate::network::Prepared;
 use crate::pace::Pace;
 use crate::stats::{CpuStats, Stats};
 use crate::{MAX_CPUS, MachineConfig, MachineError, StopReason, TimeMode, entry, peripherals};
@@ -59,6 +60,8 @@ pub struct Machine {
     /// Where the run stopped for a breakpoint: CPU and its instruction count.
     pub(crate) at_breakpoint: Option<(usize, u64)>,
     pub(crate) resets: u64,
+    /// Each network card's place among the board's PCI devices, and the network behind it, until it is started.
+    pub(crate) networks: Vec<(usize, Option<Prepared>)>,
 }
 
 /// The CPU model, if the configuration is possible.
@@ -114,9 +117,10 @@ impl Machine {
         let map = MemoryMap::pc(config.memory)?;
         let memory = Arc::new(GuestMemory::new(&map.regions())?);
         let low_memory = map.low_ram_end().0;
+        let peripherals = peripherals::build(&config)?;
         let board = Arc::new(Board::new(BoardConfig {
             memory: Some(memory.clone()),
-            pci: peripherals::build(&config)?,
+            pci: peripherals.slots,
             cmos: CmosConfig {
                 start_time: config.rtc_start,
                 low_memory,
@@ -152,6 +156,7 @@ impl Machine {
             turn: config.cpus as usize,
             at_breakpoint: None,
             resets: 0,
+            networks: peripherals.networks,
             config,
             memory,
             board,

@@ -1,13 +1,15 @@
 //! The PCI devices that a configuration asks for.
 
 use crate::config::{Drive, Interface};
-use crate::{MachineConfig, MachineError};
+use crate::network::{self, Prepared};
+use crate::{Machine, MachineConfig, MachineError};
 use ringworld_devices::PciSlot;
+use ringworld_devices::nvme::nvme;
 use ringworld_devices::pci::{
     ConfigSpace, ECAM_BASE, MEMORY32_WINDOW, MEMORY64_SIZE, PciDevice, Port, interrupt_line,
 };
 use ringworld_devices::storage::open_disk;
-use ringworld_devices::virtio::{VirtioBlk, VirtioDevice, virtio_pci};
+use ringworld_devices::virtio::{VirtioBlk, VirtioDevice, VirtioNet, virtio_pci};
 use ringworld_firmware::{MemoryMap, PciConfig};
 
 /// The first device number on bus 0 for what the user adds; the first one is left to graphics.
@@ -27,13 +29,27 @@ pub(crate) fn pci_config(memory: &MemoryMap) -> PciConfig {
     }
 }
 
+/// What a configuration's peripherals are made of.
+pub(crate) struct Peripherals {
+    /// The board's PCI devices.
+    pub slots: Vec<PciSlot>,
+    /// Each network card's place among them, and the network behind it, until it is started.
+    pub networks: Vec<(usize, Option<Prepared>)>,
+}
+
 /// Builds the devices.
-pub(crate) fn build(config: &MachineConfig) -> Result<Vec<PciSlot>, MachineError> {
+pub(crate) fn build(config: &MachineConfig) -> Result<Peripherals, MachineError> {
     let mut slots = Slots { list: Vec::new(), next: FIRST_DEVICE };
+    let mut networks = Vec::new();
+    for (number, card) in config.networks.iter().enumerate() {
+        let (backend, network) = network::prepare(card)?;
+        networks.push((slots.list.len(), Some(network)));
+        slots.virtio(format!("virtio-net{number}"), VirtioNet::new(backend, card.mac(number)));
+    }
     for (number, drive) in config.drives.iter().enumerate() {
         slots.drive(number, drive)?;
     }
-    Ok(slots.list)
+    Ok(Peripherals { slots: slots.list, networks })
 }
 
 struct Slots {
@@ -55,14 +71,25 @@ impl Slots {
 
     fn drive(&mut self, number: usize, drive: &Drive) -> Result<(), MachineError> {
         let disk = open_disk(&drive.disk)?;
+        let serial = format!("ringworld-{number}");
         match drive.interface {
-            Interface::Virtio => {
-                self.virtio(
-                    format!("virtio-blk{number}"),
-                    VirtioBlk::new(disk, format!("ringworld-{number}")),
-                );
-            }
+            Interface::Virtio => self.virtio(format!("virtio-blk{number}"), VirtioBlk::new(disk, serial)),
+            Interface::Nvme => self.push(format!("nvme{number}"), true, nvme(disk, serial, Port::Endpoint)),
         }
         Ok(())
+    }
+}
+
+impl Machine {
+    /// Lets the networks work, unless a replay knows already what they say.
+    pub(crate) fn start_networks(&mut self) {
+        if self.replay.is_some() {
+            return;
+        }
+        for (port, (_, network)) in self.networks.iter_mut().enumerate() {
+            if let Some(network) = network.take() {
+                network.start(port, self.handle.clone());
+            }
+        }
     }
 }

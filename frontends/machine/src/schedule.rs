@@ -16,6 +16,8 @@ use ringworld_x86::state::Activity;
 
 /// The length of a single CPU's rounds in nanoseconds: how late it notices inputs.
 const SINGLE_SLICE: u64 = 1_000_000;
+/// The same with a network card, whose other side waits for answers.
+const NETWORK_SLICE: u64 = 100_000;
 
 /// What ends a loop: a reason to stop, or a failure.
 enum Break {
@@ -50,6 +52,7 @@ impl Machine {
         until: &RunUntil,
         observer: &mut O,
     ) -> Result<StopReason, MachineError> {
+        self.start_networks();
         loop {
             let step = if self.turn >= self.cores.len() {
                 self.begin_round(until)
@@ -87,7 +90,11 @@ impl Machine {
         if self.is_idle() {
             self.round_end = self.idle_until(next)?;
         } else {
-            let slice = if self.cores.len() == 1 { SINGLE_SLICE } else { self.config.slice };
+            let slice = match (self.cores.len(), self.networks.is_empty()) {
+                (1, true) => SINGLE_SLICE,
+                (1, false) => NETWORK_SLICE,
+                _ => self.config.slice,
+            };
             self.round_end = next.min(self.now + slice);
             if let Some(ahead) = self.pace.as_mut().and_then(|pace| pace.ahead(self.now)) {
                 self.handle.wait(Some(ahead));
@@ -213,6 +220,13 @@ impl Machine {
     fn apply(&mut self, event: &HostEvent) -> Result<(), Break> {
         match event {
             HostEvent::Serial { port, bytes } => self.board.input(HostInput::Serial(*port), bytes, self.now),
+            HostEvent::Network { port, frames } => {
+                if let Some(&(slot, _)) = self.networks.get(*port) {
+                    for frame in frames {
+                        self.board.input(HostInput::Pci(slot), &frame.0, self.now);
+                    }
+                }
+            }
             HostEvent::PowerButton => self.board.input(HostInput::PowerButton, &[], self.now),
             // Bit 7 of port 0x70 cuts the button off.
             HostEvent::Nmi if self.board.nmi_masked() => {}

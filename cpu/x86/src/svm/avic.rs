@@ -333,7 +333,8 @@ impl Cpu {
         const VALID: u32 = 1 << 31;
         let page = self.avic_page();
         let flat = self.avic_read(page, offset::DFR) >> 28 == 0xf;
-        let (first, bits) = if flat { (0, destination) } else { (4 * u64::from(destination >> 4), destination & 0xf) };
+        let (first, bits) =
+            if flat { (0, destination) } else { (4 * u64::from(destination >> 4), destination & 0xf) };
         if !flat && destination >> 4 == 0xf {
             return self.avic_broadcast(vector, true);
         }
