@@ -198,7 +198,7 @@ pub struct MachineArgs {
     /// Save a snapshot once this many instructions (of all CPUs) have retired, and go on (may be repeated)
     #[arg(long, value_name = "COUNT:FILE", value_parser = parse_snapshot_at)]
     pub snapshot_at: Vec<(u64, PathBuf)>,
-    /// Trace to standard error: insn, exception, interrupt, io, mmio or all, separated by commas, with filters
+    /// Trace to standard error: insn, exception, interrupt, io, mmio, svm or all, separated by commas, with filters
     /// addr=FROM..TO and count=FROM..TO
     #[arg(long, value_name = "SPEC")]
     pub trace: Option<TraceSpec>,

@@ -107,6 +107,13 @@ pub fn counters(stats: &Stats) -> String {
         let name = EXCEPTIONS.get(vector).copied().unwrap_or_default();
         line(&format!("exception {vector} {name}"), count);
     }
+    let mut exits = std::collections::BTreeMap::<_, u64>::new();
+    for (code, count) in stats.cpus.iter().flat_map(|cpu| cpu.counters.svm_exits.iter()) {
+        *exits.entry(code.0).or_default() += count;
+    }
+    for (code, count) in exits {
+        line(&format!("#VMEXIT {}", ringworld_x86::svm::ExitCode(code)), count);
+    }
     line("page walks (TLB misses)", stats.total(|c| c.walks));
     line("slow memory accesses", stats.total(|c| c.slow_accesses));
     line("port accesses", stats.total(|c| c.port_io));

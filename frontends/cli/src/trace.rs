@@ -20,12 +20,13 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// The names on the command line and their targets.
-const TARGETS: [(&str, &str); 5] = [
+const TARGETS: [(&str, &str); 6] = [
     ("insn", "ringworld::insn"),
     ("exception", "ringworld::exception"),
     ("interrupt", "ringworld::interrupt"),
     ("io", "ringworld::io"),
     ("mmio", "ringworld::mmio"),
+    ("svm", "ringworld::svm"),
 ];
 
 /// Whether events are written now: false outside of the range of instruction counts.
@@ -116,7 +117,7 @@ impl FromStr for TraceSpec {
             }
         }
         if spec.targets.is_empty() {
-            return Err("name something to trace: insn, exception, interrupt, io, mmio or all".into());
+            return Err("name something to trace: insn, exception, interrupt, io, mmio, svm or all".into());
         }
         Ok(spec)
     }

@@ -95,7 +95,6 @@ impl Cpu {
             }
             _ => (error, 0, false),
         };
-        // BOUND's next instruction; those of INT3 and INTO come by another way.
         self.virt.svm.exit = Exit { code: code.0, info1, info2, next_rip: 0, bytes };
         Some(Stop::Exit)
     }

@@ -3,6 +3,7 @@
 use super::vmcb::ControlArea;
 use super::{Exit, ExitCode};
 use crate::control::cr0;
+use crate::fault::vector;
 use crate::virt::{CrAccess, Intercept, IoAccess};
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
@@ -40,9 +41,9 @@ pub(super) fn msrpm_bit(msr: u32) -> Option<u32> {
 pub(super) fn io_info(access: &IoAccess, i: &Insn) -> u64 {
     let string = access.string.is_some();
     let repeated = i.prefixes & (crate::insn::prefix::REP | crate::insn::prefix::REPNE) != 0;
-    // A16, A32 and A64 tell a string instruction's address size; the segment is that of its memory operand.
+    // A16, A32 and A64 tell a string instruction's address size; the segment is that of OUTS; INS has ES.
     let address = if string { u64::from(i.address_bytes()) >> 1 } else { 0 };
-    let segment = access.string.map_or(0, |(segment, _)| match segment {
+    let segment = access.string.filter(|_| !access.input).map_or(0, |(segment, _)| match segment {
         crate::insn::seg::FLAT => u64::from(crate::insn::seg::DS),
         crate::insn::seg::FLAT_SS => u64::from(crate::insn::seg::SS),
         n => u64::from(n),
@@ -109,7 +110,7 @@ impl Cpu {
             Intercept::Popf => ExitCode::POPF,
             Intercept::Iret => ExitCode::IRET,
             Intercept::Int(vector) => return self.svm_unless(ExitCode::SWINT, vector.into()),
-            Intercept::SoftwareException if i.code() == Code::Int1 => ExitCode::ICEBP,
+            Intercept::SoftwareException => return self.svm_software_exception(i),
             Intercept::Vmmcall => ExitCode::VMMCALL,
             Intercept::Vmrun => ExitCode::VMRUN,
             Intercept::Vmload => ExitCode::VMLOAD,
@@ -121,6 +122,19 @@ impl Cpu {
             _ => return Ok(()),
         };
         self.svm_unless(code, 0)
+    }
+
+    /// INT3, INTO and INT1 exit as instructions: nRIP is known, RIP is at the instruction.
+    fn svm_software_exception(&mut self, i: &Insn) -> Result<(), Stop> {
+        match i.code() {
+            Code::Int3 => self.svm_unless(ExitCode::exception(vector::BP), 0),
+            Code::Into => self.svm_unless(ExitCode::exception(vector::OF), 0),
+            Code::Int1 => {
+                self.svm_unless(ExitCode::ICEBP, 0)?;
+                self.svm_unless(ExitCode::exception(vector::DB), 0)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// PAUSE: exits when the filter's counter is used up (APM 2 15.14.4). The counter starts again if the last PAUSE is

@@ -15,6 +15,8 @@ mod intercept;
 mod leave;
 pub(crate) mod msr;
 mod npt;
+#[cfg(test)]
+mod tests;
 
 pub mod vmcb;
 
@@ -40,7 +42,7 @@ pub struct Svm {
     /// TSC_RATIO: 8.32 fixed point.
     pub tsc_ratio: u64,
     /// The guest that runs.
-    pub(crate) guest: Guest,
+    pub guest: Guest,
     /// The host's state while a guest runs.
     pub(crate) host: Host,
     /// The exit that a hook has noted.

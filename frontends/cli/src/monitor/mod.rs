@@ -2,6 +2,7 @@
 
 mod memory;
 mod show;
+mod svm;
 
 use crate::trace::parse_address;
 use anyhow::Context;
@@ -16,6 +17,7 @@ info registers|cpus|tlb|lapic|ioapic|pic|mem|stats
 x/FMT ADDR       memory at a linear address; FMT: count, size b h w g, format x d u c s i (instructions)
 xp/FMT ADDR      memory at a physical address
 disas [ADDR] [N] N instructions from ADDR (or RIP) on
+vmcb [ADDR]      the VMCB of the last VMRUN, or at a physical address
 walk ADDR        the page walk of a linear address, every level of it
 cpu N            the CPU that the commands are about
 step [N]         N instructions
@@ -136,6 +138,8 @@ impl Monitor {
             "cpu" => self.select(machine, rest),
             "i" | "info" => show::info(machine, self.cpu, rest, out),
             "walk" => self.address(machine, rest).and_then(|at| memory::walk(machine, self.cpu, at, out)),
+            "vmcb" if rest.is_empty() => svm::vmcb(machine, self.cpu, None, out),
+            "vmcb" => self.address(machine, rest).and_then(|at| svm::vmcb(machine, self.cpu, Some(at), out)),
             "disas" => self.disassemble(machine, rest, out),
             "s" | "step" => return self.step(machine, rest, out),
             "b" | "break" => self.set_breakpoint(machine, rest, out),
