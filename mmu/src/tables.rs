@@ -53,6 +53,14 @@ pub trait TableReader {
         new: u64,
     ) -> Result<u64, Self::Fault>;
 
+    /// Called before a walk of extended page tables sets accessed or dirty flags for the guest-physical `address`, and
+    /// whether a dirty flag is among them: page-modification logging (SDM 3C 29.3.6).
+    #[inline(always)]
+    fn flags_change(&mut self, address: GuestPhys, dirty: bool) -> Result<(), Self::Fault> {
+        let _ = (address, dirty);
+        Ok(())
+    }
+
     /// Called once for each entry that a walk reads.
     #[inline(always)]
     fn reference(&mut self, reference: Reference) {

@@ -58,7 +58,7 @@ impl Cpu {
             Accepted::Init if self.smm || self.init_held() => self.init_pending = true,
             Accepted::Init => self.take_init(),
             Accepted::StartUp(page) => {
-                if self.activity == Activity::WaitForSipi {
+                if self.activity == Activity::WaitForSipi && !self.start_up_held(page) {
                     self.start_up(page);
                 }
             }

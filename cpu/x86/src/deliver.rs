@@ -18,8 +18,10 @@ pub enum Origin {
     External,
     /// A fault: RF is set in the saved flags.
     Fault,
-    /// A trap or abort detected by hardware (single-step, double fault, INT1).
+    /// A trap or abort detected by hardware (single-step, double fault).
     Trap,
+    /// INT1: as a trap.
+    Privileged,
     /// INT n: the gate's DPL is checked, IOPL applies in virtual-8086 mode.
     Software,
     /// INT3 and INTO: the gate's DPL is checked.

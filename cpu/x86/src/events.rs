@@ -74,21 +74,24 @@ impl Cpu {
                 }
                 continue;
             }
+            if self.guest_boundary(Moment::Timers, shadow) {
+                shadow = Shadow::None;
+                continue;
+            }
+            if shadow == Shadow::None && self.nmi_pending && self.nmis_open() {
+                if !self.guest_boundary(Moment::Nmi, shadow) {
+                    self.nmi_pending = false;
+                    self.nmi_blocked = true;
+                    self.counters.nmis += 1;
+                    self.deliver_external(vector::NMI);
+                }
+                continue;
+            }
             if self.guest_boundary(Moment::Windows, shadow) {
                 shadow = Shadow::None;
                 continue;
             }
             if shadow == Shadow::None {
-                if self.nmi_pending && self.nmis_open() {
-                    if self.guest_boundary(Moment::Nmi, shadow) {
-                        continue;
-                    }
-                    self.nmi_pending = false;
-                    self.nmi_blocked = true;
-                    self.counters.nmis += 1;
-                    self.deliver_external(vector::NMI);
-                    continue;
-                }
                 if self.interrupts_open()
                     && self.mode.guest()
                     && self.interrupt_waits()
@@ -123,6 +126,9 @@ impl Cpu {
         }
         let keep = boundary::CODE_BREAKPOINTS | boundary::LAST_BRANCH | boundary::YIELD;
         self.boundary &= keep;
+        if self.mode.guest() && self.guest_steps() {
+            self.boundary |= boundary::INTERRUPT;
+        }
         if self.flags.has(bits::TF | bits::RF) || self.pending_db != 0 {
             self.boundary |= boundary::TRAP;
         }
@@ -140,15 +146,19 @@ impl Cpu {
         let nmi = self.nmi_pending && self.nmis_open();
         let smi = self.smi_pending && self.smis_open();
         let debug = self.pending_db != 0;
-        let wakes = match self.activity {
-            Activity::Active => true,
-            Activity::Halted => unmasked || nmi || smi || debug,
-            Activity::Mwait(even_masked) => {
-                unmasked || nmi || smi || debug || (even_masked && interrupt) || self.monitor_triggered()
-            }
-            // SDM 3A 6.15 (#DF): NMI, SMI, INIT or RESET leave shutdown; the machine treats it as a reset before that.
-            Activity::Shutdown | Activity::WaitForSipi => false,
-        };
+        let guest = self.mode.guest()
+            && matches!(self.activity, Activity::Halted | Activity::Mwait(_))
+            && self.guest_wakes();
+        let wakes = guest
+            || match self.activity {
+                Activity::Active => true,
+                Activity::Halted => unmasked || nmi || smi || debug,
+                Activity::Mwait(even_masked) => {
+                    unmasked || nmi || smi || debug || (even_masked && interrupt) || self.monitor_triggered()
+                }
+                // SDM 3A 6.15 (#DF): NMI, SMI, INIT or RESET leave shutdown; the machine treats it as a reset before that.
+                Activity::Shutdown | Activity::WaitForSipi => false,
+            };
         if wakes {
             self.monitor = None;
             self.activity = Activity::Active;
@@ -169,6 +179,11 @@ impl Cpu {
         if self.boundary & boundary::INTERRUPT == 0 || !self.interrupts_open() {
             return None;
         }
+        self.acknowledge_interrupt()
+    }
+
+    /// Acknowledges the interrupt that waits, if one does.
+    pub(crate) fn acknowledge_interrupt(&mut self) -> Option<u8> {
         let now = self.now();
         self.lapic.tick(now);
         if self.intr && self.ext_int_reaches() {

@@ -34,7 +34,7 @@ mod task;
 mod testing;
 mod timers;
 pub mod virt;
-mod vmx;
+pub mod vmx;
 pub mod x87;
 
 pub use fault::Stop;

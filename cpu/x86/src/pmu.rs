@@ -29,7 +29,7 @@ const AMD_PERFEVTSEL0: u32 = 0xc001_0000;
 const AMD_PERFCTR0: u32 = 0xc001_0004;
 
 /// Bits of GLOBAL_CTRL and GLOBAL_STATUS that stand for counters.
-const ALL_COUNTERS: u64 = ((1 << GENERAL) - 1) | ((1 << FIXED) - 1) << 32;
+pub(crate) const ALL_COUNTERS: u64 = ((1 << GENERAL) - 1) | ((1 << FIXED) - 1) << 32;
 
 mod evtsel {
     pub const USR: u64 = 1 << 16;

@@ -30,11 +30,7 @@ impl Cpu {
             _ if self.activity != Activity::Active => VirtualTime::NEVER,
             icount => self.clock.at(icount),
         };
-        let guest = match self.guest_deadline() {
-            u64::MAX => VirtualTime::NEVER,
-            icount => self.clock.at(icount),
-        };
-        self.lapic.next_timer(self.now()).min(overflow).min(guest)
+        self.lapic.next_timer(self.now()).min(overflow).min(self.guest_deadline())
     }
 
     /// Brings the processor's timers to its present.
@@ -43,7 +39,7 @@ impl Cpu {
         if self.lapic.tick(now) {
             self.boundary |= boundary::INTERRUPT;
         }
-        if self.guest_deadline() <= self.icount {
+        if self.guest_deadline() <= now {
             self.boundary |= boundary::INTERRUPT;
         }
         if self.pmu_deadline() <= self.icount {

@@ -12,7 +12,7 @@ use crate::svm::Svm;
 use crate::task::Switch;
 use crate::vmx::Vmx;
 use crate::{Cpu, Stop};
-use ringworld_core::GuestPhys;
+use ringworld_core::{GuestPhys, VirtualTime};
 use serde::{Deserialize, Serialize};
 
 /// On whose behalf the processor runs.
@@ -102,8 +102,8 @@ pub enum Intercept {
     Sti,
     /// INT n.
     Int(u8),
-    /// INT3, INTO, INT1: only the length is noted, the exception is what is intercepted.
-    SoftwareException,
+    /// INT3, INTO and INT1, with their vector: what is intercepted is the exception.
+    SoftwareException(u8),
     /// A far transfer or IRET that may switch tasks: only the length is noted.
     FarTransfer,
     /// VMX's instructions executed in a guest.
@@ -163,10 +163,12 @@ pub struct IoAccess {
 pub(crate) enum Moment {
     /// Before debug traps, and whether or not the processor is active: INIT, SMI, trap-like exits.
     First,
-    /// After debug traps, before NMIs: timers, windows. Not in the shadow of MOV SS.
-    Windows,
+    /// After debug traps, before NMIs: timers.
+    Timers,
     /// An NMI is about to be taken.
     Nmi,
+    /// After NMIs, before maskable interrupts: NMI and interrupt windows.
+    Windows,
     /// A maskable interrupt is about to be acknowledged.
     Interrupt,
     /// After external interrupts: a virtual interrupt may be delivered.
@@ -347,6 +349,21 @@ impl Cpu {
         self.mode.guest() && by_level!(self, false, vmx_boundary, svm_boundary(moment, shadow))
     }
 
+    /// Whether the guest must be looked at after each instruction.
+    pub(crate) fn guest_steps(&self) -> bool {
+        by_level!(self, false, vmx_steps, svm_steps())
+    }
+
+    /// Whether a guest that waits goes on for a reason of its own (virtual interrupts, windows).
+    pub(crate) fn guest_wakes(&mut self) -> bool {
+        by_level!(self, false, vmx_wakes, svm_wakes())
+    }
+
+    /// A start-up IPI has come for a processor that waits for one: true if it is the guest that waits.
+    pub(crate) fn start_up_held(&mut self, page: u8) -> bool {
+        by_level!(self, false, vmx_start_up, svm_start_up(page))
+    }
+
     /// Whether maskable interrupts are taken (or intercepted) now, but for shadows.
     pub(crate) fn interrupts_open(&self) -> bool {
         let flag = self.flags.has(crate::flags::bits::IF);
@@ -416,8 +433,8 @@ impl Cpu {
         self.mode.guest() && by_level!(self, false, vmx_page_is_virtual, svm_page_is_virtual(address))
     }
 
-    /// The next moment (instruction count) at which a guest's timer ends the run.
-    pub(crate) fn guest_deadline(&self) -> u64 {
-        by_level!(self, u64::MAX, vmx_deadline, svm_deadline())
+    /// The next moment at which a guest's timer ends the run.
+    pub(crate) fn guest_deadline(&self) -> VirtualTime {
+        by_level!(self, VirtualTime::NEVER, vmx_deadline, svm_deadline())
     }
 }

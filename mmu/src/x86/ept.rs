@@ -240,6 +240,7 @@ pub fn walk<R: TableReader>(
             if entry & flags == flags {
                 break (entry_rights, translation);
             }
+            reader.flags_change(address, flags & !entry & DIRTY != 0).map_err(EptFault::Table)?;
             let found = reader
                 .compare_exchange(entry_address, EntryWidth::Eight, entry, entry | flags)
                 .map_err(EptFault::Table)?;

@@ -24,6 +24,9 @@ impl Cpu {
         }
         let known =
             cr0::PE | cr0::MP | cr0::EM | cr0::TS | cr0::NE | cr0::WP | cr0::AM | cr0::NW | cr0::CD | cr0::PG;
+        if !self.vmx_allows_cr0(value) {
+            return Err(self.gp0());
+        }
         let value = value & known | cr0::ET;
         let changed = self.cr0 ^ value;
         if changed & cr0::PG != 0 {
@@ -85,6 +88,7 @@ impl Cpu {
         let on = |bit: u64| value & bit != 0;
         let changed = self.cr4 ^ value;
         let bad = value & !self.model.cr4_supported() != 0
+            || !self.vmx_allows_cr4(value)
             || self.long_mode() && (!on(cr4::PAE) || changed & cr4::LA57 != 0)
             || changed & on_bit(value, cr4::PCIDE) != 0 && (!self.long_mode() || self.cr3 & 0xfff != 0);
         if bad {

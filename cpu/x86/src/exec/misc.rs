@@ -68,7 +68,7 @@ fn int(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 }
 
 fn int3(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    cpu.intercept(Intercept::SoftwareException, i)?;
+    cpu.intercept(Intercept::SoftwareException(vector::BP), i)?;
     cpu.counters.exceptions[usize::from(vector::BP)] += 1;
     cpu.software_interrupt(vector::BP, Origin::SoftwareException)
 }
@@ -77,21 +77,21 @@ fn into(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     if !cpu.flags.of() {
         return Ok(());
     }
-    cpu.intercept(Intercept::SoftwareException, i)?;
+    cpu.intercept(Intercept::SoftwareException(vector::OF), i)?;
     cpu.counters.exceptions[usize::from(vector::OF)] += 1;
     cpu.software_interrupt(vector::OF, Origin::SoftwareException)
 }
 
 /// INT1 (ICEBP): a #DB trap that checks no privilege and leaves DR6.
 fn int1(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    cpu.intercept(Intercept::SoftwareException, i)?;
+    cpu.intercept(Intercept::SoftwareException(vector::DB), i)?;
     cpu.counters.exceptions[usize::from(vector::DB)] += 1;
     // Debug traps that MOV SS has held back are delivered with it.
     let held = core::mem::take(&mut cpu.pending_db);
     if held != 0 {
         cpu.note_debug_exception(held);
     }
-    cpu.software_interrupt(vector::DB, Origin::Trap)
+    cpu.software_interrupt(vector::DB, Origin::Privileged)
 }
 
 fn bound<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {

@@ -27,7 +27,7 @@ use crate::row::{Group, Rows};
 
 /// Adds every family's rows.
 pub fn rows(rows: &mut Rows) {
-    let families: [fn(&mut Rows); 24] = [
+    let families: [fn(&mut Rows); 25] = [
         alu::rows,
         bits::rows,
         branch::rows,
@@ -50,6 +50,7 @@ pub fn rows(rows: &mut Rows) {
         crate::svm::instructions::rows,
         string::rows,
         tsc::rows,
+        crate::vmx::instructions::rows,
         crate::x87::rows,
         xsave::rows,
     ];

@@ -382,7 +382,8 @@ mod tests {
     #[test]
     fn what_is_not_implemented_is_not_shown() {
         let model = Model::parse("max").unwrap();
-        for feature in [Feature::Vmx, Feature::Svm, Feature::Rtm, Feature::Mpx, Feature::Sgx, Feature::CetIbt]
+        for feature in
+            [Feature::Smx, Feature::Skinit, Feature::Rtm, Feature::Mpx, Feature::Sgx, Feature::CetIbt]
         {
             assert!(!model.has(feature), "{feature:?}");
         }

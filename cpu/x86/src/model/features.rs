@@ -191,7 +191,7 @@ features! {
     Dtes64 ["dtes64"] at [1 0 Ecx 2] forms [] needs [Ds] no;
     Monitor ["monitor", "mwait"] at [1 0 Ecx 3] forms [MONITOR] needs [] yes;
     DsCpl ["ds-cpl"] at [1 0 Ecx 4] forms [] needs [Ds] no;
-    Vmx ["vmx"] at [1 0 Ecx 5] forms [VMX INVEPT INVVPID] needs [Msr] no;
+    Vmx ["vmx"] at [1 0 Ecx 5] forms [VMX INVEPT INVVPID] needs [Msr] yes;
     Smx ["smx"] at [1 0 Ecx 6] forms [SMX] needs [Msr] no;
     Est ["est"] at [1 0 Ecx 7] forms [] needs [Msr] no;
     Tm2 ["tm2"] at [1 0 Ecx 8] forms [] needs [Msr] no;

@@ -16,6 +16,7 @@ pub use parse::{ModelError, models};
 
 use crate::control::{cr4, efer};
 use crate::decode;
+use crate::vmx::capability::Capabilities;
 use iced_x86::Code;
 use serde::Deserialize;
 
@@ -55,6 +56,9 @@ pub struct Model {
     level: u32,
     extended_level: u32,
     caches: Vec<Cache>,
+    /// Names of VMX controls, as in the model's file.
+    vmx_controls: Vec<String>,
+    vmx: Capabilities,
     features: Features,
     /// One bit a form: it decodes.
     codes: Box<[u64]>,
@@ -85,6 +89,7 @@ impl Model {
         }
         self.codes = codes.into();
         self.options = decode::options(self);
+        self.vmx = Capabilities::parse(&self.vmx_controls).limit(self);
     }
 
     /// Whether the feature is shown.
@@ -96,6 +101,11 @@ impl Model {
     /// Whether this form's CPUID features are all shown.
     pub fn decodes(&self, code: Code) -> bool {
         self.codes.get(code as usize >> 6).is_some_and(|word| word >> (code as usize & 63) & 1 != 0)
+    }
+
+    /// The VMX controls that software can set.
+    pub fn vmx(&self) -> &Capabilities {
+        &self.vmx
     }
 
     /// AMD's rules where vendors differ.
@@ -150,6 +160,7 @@ impl Model {
             (Smap, cr4::SMAP),
             (Pku, cr4::PKE),
             (Pks, cr4::PKS),
+            (Vmx, cr4::VMXE),
         ];
         // RDPMC has no feature of its own.
         bits.iter().filter(|(feature, _)| self.has(*feature)).fold(cr4::PCE, |sum, (_, bits)| sum | bits)

@@ -3,6 +3,7 @@
 use super::features::{Feature, Features, TABLE};
 use super::implemented::{implemented, missing_forms};
 use super::{Cache, Model, Vendor};
+use crate::vmx::capability::Capabilities;
 use serde::Deserialize;
 use std::sync::LazyLock;
 use thiserror::Error;
@@ -66,6 +67,9 @@ pub(super) struct ModelFile {
     level: u32,
     extended_level: u32,
     features: Vec<String>,
+    /// The VMX controls that exist, see [`crate::vmx`].
+    #[serde(default)]
+    vmx: Vec<String>,
     caches: Vec<Cache>,
 }
 
@@ -179,6 +183,8 @@ impl Model {
             level: file.level,
             extended_level: file.extended_level,
             caches: file.caches.clone(),
+            vmx_controls: file.vmx.clone(),
+            vmx: Capabilities::default(),
             features,
             codes: Box::default(),
             options: 0,
@@ -262,7 +268,7 @@ mod tests {
                 "unknown CPU model 'pentium9'; there are: qemu64, x86-64-v3, Skylake-Server, EPYC, max",
             ),
             ("max,+avx513f", "unknown CPU feature 'avx513f'; similar: avx512f"),
-            ("max,+vmx", "CPU feature 'vmx' is not implemented (17 of its instruction forms are missing)"),
+            ("max,+rtm", "CPU feature 'rtm' is not implemented ("),
             ("max,sgx=on", "CPU feature 'sgx' is not implemented"),
             ("max,phys-bits=64", "'phys-bits=64' is not possible"),
             ("max,vendor=Cyrix", "'vendor=Cyrix' is not possible"),

@@ -42,6 +42,8 @@ pub mod debugctl {
     pub const BTF: u64 = 1 << 1;
     /// AMD: the last branch is recorded.
     pub const LBR: u64 = 1 << 0;
+    /// What software can write: BTF, and LBR, which stays clear as there are no last-branch records.
+    pub const WRITABLE: u64 = BTF | 1;
 }
 
 /// MSRs without a field of their own in [`crate::Cpu`]. IA32_APIC_BASE is the local APIC's.
@@ -70,6 +72,8 @@ pub struct Msrs {
     pub power_ctl: u64,
     pub spec_ctrl: u64,
     pub misc_features_enables: u64,
+    /// Intel: IA32_FEATURE_CONTROL.
+    pub feature_control: u64,
     /// Intel: MSR_POWER_CTL.
     pub smbase: u64,
     pub mtrr: Mtrrs,

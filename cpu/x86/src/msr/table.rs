@@ -3,6 +3,7 @@
 use super::{Msrs, mca, mtrr, special};
 use crate::model::{Feature, Model};
 use crate::svm::msr as svm;
+use crate::vmx::capability;
 use crate::{Cpu, Stop, pmu};
 
 type Field = fn(&mut Msrs) -> &mut u64;
@@ -92,8 +93,12 @@ static REGISTERS: &[Register] = &[
     register!(0x10, "IA32_TIME_STAMP_COUNTER", with!(Tsc), code!(special::read_tsc, special::write_tsc)),
     register!(0x17, "IA32_PLATFORM_ID", intel, Access::Constant(|_| 0)),
     register!(0x1b, "IA32_APIC_BASE", with!(Apic), code!(special::read_apic_base, special::write_apic_base)),
-    // Locked, with nothing enabled.
-    register!(0x3a, "IA32_FEATURE_CONTROL", intel, Access::Constant(|_| 1)),
+    register!(
+        0x3a,
+        "IA32_FEATURE_CONTROL",
+        intel,
+        code!(|cpu, _| Ok(cpu.msrs.feature_control), capability::write_feature_control)
+    ),
     register!(
         0x3b,
         "IA32_TSC_ADJUST",
@@ -163,6 +168,12 @@ static REGISTERS: &[Register] = &[
         code!(pmu::read_control, pmu::write_control)
     ),
     register!(0x400..=mca::LAST, "IA32_MCi_*", with!(Mca), code!(mca::read, mca::write)),
+    register!(
+        0x480..=capability::LAST_MSR,
+        "IA32_VMX_*",
+        with!(Vmx),
+        code!(capability::read_msr, capability::write_msr)
+    ),
     register!(0x4c1..=0x4c4, "IA32_A_PMCn", with!(Pdcm), code!(pmu::read_counter, pmu::write_counter)),
     register!(
         0x6e0,

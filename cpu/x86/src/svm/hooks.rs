@@ -11,7 +11,7 @@ use crate::state::{Activity, Shadow, boundary};
 use crate::task::Switch;
 use crate::virt::{Level, Moment};
 use crate::{Cpu, Stop};
-use ringworld_core::GuestPhys;
+use ringworld_core::{GuestPhys, VirtualTime};
 
 impl Cpu {
     fn v_intr(&self) -> u64 {
@@ -159,6 +159,7 @@ impl Cpu {
                 }
                 false
             }
+            Moment::Timers => false,
             Moment::Windows => {
                 if shadow == Shadow::None && self.svm_takes_virtual_nmi() {
                     let flags = &mut self.virt.svm.guest.control.v_intr;
@@ -250,8 +251,17 @@ impl Cpu {
     pub(crate) fn svm_page_is_virtual(&self, address: GuestPhys) -> bool {
         self.avic_is_page(address)
     }
-    pub(crate) fn svm_deadline(&self) -> u64 {
-        u64::MAX
+    pub(crate) fn svm_deadline(&self) -> VirtualTime {
+        VirtualTime::NEVER
+    }
+    pub(crate) fn svm_steps(&self) -> bool {
+        false
+    }
+    pub(crate) fn svm_wakes(&mut self) -> bool {
+        false
+    }
+    pub(crate) fn svm_start_up(&mut self, _: u8) -> bool {
+        false
     }
 
     /// What a snapshot does not hold: derived from the state that was restored.

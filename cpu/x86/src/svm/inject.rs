@@ -69,7 +69,7 @@ pub fn exit_int_info(event: &Event) -> u64 {
         Origin::External if event.vector == vector::NMI => kind::NMI,
         Origin::External => kind::INTR,
         Origin::Software => kind::SOFTWARE,
-        Origin::Fault | Origin::Trap | Origin::SoftwareException => kind::EXCEPTION,
+        Origin::Fault | Origin::Trap | Origin::Privileged | Origin::SoftwareException => kind::EXCEPTION,
     };
     let error = event.error.map_or(0, |code| bits::ERROR_VALID | u64::from(code) << 32);
     bits::VALID | u64::from(event.vector) | kind << 8 | error

@@ -110,7 +110,7 @@ impl Cpu {
             Intercept::Popf => ExitCode::POPF,
             Intercept::Iret => ExitCode::IRET,
             Intercept::Int(vector) => return self.svm_unless(ExitCode::SWINT, vector.into()),
-            Intercept::SoftwareException => return self.svm_software_exception(i),
+            Intercept::SoftwareException(_) => return self.svm_software_exception(i),
             Intercept::Vmmcall => ExitCode::VMMCALL,
             Intercept::Vmrun => ExitCode::VMRUN,
             Intercept::Vmload => ExitCode::VMLOAD,
