@@ -34,6 +34,7 @@ pub const PM_TIMER_HZ: u64 = 3_579_545;
 /// SMI_EN, as on ICH at PM_BASE + 0x30: bit 0 enables SMI# globally, bit 5 on writes to the command port.
 const SMI_ENABLE: u64 = 0x30;
 const APMC_SMI: u32 = 0x21;
+const COMMAND_SMI: u32 = 0x20;
 
 const TMR: u16 = 1 << 0;
 const GBL: u16 = 1 << 5;
@@ -57,6 +58,7 @@ pub(crate) const COMMAND_OFFSET: u64 = 0x100;
 #[derive(Debug)]
 pub struct AcpiPm {
     acpi_mode: bool,
+    smi: bool,
     state: State,
 }
 
@@ -77,11 +79,13 @@ struct State {
 
 impl AcpiPm {
     /// Fixed hardware with a 32-bit PM timer (FADT flag TMR_VAL_EXT), or a 24-bit one. `acpi_mode`: whether it is in
-    /// ACPI mode from the start, as hardware without legacy mode is (FADT SMI_CMD 0).
-    pub fn new(timer_32_bit: bool, acpi_mode: bool) -> Self {
+    /// ACPI mode from the start, as hardware without legacy mode is (FADT SMI_CMD 0). Without `smi`, SMI_EN is fixed with
+    /// the command port's bit set, which tells firmware that it is not the first to come.
+    pub fn new(timer_32_bit: bool, acpi_mode: bool, smi: bool) -> Self {
         let control = if acpi_mode { SCI_EN } else { 0 };
         Self {
             acpi_mode,
+            smi,
             state: State {
                 timer_bits: if timer_32_bit { 32 } else { 24 },
                 status: 0,
@@ -130,6 +134,7 @@ impl AcpiPm {
             0x04 => u32::from(state.control),
             0x08 => now.ticks(PM_TIMER_HZ) as u32 & (u32::MAX >> (32 - state.timer_bits.clamp(24, 32))),
             0x24 => state.gpe_enables,
+            SMI_ENABLE if !self.smi => COMMAND_SMI,
             SMI_ENABLE => state.smi_enable,
             _ => 0,
         }
@@ -158,7 +163,9 @@ impl AcpiPm {
                 }
             }
             0x24..0x28 => state.gpe_enables = replace32(state.gpe_enables),
-            _ if offset & !3 == SMI_ENABLE => state.smi_enable = replace32(state.smi_enable) & APMC_SMI,
+            _ if offset & !3 == SMI_ENABLE && self.smi => {
+                state.smi_enable = replace32(state.smi_enable) & APMC_SMI
+            }
             _ => {}
         }
     }
@@ -218,7 +225,7 @@ impl Device for AcpiPm {
     }
 
     fn reset(&mut self, ctx: &mut DeviceContext<'_>) {
-        *self = Self::new(self.state.timer_bits == 32, self.acpi_mode);
+        *self = Self::new(self.state.timer_bits == 32, self.acpi_mode, self.smi);
         self.state.carries = self.carries_at(ctx.now);
         self.drive(ctx);
     }
@@ -232,7 +239,7 @@ mod tests {
     use crate::device::testing::Bench;
 
     fn bench(timer_32_bit: bool) -> Bench<AcpiPm> {
-        Bench::new(AcpiPm::new(timer_32_bit, false))
+        Bench::new(AcpiPm::new(timer_32_bit, false, true))
     }
 
     /// ACPI 4.8.3.2.1: "SLP_TYPx ... SLP_ENx"

@@ -7,7 +7,7 @@ use crate::cpu_test::{self, CpuTest};
 use crate::debug::{DebugConsole, DebugExit, PvPanic};
 use crate::device::{Device, DeviceContext, StateError};
 use crate::fabric::{Fabric, NO_CPU, PowerRequest};
-use crate::fw_cfg::{FwCfg, FwCfgConfig};
+use crate::fw_cfg::{self, FwCfg, FwCfgConfig};
 use crate::hpet::{HPET_BASE, Hpet};
 use crate::i8042::KeyboardController;
 use crate::isa_dma::{self, IsaDma};
@@ -59,6 +59,9 @@ pub struct BoardConfig {
     pub debug_exit: Option<u16>,
     /// Whether the ACPI hardware starts in ACPI mode (FADT: SMI_CMD 0).
     pub acpi_mode: bool,
+    /// Whether writes to the SMI command port can raise SMI#. Firmware that finds it cannot leaves system management mode
+    /// alone.
+    pub smi: bool,
     /// What firmware finds in the configuration device.
     pub fw_cfg: FwCfgConfig,
     /// Whether there are high precision event timers.
@@ -81,6 +84,7 @@ impl Default for BoardConfig {
             debug_console: None,
             debug_exit: None,
             acpi_mode: false,
+            smi: true,
             fw_cfg: FwCfgConfig::default(),
             hpet: true,
             cpu_test: false,
@@ -408,7 +412,8 @@ impl Inner {
             Region::new("acpi", acpi_pm::PM_BASE.into(), 0x40, 4),
             Region::new("smi-command", acpi_pm::SMI_COMMAND.into(), 2, 1).at_offset(acpi_pm::COMMAND_OFFSET),
         ];
-        self.acpi = self.attach("acpi", Box::new(AcpiPm::new(true, config.acpi_mode)), &pm, &[])?;
+        self.acpi =
+            self.attach("acpi", Box::new(AcpiPm::new(true, config.acpi_mode, config.smi)), &pm, &[])?;
         let port = Region::new("coprocessor-error", 0xf0, 1, 1);
         self.attach("coprocessor-error", Box::new(CoprocessorError::default()), &[port], &[])?;
         self.attach("port92", Box::new(Port92::default()), &[Region::new("port92", 0x92, 1, 1)], &[])?;
@@ -421,8 +426,11 @@ impl Inner {
             Region::new("dma2", 0xc0, 0x20, 1).at_offset(0x20),
         ];
         self.attach("dma", Box::new(IsaDma::default()), &dma_ports, &[])?;
-        let fw_cfg = Region::new("fw_cfg", 0x510, 2, 2);
-        self.attach("fw_cfg", Box::new(FwCfg::new(config.fw_cfg)), &[fw_cfg], &[])?;
+        let fw_cfg = [
+            Region::new("fw_cfg", 0x510, 2, 2),
+            Region::new("fw_cfg", 0x514, 8, 4).at_offset(fw_cfg::DMA_OFFSET),
+        ];
+        self.attach("fw_cfg", Box::new(FwCfg::new(config.fw_cfg)), &fw_cfg, &[])?;
         if config.hpet {
             let region = Region::new("hpet", HPET_BASE.0, 0x400, 8);
             self.attach("hpet", Box::new(Hpet::default()), &[], &[region])?;

@@ -58,6 +58,7 @@ mod ioapic;
 mod isa_dma;
 pub mod nvme;
 pub mod pci;
+mod pflash;
 mod pic;
 mod pit;
 mod ps2_keyboard;
@@ -68,6 +69,7 @@ mod rtc_calendar;
 mod screen;
 pub mod storage;
 mod uart;
+pub mod vga;
 pub mod virtio;
 
 pub use acpi_pm::{
@@ -85,6 +87,7 @@ pub use fabric::{A20Source, PowerRequest};
 pub use fw_cfg::FwCfgConfig;
 pub use hpet::HPET_BASE;
 pub use i8042::{key_event, mouse_event};
+pub use pflash::Pflash;
 pub use pit::PIT_HZ;
 pub use rtc::CmosConfig;
 pub use screen::Screen;

@@ -1,9 +1,9 @@
 //! A loaded guest: pieces of memory that do not overlap, and how they were given their places.
 
-use crate::{Entry, LoadError, MemoryMap};
+use crate::{Entry, LoadError, MemoryMap, Rom};
 use core::ops::Range;
 use ringworld_core::GuestPhys;
-use ringworld_mmu::{GuestMemory, Unbacked};
+use ringworld_mmu::{GuestMemory, MemoryRegion, RegionKind, Unbacked};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -58,8 +58,8 @@ impl Piece {
 /// A guest ready to start: write the pieces, apply the entry. Can be applied again when the guest resets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Image {
-    /// The first CPU's state.
-    pub entry: Entry,
+    /// The first CPU's state; `None` starts firmware at the reset vector.
+    pub entry: Option<Entry>,
     pieces: Vec<Piece>,
 }
 
@@ -69,13 +69,37 @@ impl Image {
         &self.pieces
     }
 
+    /// Firmware at the reset vector, with its copy below 1 MiB.
+    pub fn firmware(rom: &Rom) -> Self {
+        let piece = |name: &str, address, range| Piece {
+            name: name.into(),
+            address,
+            data: rom.data.clone(),
+            range,
+            zeroes: 0,
+        };
+        let (shadow, tail) = rom.shadow();
+        let end = rom.data.len();
+        let pieces = vec![
+            piece("firmware", rom.base, 0..end),
+            piece("firmware's copy", shadow, end - tail.len()..end),
+        ];
+        Self { entry: None, pieces }
+    }
+
+    /// The ROM that firmware lies in: the memory map has only RAM.
+    pub fn rom(&self) -> Option<MemoryRegion> {
+        let piece = self.pieces.first().filter(|_| self.entry.is_none())?;
+        Some(MemoryRegion { base: piece.address, size: piece.bytes().len() as u64, kind: RegionKind::Rom })
+    }
+
     /// Writes all pieces.
     ///
     /// # Errors
     /// Memory that lacks a part of the [`MemoryMap`] that the image was made for.
     pub fn write_to(&self, memory: &GuestMemory) -> Result<(), Unbacked> {
         for piece in &self.pieces {
-            memory.write(piece.address, piece.bytes())?;
+            memory.load_rom(piece.address, piece.bytes())?;
             let (mut address, mut left) = (piece.address.offset(piece.range.len() as u64), piece.zeroes);
             while left > 0 {
                 let chunk = left.min(ZEROES.len() as u64);
@@ -268,7 +292,7 @@ impl<'a> Placer<'a> {
     /// The image, once everything has its place.
     pub(crate) fn finish(self, entry: Entry) -> Image {
         debug_assert!(self.pieces.iter().all(|piece| piece.end() <= 1 << 48));
-        Image { entry, pieces: self.pieces }
+        Image { entry: Some(entry), pieces: self.pieces }
     }
 }
 

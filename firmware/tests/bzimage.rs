@@ -11,7 +11,7 @@ use ringworld_firmware::{BootFile, Kind, LoadError, MemoryMap, Mode, Usage, dete
 fn the_64_bit_protocol_is_followed() {
     let kernel = Kernel::default();
     let guest = try_load(kernel.build(), 256 * MIB, &[5000], "console=ttyS0", None).unwrap();
-    let entry = guest.image.entry;
+    let entry = guest.image.entry.unwrap();
     // "The entry point is the kernel's load address + 0x200; %rsi holds the base address of boot_params."
     assert_eq!(entry.rip, 0x100_0200);
     assert!(matches!(entry.mode, Mode::Long64 { .. }));
@@ -43,7 +43,7 @@ fn the_32_bit_protocol_is_followed() {
     let kernel = Kernel { version: 0x020b, xloadflags: 0, ..Kernel::default() };
     assert_eq!(detect(&kernel.build()).unwrap(), Kind::Linux32);
     let guest = try_load(kernel.build(), 64 * MIB, &[], "", None).unwrap();
-    let entry = guest.image.entry;
+    let entry = guest.image.entry.unwrap();
     assert_eq!((entry.mode, entry.rip), (Mode::Protected32, 0x100_0000));
     // "CS must be __BOOT_CS, DS, ES, SS __BOOT_DS; %esi the address of boot_params; %ebp, %edi, %ebx zero."
     assert_eq!((entry.segments.cs.selector, entry.segments.data.selector), (0x10, 0x18));
@@ -59,7 +59,7 @@ fn the_32_bit_protocol_is_followed() {
 fn a_kernel_without_pref_address_loads_at_1_mib() {
     let kernel = Kernel { version: 0x0209, setup_sects: 0, header_end: 0x258, ..Kernel::default() };
     let guest = try_load(kernel.build(), 64 * MIB, &[], "", None).unwrap();
-    assert_eq!(guest.image.entry.rip, 0x10_0000);
+    assert_eq!(guest.image.entry.unwrap().rip, 0x10_0000);
     assert_eq!(guest.read(0x10_0000, 4), [0, 1, 2, 3]);
 }
 
@@ -67,16 +67,16 @@ fn a_kernel_without_pref_address_loads_at_1_mib() {
 fn the_initrd_keeps_below_its_limit_and_away_from_the_kernel() {
     let kernel = Kernel { initrd_addr_max: 0x1ff_ffff, init_size: 0x80_0000, ..Kernel::default() };
     let guest = try_load(kernel.build(), 256 * MIB, &[4096], "", None).unwrap();
-    assert_eq!(guest.u32(guest.image.entry.registers.rsi + 0x218), 0x1ff_f000);
+    assert_eq!(guest.u32(guest.image.entry.unwrap().registers.rsi + 0x218), 0x1ff_f000);
     // 8 MiB are free above the kernel's init_size and 15 below it.
     let guest = try_load(kernel.build(), 256 * MIB, &[9 << 20], "", None).unwrap();
-    assert_eq!(guest.u32(guest.image.entry.registers.rsi + 0x218), 0x100_0000 - 9 * MIB);
+    assert_eq!(guest.u32(guest.image.entry.unwrap().registers.rsi + 0x218), 0x100_0000 - 9 * MIB);
 }
 
 #[test]
 fn several_initrds_become_one() {
     let guest = try_load(Kernel::default().build(), 64 * MIB, &[5, 7], "", None).unwrap();
-    let page = guest.image.entry.registers.rsi;
+    let page = guest.image.entry.unwrap().registers.rsi;
     assert_eq!(guest.u32(page + 0x21c), 15);
     assert_eq!(guest.read(guest.u32(page + 0x218), 10), [0xab, 0xab, 0xab, 0xab, 0xab, 0, 0, 0, 0xab, 0xab]);
 }

@@ -14,7 +14,7 @@ fn a_plain_elf64_kernel_gets_boot_params() {
     let kernel = vmlinux(vec![]);
     assert_eq!(detect(&kernel).unwrap(), Kind::Elf);
     let guest = try_load(kernel, 64 * MIB, &[100], "quiet", None).unwrap();
-    let entry = guest.image.entry;
+    let entry = guest.image.entry.unwrap();
     assert!(matches!(entry.mode, Mode::Long64 { .. }));
     assert_eq!(entry.rip, 0x100_0002);
     assert_eq!(guest.read(0x100_0000, 6), *b"text\0\0");
@@ -32,7 +32,10 @@ fn a_plain_elf64_kernel_gets_boot_params() {
 fn a_virtual_entry_point_is_translated() {
     let kernel = elf(false, EM_386, 0xc010_0004, &[load(0xc010_0000, 0x10_0000, b"code", 16)]);
     let guest = try_load(kernel, 64 * MIB, &[], "", None).unwrap();
-    assert_eq!((guest.image.entry.mode, guest.image.entry.rip), (Mode::Protected32, 0x10_0004));
+    assert_eq!(
+        (guest.image.entry.unwrap().mode, guest.image.entry.unwrap().rip),
+        (Mode::Protected32, 0x10_0004)
+    );
 }
 
 /// Xen docs/misc/pvh.pandoc: EBX holds hvm_start_info; its fields as in start_info.h.
@@ -41,7 +44,7 @@ fn pvh_start_info_is_complete() {
     let kernel = vmlinux(vec![pvh_note(0x100_0010)]);
     assert_eq!(detect(&kernel).unwrap(), Kind::Pvh);
     let guest = try_load(kernel, 5 << 30, &[100, 7], "console=ttyS0", None).unwrap();
-    let entry = guest.image.entry;
+    let entry = guest.image.entry.unwrap();
     assert_eq!((entry.mode, entry.rip), (Mode::Protected32, 0x100_0010));
     let info = entry.registers.rbx;
     assert_eq!((guest.u32(info), guest.u32(info + 4), guest.u32(info + 8)), (0x336e_c578, 1, 0));
@@ -70,7 +73,7 @@ fn multiboot_information_is_complete() {
     let kernel = elf(false, EM_386, 0x40_000c, &[load(0x40_0000, 0x40_0000, &header, 0x8000)]);
     assert_eq!(detect(&kernel).unwrap(), Kind::Multiboot);
     let guest = try_load(kernel, 512 * MIB, &[100, 7], "arg1 arg2", None).unwrap();
-    let entry = guest.image.entry;
+    let entry = guest.image.entry.unwrap();
     assert_eq!((entry.mode, entry.rip, entry.registers.rax), (Mode::Protected32, 0x40_000c, 0x2bad_b002));
     let info = entry.registers.rbx;
     assert_eq!(guest.u32(info), 0b10_0100_1101);
@@ -105,7 +108,7 @@ fn multiboot_address_fields_place_the_file() {
     let kernel = BootFile::new("aout", file);
     assert_eq!(detect(&kernel).unwrap(), Kind::Multiboot);
     let guest = try_load(kernel.clone(), 64 * MIB, &[], "", None).unwrap();
-    assert_eq!(guest.image.entry.rip, 0x20_0020);
+    assert_eq!(guest.image.entry.unwrap().rip, 0x20_0020);
     assert_eq!((guest.read(0x20_0000, 1), guest.read(0x20_003f, 2)), (vec![0x11], vec![0x22, 0]));
     assert_eq!(guest.read(0x20_0fff, 1), [0]);
     let wrong = |index: usize, value: u32| {
@@ -139,14 +142,17 @@ fn plain_binaries_go_where_they_are_told() {
     let file = || BootFile::new("boot.bin", vec![0x90; 512]);
     let kind = Some(Kind::RawReal { segment: 0x7c0, offset: 0 });
     let guest = try_load(file(), 2 * MIB, &[], "", kind).unwrap();
-    let entry = guest.image.entry;
+    let entry = guest.image.entry.unwrap();
     assert_eq!((entry.mode, entry.rip, entry.segments.cs.base), (Mode::Real16, 0, 0x7c00));
     assert_eq!(guest.read(0x7c00, 1), [0x90]);
     // Every vector leads to an IRET (0xcf).
     let vector = guest.u32(0x13 * 4);
     assert_eq!(guest.read((vector >> 16 << 4) + (vector & 0xffff), 1), [0xcf]);
     let guest = try_load(file(), 2 * MIB, &[], "", Some(Kind::RawProtected(0x10_0000))).unwrap();
-    assert_eq!((guest.image.entry.mode, guest.image.entry.rip), (Mode::Protected32, 0x10_0000));
+    assert_eq!(
+        (guest.image.entry.unwrap().mode, guest.image.entry.unwrap().rip),
+        (Mode::Protected32, 0x10_0000)
+    );
     for (modules, line, kind, expected) in [
         (
             &[1usize][..],

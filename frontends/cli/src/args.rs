@@ -86,8 +86,13 @@ pub struct ConformArgs {
 }
 
 /// What a snapshot's machine has already.
-const MACHINE_OPTIONS: [&str; 13] = [
+const MACHINE_OPTIONS: [&str; 18] = [
+    "vga",
     "kernel",
+    "firmware",
+    "firmware_vars",
+    "drive",
+    "net",
     "initrd",
     "append",
     "loader",
@@ -106,8 +111,14 @@ const MACHINE_OPTIONS: [&str; 13] = [
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The kernel: bzImage, ELF, multiboot or plain binary
-    #[arg(long, value_name = "FILE", required_unless_present = "restore")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["restore", "firmware"])]
     pub kernel: Option<PathBuf>,
+    /// Firmware to start at the reset vector in place of a kernel: SeaBIOS's bios-256k.bin, OVMF_CODE_4M.fd
+    #[arg(long, visible_alias = "bios", value_name = "FILE", conflicts_with_all = ["kernel", "initrd", "append"])]
+    pub firmware: Option<PathBuf>,
+    /// A file for the firmware's variables: a copy of OVMF_VARS_4M.fd
+    #[arg(long, value_name = "FILE", requires = "firmware")]
+    pub firmware_vars: Option<PathBuf>,
     /// Go on where a snapshot was saved, with its machine
     #[arg(long, value_name = "FILE", conflicts_with_all = MACHINE_OPTIONS)]
     pub restore: Option<PathBuf>,
@@ -157,6 +168,12 @@ pub struct MachineArgs {
     /// RAM: a number of MiB, or with a suffix K, M, G or T
     #[arg(short, long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     pub memory: u64,
+    /// A graphics card: `std`, or `none` (what it shows: `screendump FILE.png` in the monitor, `--screendump`)
+    #[arg(long, value_name = "std|none", default_value = "none", value_parser = parse_vga)]
+    pub vga: bool,
+    /// Write what the graphics card shows at the end to a PNG file
+    #[arg(long, value_name = "FILE")]
+    pub screendump: Option<PathBuf>,
     /// A disk: file=FILE[,if=virtio|nvme][,format=raw|qcow2][,readonly=on][,snapshot=on] (may be repeated)
     #[arg(long, value_name = "file=FILE,...", value_parser = crate::drive::parse_drive)]
     pub drive: Vec<ringworld_machine::Drive>,
@@ -343,6 +360,14 @@ fn parse_jobs(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| (1..=1024).contains(n)).ok_or_else(|| "give a number from 1 to 1024".into())
 }
 
+fn parse_vga(text: &str) -> Result<bool, String> {
+    match text {
+        "std" => Ok(true),
+        "none" => Ok(false),
+        _ => Err("give std or none".into()),
+    }
+}
+
 fn parse_stats(text: &str) -> Result<StatsTarget, String> {
     let file = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
     match text.split_once(':') {
@@ -360,7 +385,7 @@ fn parse_architecture(text: &str) -> Result<Architecture, String> {
 
 /// QEMU's options with one dash, as this program's.
 pub fn qemu_forms(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    const FORMS: [&str; 6] = ["-kernel", "-initrd", "-append", "-cpu", "-smp", "-drive"];
+    const FORMS: [&str; 8] = ["-kernel", "-initrd", "-append", "-cpu", "-smp", "-drive", "-bios", "-vga"];
     arguments
         .map(|argument| match argument.to_str() {
             Some(text) if FORMS.contains(&text) => format!("-{text}").into(),

@@ -12,6 +12,7 @@ mod guests;
 mod monitor;
 mod net;
 mod run;
+mod screen;
 mod stats;
 mod terminal;
 mod trace;

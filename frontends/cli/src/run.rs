@@ -8,7 +8,8 @@ use crate::trace::{self, InstructionTracer, TraceSpec};
 use crate::{exit, terminal};
 use anyhow::Context;
 use ringworld_machine::{
-    Backends, Machine, MachineConfig, Recording, RunUntil, Snapshot, Source, StopReason, TimeMode, host_time,
+    Backends, DiskOptions, Machine, MachineConfig, Recording, RunUntil, Snapshot, Source, StopReason,
+    TimeMode, host_time,
 };
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
@@ -43,6 +44,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<i32> {
     }
     let config = MachineConfig {
         kernel: Source::Path(args.kernel.clone().unwrap_or_default()),
+        firmware: args.firmware.clone().map(Source::Path),
+        firmware_variables: args.firmware_vars.clone().map(DiskOptions::new),
         modules: args.initrd.iter().cloned().map(Source::Path).collect(),
         command_line: args.append.clone(),
         loader: args.loader,
@@ -75,6 +78,7 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
         time: if real { TimeMode::Real } else { TimeMode::Deterministic },
         seed: args.seed,
         cpu_test: args.cpu_test,
+        graphics: args.vga,
         drives: args.drive.clone(),
         networks: args.net.clone(),
         reboot: !args.no_reboot,
@@ -231,6 +235,9 @@ impl Session<'_> {
         let end = self.machine.instructions();
         for (at, path) in self.args.snapshot_at.iter().filter(|(at, _)| *at > end) {
             eprintln!("ringworld: no snapshot {}: the run ended before instruction {at}", path.display());
+        }
+        if let Some(path) = &self.args.screendump {
+            crate::screen::dump(&self.machine, path)?;
         }
         stats::report(&self.machine, stop, &self.watch, &self.args.stats)?;
         match want {

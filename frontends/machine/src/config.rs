@@ -160,6 +160,12 @@ pub struct MachineConfig {
     pub command_line: String,
     /// How the kernel is started.
     pub loader: Loader,
+    /// Firmware to start at the reset vector in place of a kernel.
+    pub firmware: Option<Source>,
+    /// The flash memory for the firmware's variables, below the firmware.
+    pub firmware_variables: Option<DiskOptions>,
+    /// Whether there is a graphics card.
+    pub graphics: bool,
     /// Disks.
     pub drives: Vec<Drive>,
     /// Network cards.
@@ -191,6 +197,9 @@ impl Default for MachineConfig {
             modules: Vec::new(),
             command_line: String::new(),
             loader: Loader::Auto,
+            firmware: None,
+            firmware_variables: None,
+            graphics: false,
             drives: Vec::new(),
             networks: Vec::new(),
             time: TimeMode::Deterministic,

@@ -1,7 +1,7 @@
 //! The wires between the board and the CPUs' local interrupt controllers.
 
 use crate::machine::Core;
-use ringworld_core::{Delivery, InterruptMessage};
+use ringworld_core::{Delivery, Destination, InterruptMessage, TriggerMode};
 use ringworld_x86::lapic::arbitrate;
 
 /// Delivers a message to every CPU that it is for; a lowest-priority one to the CPU that wins the arbitration.
@@ -37,4 +37,17 @@ pub(crate) fn pulse_lint1(cores: &mut [Core]) {
             core.cpu.accept(accepted);
         }
     }
+}
+
+/// The chipset pulses INIT#, which is wired to all CPUs.
+pub(crate) fn init_all(cores: &mut [Core]) {
+    let message = InterruptMessage {
+        source: None,
+        destination: Destination::All,
+        delivery: Delivery::Init,
+        vector: 0,
+        trigger: TriggerMode::Edge,
+        assert: true,
+    };
+    deliver(cores, message);
 }

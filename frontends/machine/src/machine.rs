@@ -8,7 +8,7 @@ use crate::stats::{CpuStats, Stats};
 use crate::{MAX_CPUS, MachineConfig, MachineError, StopReason, TimeMode, entry, peripherals};
 use ringworld_core::{CpuId, Platform, StateHasher, VirtualTime};
 use ringworld_devices::{Board, BoardConfig, CharBackend, CmosConfig, FwCfgConfig};
-use ringworld_firmware::{AcpiConfig, BootRequest, Image, MemoryMap, load};
+use ringworld_firmware::{BootRequest, Image, MemoryMap, Rom, load};
 use ringworld_mmu::GuestMemory;
 use ringworld_x86::Cpu;
 use ringworld_x86::interp::Interpreter;
@@ -84,24 +84,21 @@ impl Machine {
         // Before files are read.
         checked_model(&config)?;
         let map = MemoryMap::pc(config.memory)?;
-        let request = BootRequest {
-            kernel: config.kernel.read("kernel", config.memory)?,
-            kind: config.loader.kind(),
-            modules: config
-                .modules
-                .iter()
-                .map(|module| module.read("initrd", config.memory))
-                .collect::<Result<_, _>>()?,
-            command_line: &config.command_line,
-            memory: &map,
-            acpi: AcpiConfig {
-                cpus: config.cpus,
-                serial_ports: backends.serial.len(),
-                hpet: true,
-                pci: Some(peripherals::pci_config(&map)),
-            },
+        let image = match &config.firmware {
+            Some(firmware) => Image::firmware(&Rom::new(&firmware.read("firmware", config.memory)?)?),
+            None => load(&BootRequest {
+                kernel: config.kernel.read("kernel", config.memory)?,
+                kind: config.loader.kind(),
+                modules: config
+                    .modules
+                    .iter()
+                    .map(|module| module.read("initrd", config.memory))
+                    .collect::<Result<_, _>>()?,
+                command_line: &config.command_line,
+                memory: &map,
+                acpi: peripherals::acpi_config(&config, backends.serial.len(), &map),
+            })?,
         };
-        let image = load(&request)?;
         let mut machine = Self::build(config, image, backends)?;
         machine.load()?;
         Ok(machine)
@@ -115,8 +112,11 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let model = checked_model(&config)?;
         let map = MemoryMap::pc(config.memory)?;
-        let memory = Arc::new(GuestMemory::new(&map.regions())?);
+        let mut regions = map.regions();
+        regions.extend(image.rom());
+        let memory = Arc::new(GuestMemory::new(&regions)?);
         let low_memory = map.low_ram_end().0;
+        let serial_ports = backends.serial.len();
         let peripherals = peripherals::build(&config)?;
         let board = Arc::new(Board::new(BoardConfig {
             memory: Some(memory.clone()),
@@ -131,14 +131,19 @@ impl Machine {
             debug_console: backends.debug_console,
             debug_exit: config.debug_exit,
             acpi_mode: false,
+            smi: image.entry.is_some(),
             fw_cfg: FwCfgConfig {
                 ram_size: config.memory,
                 cpus: config.cpus as u16,
+                files: peripherals::firmware_files(&config, serial_ports, &map, &image),
                 ..FwCfgConfig::default()
             },
             hpet: true,
             cpu_test: config.cpu_test,
         })?);
+        if let (Some(flash), Some(rom)) = (&config.firmware_variables, image.rom()) {
+            peripherals::attach_flash(&board, flash, rom.base)?;
+        }
         let platform: Arc<dyn Platform> = board.clone();
         let core = |id| {
             let mut cpu = Cpu::new(CpuId(id), model.clone(), memory.clone(), platform.clone());
@@ -167,11 +172,19 @@ impl Machine {
     /// Puts the guest into memory and the CPUs to their starts.
     fn load(&mut self) -> Result<(), MachineError> {
         self.image.write_to(&self.memory)?;
+        let Some(entry) = &self.image.entry else {
+            // Firmware does everything else itself.
+            for core in self.cores.iter_mut().filter(|core| !core.cpu.lapic.is_bsp()) {
+                core.cpu.activity = Activity::WaitForSipi;
+                core.cpu.boundary |= boundary::INACTIVE;
+            }
+            return Ok(());
+        };
         self.board.assign_pci();
         for core in &mut self.cores {
             entry::firmware_state(&mut core.cpu);
             if core.cpu.lapic.is_bsp() {
-                entry::apply(&self.image.entry, &mut core.cpu);
+                entry::apply(entry, &mut core.cpu);
             } else {
                 core.cpu.activity = Activity::WaitForSipi;
                 core.cpu.boundary |= boundary::INACTIVE;

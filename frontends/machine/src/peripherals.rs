@@ -3,17 +3,25 @@
 use crate::config::{Drive, Interface};
 use crate::network::{self, Prepared};
 use crate::{Machine, MachineConfig, MachineError};
+use ringworld_core::GuestPhys;
 use ringworld_devices::PciSlot;
 use ringworld_devices::nvme::nvme;
 use ringworld_devices::pci::{
     ConfigSpace, ECAM_BASE, MEMORY32_WINDOW, MEMORY64_SIZE, PciDevice, Port, interrupt_line,
 };
-use ringworld_devices::storage::open_disk;
+use ringworld_devices::storage::{DiskError, DiskOptions, open_disk};
+use ringworld_devices::vga::vga;
 use ringworld_devices::virtio::{VirtioBlk, VirtioDevice, VirtioNet, virtio_pci};
-use ringworld_firmware::{MemoryMap, PciConfig};
+use ringworld_devices::{Board, Pflash, Region};
+use ringworld_firmware::{AcpiConfig, Image, MemoryMap, PciConfig};
 
 /// The first device number on bus 0 for what the user adds; the first one is left to graphics.
 const FIRST_DEVICE: u8 = 2;
+/// Where Debian and others have a BIOS for this card (package seabios).
+const VGA_BIOS: [&str; 2] = ["/usr/share/seabios/vgabios-stdvga.bin", "/usr/share/qemu/vgabios-stdvga.bin"];
+const GRAPHICS_DEVICE: u8 = 1;
+/// The largest flash.
+const FLASH_LIMIT: u64 = 4 << 20;
 /// The window for 64-bit base address registers begins here, or above all RAM.
 const MEMORY64_BASE: u64 = 0x40_0000_0000;
 
@@ -29,6 +37,42 @@ pub(crate) fn pci_config(memory: &MemoryMap) -> PciConfig {
     }
 }
 
+/// The board as ACPI describes it.
+pub(crate) fn acpi_config(config: &MachineConfig, serial_ports: usize, memory: &MemoryMap) -> AcpiConfig {
+    AcpiConfig { cpus: config.cpus, serial_ports, hpet: true, pci: Some(pci_config(memory)) }
+}
+
+/// The files of the configuration device, which firmware reads.
+pub(crate) fn firmware_files(
+    config: &MachineConfig,
+    serial_ports: usize,
+    memory: &MemoryMap,
+    image: &Image,
+) -> Vec<(String, Vec<u8>)> {
+    if image.entry.is_some() {
+        return Vec::new();
+    }
+    let mut files = ringworld_firmware::firmware_files(memory, &acpi_config(config, serial_ports, memory));
+    if !config.graphics {
+        // SeaBIOS has its console there instead.
+        files.push(("etc/sercon-port".into(), 0x3f8u64.to_le_bytes().to_vec()));
+    }
+    files
+}
+
+/// Puts the flash for the firmware's variables below the firmware.
+pub(crate) fn attach_flash(board: &Board, options: &DiskOptions, end: GuestPhys) -> Result<(), MachineError> {
+    let disk = open_disk(options)?;
+    let size = disk.size();
+    let failed = |error| MachineError::Disk(DiskError::Open(options.file.clone(), error));
+    if size > FLASH_LIMIT || !size.is_multiple_of(4096) {
+        return Err(failed(std::io::Error::other("variables have a multiple of 4 KiB up to 4 MiB")));
+    }
+    let region = Region::new("pflash", end.0 - size, size, 8);
+    board.attach("pflash", Box::new(Pflash::new(disk).map_err(failed)?), &[], &[region])?;
+    Ok(())
+}
+
 /// What a configuration's peripherals are made of.
 pub(crate) struct Peripherals {
     /// The board's PCI devices.
@@ -41,6 +85,19 @@ pub(crate) struct Peripherals {
 pub(crate) fn build(config: &MachineConfig) -> Result<Peripherals, MachineError> {
     let mut slots = Slots { list: Vec::new(), next: FIRST_DEVICE };
     let mut networks = Vec::new();
+    if config.graphics {
+        // Without the BIOS, text modes are not set up, and all else works.
+        let bios = VGA_BIOS.iter().find_map(|path| std::fs::read(path).ok());
+        let (config, implementation) = vga(bios);
+        slots.list.push(PciSlot {
+            name: "vga".into(),
+            behind_port: false,
+            device: Some(GRAPHICS_DEVICE),
+            function: 0,
+            config,
+            implementation,
+        });
+    }
     for (number, card) in config.networks.iter().enumerate() {
         let (backend, network) = network::prepare(card)?;
         networks.push((slots.list.len(), Some(network)));

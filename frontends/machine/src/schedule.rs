@@ -245,6 +245,10 @@ impl Machine {
         interrupts::drive_intr(&mut self.cores, self.board.intr());
         match self.board.take_power_request() {
             None => Ok(()),
+            Some(PowerRequest::Init) if self.image.entry.is_none() => {
+                interrupts::init_all(&mut self.cores);
+                Ok(())
+            }
             // After INIT# the CPUs would run firmware, which starts the guest again; there is none in between.
             Some(PowerRequest::Reset | PowerRequest::Init) if self.config.reboot => Ok(self.reset()?),
             Some(PowerRequest::Reset | PowerRequest::Init) => Err(StopReason::Reset.into()),

@@ -175,7 +175,7 @@ fn take_part<T: DeserializeOwned>(from: &mut impl Read) -> Result<T, MachineErro
 
 /// The configuration without the guest's files, which a snapshot does not need.
 fn without_files(config: &MachineConfig) -> MachineConfig {
-    MachineConfig { kernel: Source::Path("".into()), modules: Vec::new(), ..config.clone() }
+    MachineConfig { kernel: Source::Path("".into()), firmware: None, modules: Vec::new(), ..config.clone() }
 }
 
 impl Machine {

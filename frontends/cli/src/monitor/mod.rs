@@ -26,6 +26,7 @@ continue         go on
 nmi, reset       what the buttons do, then go on with `continue`
 snapshot save FILE, snapshot load FILE
                  the whole machine to a file; back to what a file holds
+screendump FILE  what the graphics card shows, as PNG
 hash             the hash of the machine's state
 quit             leave the emulator
 Addresses are hexadecimal, or registers ($rip, $rsp), or sums of both ($rsp+8).
@@ -145,6 +146,8 @@ impl Monitor {
             "b" | "break" => self.set_breakpoint(machine, rest, out),
             "delete" => self.delete_breakpoint(machine, rest),
             "snapshot" => snapshot(machine, rest, out),
+            "screendump" if rest.is_empty() => Err("screendump FILE".into()),
+            "screendump" => crate::screen::dump(machine, Path::new(rest)).map_err(|error| format!("{error:#}")),
             "hash" => {
                 out.push_str(&format!("{:032x}\n", machine.state_hash()));
                 Ok(())
