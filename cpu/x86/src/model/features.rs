@@ -345,7 +345,7 @@ features! {
     Sse4a ["sse4a"] at [0x8000_0001 0 Ecx 6] forms [SSE4A] needs [Sse3] yes;
     Misalignsse ["misalignsse"] at [0x8000_0001 0 Ecx 7] forms [] needs [Sse] no;
     Prefetchw ["3dnowprefetch", "prefetchw"] at [0x8000_0001 0 Ecx 8] forms [PREFETCHW] needs [] yes;
-    Osvw ["osvw"] at [0x8000_0001 0 Ecx 9] forms [] needs [Msr] no;
+    Osvw ["osvw"] at [0x8000_0001 0 Ecx 9] forms [] needs [Msr] yes;
     Ibs ["ibs"] at [0x8000_0001 0 Ecx 10] forms [] needs [Msr] no;
     Xop ["xop"] at [0x8000_0001 0 Ecx 11] forms [XOP] needs [Avx] no;
     Skinit ["skinit"] at [0x8000_0001 0 Ecx 12] forms [] needs [Svm] no;

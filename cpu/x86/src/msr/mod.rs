@@ -97,6 +97,8 @@ pub struct Msrs {
     pub ls_cfg: u64,
     /// AMD: SMMAddr.
     pub smm_addr: u64,
+    /// AMD: OSVW_ID_Length and OSVW_Status.
+    pub osvw: [u64; 2],
     /// AMD: SMMMask.
     pub smm_mask: u64,
 }

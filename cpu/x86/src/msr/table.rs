@@ -219,6 +219,18 @@ static REGISTERS: &[Register] = &[
     register!(0xc001_0114, "VM_CR", with!(Svm), code!(svm::read_vm_cr, svm::write_vm_cr)),
     register!(0xc001_0117, "VM_HSAVE_PA", with!(Svm), code!(svm::read_hsave, svm::write_hsave)),
     register!(0xc001_011b, "AVIC Doorbell", with!(Avic), code!(special::refuse, svm::write_doorbell)),
+    register!(
+        0xc001_0140,
+        "OSVW_ID_Length",
+        with!(Osvw),
+        Access::Field { field: |msrs| &mut msrs.osvw[0], writable: |_| 0xffff }
+    ),
+    register!(
+        0xc001_0141,
+        "OSVW_Status",
+        with!(Osvw),
+        Access::Field { field: |msrs| &mut msrs.osvw[1], writable: |_| u64::MAX }
+    ),
     register!(0xc001_1020, "LS_CFG", amd, field!(ls_cfg)),
     register!(0xc001_1029, "DE_CFG", amd, field!(de_cfg)),
 ];

@@ -23,6 +23,7 @@ mod permute;
 mod plumbing;
 mod shift;
 mod shuffle;
+mod sse4a;
 mod string;
 mod table;
 mod vector;
@@ -49,4 +50,5 @@ pub fn rows(rows: &mut Rows) {
     evex_int::rows(rows);
     bf16::rows(rows);
     mmx::rows(rows);
+    sse4a::rows(rows);
 }
