@@ -20,6 +20,9 @@ pub const SUB_BLOCK_SIZE: u32 = 64;
 /// One past the highest guest-physical address that the architecture can form (MAXPHYADDR is at most 52).
 const ADDRESS_LIMIT: u64 = 1 << 52;
 
+/// How many changes of code are remembered.
+const CODE_CHANGES: usize = 1024;
+
 /// What backs a [`MemoryRegion`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub enum RegionKind {
@@ -141,6 +144,8 @@ pub struct GuestMemory {
     code: Box<[AtomicU64]>,
     generations: Box<[AtomicU32]>,
     code_epoch: AtomicU64,
+    /// The pages of the last changes of code, by epoch.
+    code_changes: Box<[AtomicU32]>,
     code_page_epoch: AtomicU64,
 }
 
@@ -245,6 +250,7 @@ impl GuestMemory {
             code: <[AtomicU64]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
             generations: <[AtomicU32]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
             code_epoch: AtomicU64::new(0),
+            code_changes: (0..CODE_CHANGES).map(|_| AtomicU32::new(0)).collect(),
             code_page_epoch: AtomicU64::new(0),
         })
     }
@@ -426,6 +432,8 @@ impl GuestMemory {
         }
         self.code[index].fetch_and(!mask, Ordering::SeqCst);
         self.generations[index].fetch_add(1, Ordering::SeqCst);
+        let epoch = self.code_epoch.load(Ordering::SeqCst);
+        self.code_changes[epoch as usize % CODE_CHANGES].store(index as u32, Ordering::SeqCst);
         self.code_epoch.fetch_add(1, Ordering::SeqCst);
         true
     }
@@ -441,6 +449,21 @@ impl GuestMemory {
     #[inline]
     pub fn code_epoch(&self) -> u64 {
         self.code_epoch.load(Ordering::Acquire)
+    }
+
+    /// The tracking indexes of the pages whose marked code has been overwritten since [`Self::code_epoch`] was `epoch`;
+    /// `None` if that is too long ago to say.
+    pub fn code_changes_since(&self, epoch: u64) -> Option<Vec<usize>> {
+        let now = self.code_epoch();
+        if now.wrapping_sub(epoch) > CODE_CHANGES as u64 {
+            return None;
+        }
+        let mut pages: Vec<usize> = (epoch..now)
+            .map(|n| self.code_changes[n as usize % CODE_CHANGES].load(Ordering::SeqCst) as usize)
+            .collect();
+        pages.sort_unstable();
+        pages.dedup();
+        Some(pages)
     }
 
     /// Changes whenever a page that held no marked code gets some (see [`Self::mark_code`]).

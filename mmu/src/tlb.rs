@@ -43,20 +43,20 @@ static NO_PAGES: [u64; TLB_ENTRIES] = {
     pages
 };
 
-/// Where a translator keeps the code of a linear address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Jump {
-    /// The linear address of the code, negated; 1 if there is none (see [`Translations::jump_slot`]).
-    pub linear: u64,
-    /// Host address of its translation.
-    pub code: usize,
+/// What an empty jump-cache slot holds: the address of slot 0 never sits in another slot, and slot 0 asks for slot 1's.
+const fn no_jump(slot: usize) -> u64 {
+    (((slot + 1) & 1) as u64).wrapping_neg()
 }
 
-/// What an empty jump-cache slot holds: the address of slot 0 never sits in another slot, and slot 0 asks for slot 1's.
-const fn no_jump(slot: usize) -> Jump {
-    Jump { linear: (((slot + 1) & 1) as u64).wrapping_neg(), code: 0 }
-}
+static NO_JUMPS: [u64; JUMPS] = {
+    let mut jumps = [0; JUMPS];
+    let mut n = 0;
+    while n < JUMPS {
+        jumps[n] = no_jump(n);
+        n += 1;
+    }
+    jumps
+};
 
 /// One context's translations. Everything outside of this crate only reads the arrays.
 #[repr(C, align(64))]
@@ -71,8 +71,11 @@ pub struct Translations {
     /// [`Tlb::fetch_token`]; 0 for others. Translated code asks it whether a jump to another page still leads to the
     /// code that it was linked to.
     pub fetch: [u32; TLB_ENTRIES],
-    /// The jump cache. It is forgotten with the pages that the code was fetched from.
-    pub jumps: [Jump; JUMPS],
+    /// The jump cache, where a translator keeps the code of linear addresses: the negated address. It is forgotten with
+    /// the pages that the code was fetched from. See [`Self::jump_slot`].
+    pub jump_linear: [u64; JUMPS],
+    /// The jump cache: the host address of the code.
+    pub jump_code: [usize; JUMPS],
     /// Guest-physical page of the data entry, and page size as log2 in the low bits.
     physical: [u64; TLB_ENTRIES],
     /// Negated linear page of the fetch entry, which is independent of the data entry in the same slot.
@@ -93,12 +96,13 @@ const JOURNAL: usize = TLB_ENTRIES / 4;
 
 impl Translations {
     fn new() -> Box<Self> {
-        let mut new = Box::new(Self {
+        Box::new(Self {
             read: NO_PAGES,
             write: NO_PAGES,
             host: [0; TLB_ENTRIES],
             fetch: [0; TLB_ENTRIES],
-            jumps: [Jump::default(); JUMPS],
+            jump_linear: NO_JUMPS,
+            jump_code: [0; JUMPS],
             physical: [0; TLB_ENTRIES],
             fetch_page: NO_PAGES,
             fetch_physical: [0; TLB_ENTRIES],
@@ -106,11 +110,7 @@ impl Translations {
             used_jumps: Vec::with_capacity(JOURNAL),
             large: false,
             write_epoch: 0,
-        });
-        for (n, jump) in new.jumps.iter_mut().enumerate() {
-            *jump = no_jump(n);
-        }
-        new
+        })
     }
 
     fn clear(&mut self) {
@@ -145,12 +145,10 @@ impl Translations {
     fn clear_jumps(&mut self) {
         if self.used_jumps.len() < JOURNAL {
             for n in self.used_jumps.drain(..) {
-                self.jumps[usize::from(n)] = no_jump(usize::from(n));
+                self.jump_linear[usize::from(n)] = no_jump(usize::from(n));
             }
         } else {
-            for (n, jump) in self.jumps.iter_mut().enumerate() {
-                *jump = no_jump(n);
-            }
+            self.jump_linear = NO_JUMPS;
         }
         self.used_jumps.clear();
     }
@@ -159,6 +157,13 @@ impl Translations {
     #[inline(always)]
     pub const fn jump_slot(linear: u64) -> usize {
         linear as usize & (JUMPS - 1)
+    }
+
+    /// The code that the jump cache has for an address.
+    #[inline(always)]
+    pub fn jump(&self, linear: u64) -> Option<usize> {
+        let n = Self::jump_slot(linear);
+        (self.jump_linear[n].wrapping_add(linear) == 0).then(|| self.jump_code[n])
     }
 
     /// Whether `tag`, of `linear`'s slot in [`Self::read`] or [`Self::write`], matches an access of `size` bytes that stays
@@ -425,15 +430,30 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         };
     }
 
+    /// What the current context's jump cache has for a linear address.
+    #[inline(always)]
+    pub fn jump_code(&mut self, linear: u64) -> Option<usize> {
+        let id = self.current_id;
+        self.arrays(id).jump(linear)
+    }
+
     /// Keeps translated code's address for the current context's linear address.
     pub fn insert_jump(&mut self, linear: u64, code: usize) {
         let id = self.current_id;
         let arrays = self.arrays(id);
         let n = Translations::jump_slot(linear);
-        arrays.jumps[n] = Jump { linear: linear.wrapping_neg(), code };
+        arrays.jump_linear[n] = linear.wrapping_neg();
+        arrays.jump_code[n] = code;
         if arrays.used_jumps.len() < JOURNAL {
             arrays.used_jumps.push(n as u16);
         }
+    }
+
+    /// Forgets what the current context's jump cache has for a linear address.
+    pub fn remove_jump(&mut self, linear: u64) {
+        let id = self.current_id;
+        let n = Translations::jump_slot(linear);
+        self.arrays(id).jump_linear[n] = no_jump(n);
     }
 
     /// Forgets all jumps of all contexts.
@@ -582,8 +602,7 @@ mod tests {
             for size in [1, 8, 64] {
                 assert_eq!(arrays.read_pointer(linear, size), None, "{linear:#x}");
             }
-            let jump = arrays.jumps[Translations::jump_slot(linear)];
-            assert_ne!(jump.linear.wrapping_add(linear), 0);
+            assert_eq!(arrays.jump(linear), None);
         }
     }
 
@@ -655,6 +674,6 @@ mod tests {
         assert_eq!(again, 1, "the first arrays belong to another key now");
         assert_ne!(tlb.incarnation(first), incarnation);
         assert_eq!(tlb.find(first, 0x5000, READ), None);
-        assert_eq!(tlb.arrays(first).jumps[8], no_jump(8));
+        assert_eq!(tlb.arrays(first).jump(0x5008), None);
     }
 }

@@ -7,6 +7,7 @@
 use crate::decode::{self, Decoded};
 use crate::insn::{Insn, REG_RIP};
 use crate::mem::{Kind, Privilege};
+use crate::native::{Native, NoNative};
 use crate::paging::{CodeStamp, Target};
 use crate::state::{Activity, boundary};
 use crate::{Cpu, Stop};
@@ -126,6 +127,17 @@ impl Default for Interpreter {
 impl Interpreter {
     /// Runs `cpu` until its instruction count reaches `limit`, it goes inactive, or attention is asked for.
     pub fn run<O: Observer>(&mut self, cpu: &mut Cpu, limit: u64, observer: &mut O) -> RunEnd {
+        self.run_with(cpu, limit, &mut NoNative, observer)
+    }
+
+    /// As [`Self::run`]; code that `native` has is run by it.
+    pub fn run_with<N: Native, O: Observer>(
+        &mut self,
+        cpu: &mut Cpu,
+        limit: u64,
+        native: &mut N,
+        observer: &mut O,
+    ) -> RunEnd {
         cpu.boundary |= boundary::INTERRUPT;
         loop {
             // First of all: a boundary is looked at once, or the shadow of STI and MOV SS would end here. An inactive
@@ -141,7 +153,12 @@ impl Interpreter {
             if cpu.icount >= limit {
                 return RunEnd::Limit;
             }
-            self.sync_code(cpu);
+            if self.sync_code(cpu) {
+                native.code_changed(cpu);
+            }
+            if cpu.boundary == 0 && native.run(cpu, limit) {
+                continue;
+            }
             let block = match self.find(cpu) {
                 Ok(block) => block,
                 Err(stop) => {
@@ -183,19 +200,18 @@ impl Interpreter {
         }
     }
 
-    /// Sees what happened to code since the last block: other CPUs and devices write it too.
+    /// Sees what happened to code since the last block: other CPUs and devices write it too. Says whether code changed.
     #[inline(always)]
-    fn sync_code(&mut self, cpu: &mut Cpu) {
-        if self.code_epoch != cpu.memory.code_epoch() || self.code_page_epoch != cpu.memory.code_page_epoch()
-        {
-            self.code_changed(cpu);
-        }
+    fn sync_code(&mut self, cpu: &mut Cpu) -> bool {
+        (self.code_epoch != cpu.memory.code_epoch() || self.code_page_epoch != cpu.memory.code_page_epoch())
+            && self.code_changed(cpu)
     }
 
     #[cold]
-    fn code_changed(&mut self, cpu: &mut Cpu) {
+    fn code_changed(&mut self, cpu: &mut Cpu) -> bool {
         let epoch = cpu.memory.code_epoch();
-        if self.code_epoch != epoch {
+        let changed = self.code_epoch != epoch;
+        if changed {
             self.code_epoch = epoch;
             cpu.counters.blocks_invalidated += 1;
             cpu.drop_code_lookups();
@@ -206,6 +222,7 @@ impl Interpreter {
             self.code_page_epoch = pages;
             cpu.tlb.drop_all_writes();
         }
+        changed
     }
 
     /// The block at the CPU's RIP: first instruction and length.
@@ -402,7 +419,7 @@ impl Interpreter {
 }
 
 /// Marks bytes as code before they are read; the page's writes then take the slow path.
-fn mark(cpu: &mut Cpu, index: usize, offset: u32, len: u32) {
+pub(crate) fn mark(cpu: &mut Cpu, index: usize, offset: u32, len: u32) {
     if cpu.memory.mark_code(index, offset, len)
         && let Some(page) = cpu.memory.address_of(index)
     {

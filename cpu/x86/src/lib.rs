@@ -19,6 +19,7 @@ pub mod mem;
 pub mod mode;
 pub mod model;
 pub mod msr;
+pub mod native;
 mod nested;
 pub mod paging;
 mod pmu;

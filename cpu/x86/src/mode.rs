@@ -42,6 +42,10 @@ impl Mode {
     pub const fn long64(self) -> bool {
         self.0 & Self::CODE64 != 0
     }
+    /// The same mode at CPL 0.
+    pub const fn supervisor(self) -> Self {
+        Self(self.0 & !(Self::CPL3 | Self::CPL12))
+    }
     /// CPL is not 0.
     pub const fn unprivileged(self) -> bool {
         self.0 & (Self::CPL3 | Self::CPL12) != 0

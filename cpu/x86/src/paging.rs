@@ -41,6 +41,8 @@ pub struct ContextKey {
     control: u32,
     pkru: u32,
     pkrs: u32,
+    /// [`crate::mode::Mode`]: a translator's jump cache depends on it.
+    mode: u32,
 }
 
 impl core::fmt::Display for ContextKey {
@@ -198,8 +200,13 @@ impl Cpu {
         // Without paging there is one context; without SMAP, EFLAGS.AC changes nothing.
         let user = if space != 0 { USER } else { 0 };
         let ac = if self.spaces.paging.is_some_and(|p| p.smap) { AC } else { 0 };
-        self.spaces.keys =
-            [control, control | ac, control | user].map(|control| ContextKey { space, control, pkru, pkrs });
+        self.spaces.keys = [control, control | ac, control | user].map(|control| ContextKey {
+            space,
+            control,
+            pkru,
+            pkrs,
+            mode: 0,
+        });
     }
 
     /// Selects the TLB context for the present privilege and EFLAGS.AC.
@@ -213,7 +220,7 @@ impl Cpu {
         } else {
             supervisor
         };
-        self.context = self.tlb.context(&key);
+        self.context = self.tlb.context(&ContextKey { mode: self.mode.0, ..key });
         // Alignment checks are made in the slow path.
         self.tlb.select(self.context, self.alignment_checked());
     }
@@ -290,7 +297,7 @@ impl Cpu {
         let context = match who {
             Privilege::Current => self.context,
             Privilege::Implicit => {
-                let key = self.spaces.keys[0];
+                let key = ContextKey { mode: self.mode.supervisor().0, ..self.spaces.keys[0] };
                 self.tlb.context(&key)
             }
         };

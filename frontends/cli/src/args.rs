@@ -262,7 +262,7 @@ pub struct GuestArgs {
 pub enum Engine {
     /// The interpreter
     Interp,
-    /// The translator (not available yet)
+    /// The translator
     Jit,
 }
 

@@ -64,15 +64,15 @@ pub enum Start {
 
 /// The configuration that the common options ask for, without a kernel.
 pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
-    if args.engine == Engine::Jit {
-        let text = "--engine jit: this version has no translator yet: use --engine interp".into();
-        return Err(Usage(text).into());
-    }
     let default =
         if terminal::is_interactive() || !args.net.is_empty() { Time::Real } else { Time::Deterministic };
     let real = args.time.unwrap_or(default) == Time::Real && args.replay.is_none();
     let mut config = MachineConfig {
         cpu: args.cpu.clone(),
+        engine: match args.engine {
+            Engine::Interp => ringworld_machine::Engine::Interp,
+            Engine::Jit => ringworld_machine::Engine::Jit,
+        },
         cpus: args.cpus,
         memory: args.memory,
         time: if real { TimeMode::Real } else { TimeMode::Deterministic },

@@ -34,6 +34,16 @@ impl Source {
     }
 }
 
+/// What runs the instructions. Both are the same machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Engine {
+    /// The interpreter.
+    #[default]
+    Interp,
+    /// The translator, and the interpreter for cold code.
+    Jit,
+}
+
 /// How the kernel is started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Loader {
@@ -148,6 +158,8 @@ pub enum TimeMode {
 pub struct MachineConfig {
     /// The CPU model, with features added and taken away: `max`, `qemu64,+avx2,-x2apic`.
     pub cpu: String,
+    /// What runs the instructions.
+    pub engine: Engine,
     /// The number of CPUs, 1 to [`MAX_CPUS`].
     pub cpus: u32,
     /// RAM in bytes, a multiple of 4 KiB.
@@ -191,6 +203,7 @@ impl Default for MachineConfig {
     fn default() -> Self {
         Self {
             cpu: "max".into(),
+            engine: Engine::default(),
             cpus: 1,
             memory: 1 << 30,
             kernel: Source::Memory(BootFile::new("", Vec::new())),

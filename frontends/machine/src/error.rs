@@ -3,12 +3,16 @@
 use ringworld_devices::BusError;
 use ringworld_devices::storage::DiskError;
 use ringworld_firmware::{LoadError, MemorySizeError};
+use ringworld_jit_x86::JitError;
 use ringworld_mmu::{MemoryError, Unbacked};
 use ringworld_x86::model::ModelError;
 
 /// Why a machine cannot be built or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
+    /// There is no translator.
+    #[error("{0}: use --engine interp")]
+    Translator(#[from] JitError),
     /// The memory cannot be had.
     #[error(transparent)]
     Memory(#[from] MemoryError),

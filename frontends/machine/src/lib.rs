@@ -38,8 +38,8 @@ mod stop;
 mod testing;
 
 pub use config::{
-    DEFAULT_RTC_START, Drive, Interface, Loader, MAX_CPUS, MachineConfig, Source, TimeMode, UnknownLoader,
-    host_time,
+    DEFAULT_RTC_START, Drive, Engine, Interface, Loader, MAX_CPUS, MachineConfig, Source, TimeMode,
+    UnknownLoader, host_time,
 };
 pub use error::MachineError;
 pub use host::{Frame, HostEvent, MachineHandle};

@@ -9,9 +9,10 @@ use crate::{MAX_CPUS, MachineConfig, MachineError, StopReason, TimeMode, entry, 
 use ringworld_core::{CpuId, Platform, StateHasher, VirtualTime};
 use ringworld_devices::{Board, BoardConfig, CharBackend, CmosConfig, FwCfgConfig};
 use ringworld_firmware::{BootRequest, Image, MemoryMap, Rom, load};
+use ringworld_jit_x86::Translator;
 use ringworld_mmu::GuestMemory;
 use ringworld_x86::Cpu;
-use ringworld_x86::interp::Interpreter;
+use ringworld_x86::interp::{Interpreter, Observer, RunEnd};
 use ringworld_x86::model::Model;
 use ringworld_x86::state::{Activity, boundary};
 use std::io::Write;
@@ -37,6 +38,20 @@ impl Backends {
 pub(crate) struct Core {
     pub(crate) cpu: Cpu,
     pub(crate) interpreter: Interpreter,
+    pub(crate) translator: Option<Box<Translator>>,
+}
+
+impl Core {
+    /// Runs the CPU up to an instruction count, by the translator where it has one. Who observes each instruction gets
+    /// the interpreter.
+    pub(crate) fn run<O: Observer>(&mut self, limit: u64, observer: &mut O) -> RunEnd {
+        match &mut self.translator {
+            Some(translator) if !O::INSTRUCTIONS => {
+                self.interpreter.run_with(&mut self.cpu, limit, &mut **translator, observer)
+            }
+            _ => self.interpreter.run(&mut self.cpu, limit, observer),
+        }
+    }
 }
 
 /// A PC: CPUs, memory, board, and the loaded guest.
@@ -148,10 +163,14 @@ impl Machine {
         let core = |id| {
             let mut cpu = Cpu::new(CpuId(id), model.clone(), memory.clone(), platform.clone());
             cpu.seed_random(config.seed);
-            Core { cpu, interpreter: Interpreter::default() }
+            let translator = match config.engine {
+                crate::Engine::Interp => None,
+                crate::Engine::Jit => Some(Box::new(Translator::new()?)),
+            };
+            Ok::<_, MachineError>(Core { cpu, interpreter: Interpreter::default(), translator })
         };
         Ok(Self {
-            cores: (0..config.cpus).map(core).collect(),
+            cores: (0..config.cpus).map(core).collect::<Result<_, _>>()?,
             handle: MachineHandle::new(board.attention().clone()),
             pace: (config.time == TimeMode::Real).then(|| Pace::new(VirtualTime(0))),
             recorder: None,

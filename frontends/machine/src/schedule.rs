@@ -179,7 +179,9 @@ impl Machine {
                 }
                 limit = limit.min(cpu.icount + 1);
             }
-            if core.interpreter.run(cpu, limit, observer) == RunEnd::Inactive
+            let end = core.run(limit, observer);
+            let cpu = &mut core.cpu;
+            if end == RunEnd::Inactive
                 && cpu.activity != Activity::Shutdown
                 && !self.board.attention().is_raised()
             {

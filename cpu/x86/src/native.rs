@@ -1,0 +1,68 @@
+//! What an engine that runs translated code needs of the CPU, beside [`crate::interp`]'s loop.
+
+use crate::Cpu;
+use crate::interp::mark;
+use crate::mem::{Kind, Privilege};
+use crate::paging::Target;
+
+/// Runs code natively where it can; the interpreter does the rest.
+pub trait Native {
+    /// Runs from RIP on while `cpu.icount` is below `limit`, if there is translated code. The CPU has nothing to look at
+    /// before the next instruction. False if nothing was done.
+    fn run(&mut self, cpu: &mut Cpu, limit: u64) -> bool;
+
+    /// Code that was marked in [`ringworld_mmu::GuestMemory`] has been overwritten since the last call.
+    fn code_changed(&mut self, cpu: &mut Cpu);
+}
+
+/// Has no translated code.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoNative;
+
+impl Native for NoNative {
+    #[inline(always)]
+    fn run(&mut self, _: &mut Cpu, _: u64) -> bool {
+        false
+    }
+    #[inline(always)]
+    fn code_changed(&mut self, _: &mut Cpu) {}
+}
+
+/// A page that code is fetched from.
+#[derive(Clone, Copy, Debug)]
+pub struct CodePage {
+    /// Guest-physical address of the page.
+    pub physical: u64,
+    /// Its tracking index in guest memory.
+    pub index: usize,
+    /// Host address of the byte asked for.
+    pub pointer: *const u8,
+}
+
+impl Cpu {
+    /// Fetches from the page of `linear` as an instruction there would; `None` if that raises an exception (which the
+    /// interpreter will deliver) or the page is not memory.
+    pub fn code_page(&mut self, linear: u64) -> Option<CodePage> {
+        if !self.is_canonical(linear) {
+            return None;
+        }
+        match self.translate(linear, Kind::Fetch, Privilege::Current).ok()? {
+            Target::Host { pointer, index, .. } => Some(CodePage {
+                physical: self.tlb.fetched_page(linear),
+                index,
+                pointer: pointer.cast_const(),
+            }),
+            Target::Device(_) => None,
+        }
+    }
+
+    /// Marks bytes as code before they are read: writes to them are noticed from now on.
+    pub fn mark_code(&mut self, page: &CodePage, offset: u32, len: u32) {
+        mark(self, page.index, offset, len);
+    }
+
+    /// Base of FS or GS (`segment` as in [`crate::insn::seg`]) for addresses.
+    pub fn address_base(&self, segment: u8) -> u64 {
+        self.fast[usize::from(segment & 7)].base
+    }
+}

@@ -1,0 +1,223 @@
+//! Which instruction forms are emitted, and how. All others call their function.
+
+use crate::host;
+use iced_x86::{Code, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
+use ringworld_x86::row::{Group, row};
+use std::sync::LazyLock;
+
+/// How a form is emitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Emit {
+    /// As the same instruction on the guest registers' homes.
+    Same,
+    /// As the same instruction on vector registers; which of them have to be live.
+    Vector(Live),
+    /// Not at all: it has no effect here.
+    Nothing,
+    #[allow(missing_docs)]
+    Lea,
+    #[allow(missing_docs)]
+    Push,
+    #[allow(missing_docs)]
+    Pop,
+    #[allow(missing_docs)]
+    Leave,
+    #[allow(missing_docs)]
+    Jump,
+    #[allow(missing_docs)]
+    Branch,
+    #[allow(missing_docs)]
+    Call,
+    #[allow(missing_docs)]
+    JumpIndirect,
+    #[allow(missing_docs)]
+    CallIndirect,
+    #[allow(missing_docs)]
+    Return,
+}
+
+/// Vector state that has to be in the host's registers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Live {
+    /// XMM0–XMM15.
+    Sse = 1,
+    /// All.
+    Full = 2,
+}
+
+static TABLE: LazyLock<Vec<Option<Emit>>> = LazyLock::new(|| Code::values().map(classify).collect());
+
+/// How a form is emitted; `None` if by a call of its function.
+pub fn emit_of(code: Code) -> Option<Emit> {
+    TABLE[code as usize]
+}
+
+/// General-register instructions that mean the same on other registers, and touch nothing but operands and flags.
+const SAME: &[Mnemonic] = {
+    use Mnemonic::*;
+    &[
+        Mov, Movzx, Movsx, Movsxd, Movbe, Bswap, Xchg, Xadd, Cmpxchg, Add, Or, Adc, Sbb, And, Sub, Xor, Cmp,
+        Test, Inc, Dec, Neg, Not, Imul, Mul, Shl, Sal, Shr, Sar, Rol, Ror, Rcl, Rcr, Shld, Shrd, Bt, Bts,
+        Btr, Btc, Bsf, Bsr, Popcnt, Lzcnt, Tzcnt, Cbw, Cwde, Cdqe, Cwd, Cdq, Cqo, Lahf, Sahf, Clc, Stc, Cmc,
+        Seto, Setno, Setb, Setae, Sete, Setne, Setbe, Seta, Sets, Setns, Setp, Setnp, Setl, Setge, Setle,
+        Setg, Cmovo, Cmovno, Cmovb, Cmovae, Cmove, Cmovne, Cmovbe, Cmova, Cmovs, Cmovns, Cmovp, Cmovnp,
+        Cmovl, Cmovge, Cmovle, Cmovg, Andn, Bextr, Blsi, Blsmsk, Blsr, Bzhi, Pdep, Pext, Mulx, Rorx, Sarx,
+        Shlx, Shrx, Adcx, Adox, Crc32, Movnti,
+    ]
+};
+
+/// Without effect: one host thread runs all CPUs, and caches are not modelled.
+const NOTHING: &[Mnemonic] = {
+    use Mnemonic::*;
+    &[
+        Nop,
+        Endbr64,
+        Endbr32,
+        Lfence,
+        Sfence,
+        Mfence,
+        Prefetch,
+        Prefetchw,
+        Prefetchwt1,
+        Prefetchnta,
+        Prefetcht0,
+        Prefetcht1,
+        Prefetcht2,
+        Reservednop,
+    ]
+};
+
+/// Vector instructions whose results differ between processors, that use general registers or memory implicitly, or that
+/// are more than one access.
+const VECTOR_EXCEPT: &[Mnemonic] = {
+    use Mnemonic::*;
+    &[
+        Rcpss,
+        Rcpps,
+        Rsqrtss,
+        Rsqrtps,
+        Vrcpss,
+        Vrcpps,
+        Vrsqrtss,
+        Vrsqrtps,
+        Vrcp14ss,
+        Vrcp14ps,
+        Vrcp14sd,
+        Vrcp14pd,
+        Vrsqrt14ss,
+        Vrsqrt14ps,
+        Vrsqrt14sd,
+        Vrsqrt14pd,
+        Maskmovdqu,
+        Vmaskmovdqu,
+        Vmaskmovps,
+        Vmaskmovpd,
+        Vpmaskmovd,
+        Vpmaskmovq,
+        Ldmxcsr,
+        Stmxcsr,
+        Vldmxcsr,
+        Vstmxcsr,
+        Pcmpistri,
+        Pcmpestri,
+        Pcmpistrm,
+        Pcmpestrm,
+        Vpcmpistri,
+        Vpcmpestri,
+        Vpcmpistrm,
+        Vpcmpestrm,
+        Pcmpestri64,
+        Pcmpestrm64,
+        Vpcmpestri64,
+        Vpcmpestrm64,
+        Movq2dq,
+        Movdq2q,
+        Cvtpi2ps,
+        Cvtpi2pd,
+        Cvtps2pi,
+        Cvttps2pi,
+        Cvtpd2pi,
+        Cvttpd2pi,
+    ]
+};
+
+fn classify(code: Code) -> Option<Emit> {
+    let row = row(code)?;
+    let info = code.op_code();
+    if !info.mode64() || !code.cpuid_features().iter().all(|&feature| host::has(feature)) {
+        return None;
+    }
+    let mnemonic = code.mnemonic();
+    let kinds = info.op_kinds();
+    let has = |wanted: &[OpCodeOperandKind]| kinds.iter().any(|kind| wanted.contains(kind));
+    if has(&[
+        OpCodeOperandKind::mem_vsib32x,
+        OpCodeOperandKind::mem_vsib32y,
+        OpCodeOperandKind::mem_vsib32z,
+        OpCodeOperandKind::mem_vsib64x,
+        OpCodeOperandKind::mem_vsib64y,
+        OpCodeOperandKind::mem_vsib64z,
+        OpCodeOperandKind::seg_reg,
+        OpCodeOperandKind::cr_reg,
+        OpCodeOperandKind::dr_reg,
+        OpCodeOperandKind::tr_reg,
+        OpCodeOperandKind::mm_reg,
+        OpCodeOperandKind::mm_rm,
+        OpCodeOperandKind::mm_or_mem,
+        OpCodeOperandKind::mem_offs,
+        OpCodeOperandKind::sti_opcode,
+        OpCodeOperandKind::st0,
+    ]) {
+        return None;
+    }
+    match code {
+        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => return Some(Emit::Jump),
+        Code::Call_rel32_64 => return Some(Emit::Call),
+        Code::Jmp_rm64 => return Some(Emit::JumpIndirect),
+        Code::Call_rm64 => return Some(Emit::CallIndirect),
+        Code::Retnq | Code::Retnq_imm16 => return Some(Emit::Return),
+        Code::Push_r64 | Code::Push_rm64 | Code::Pushq_imm8 | Code::Pushq_imm32 => return Some(Emit::Push),
+        Code::Pop_r64 | Code::Pop_rm64 => return Some(Emit::Pop),
+        Code::Leaveq => return Some(Emit::Leave),
+        Code::Lea_r16_m | Code::Lea_r32_m | Code::Lea_r64_m => return Some(Emit::Lea),
+        _ => {}
+    }
+    if code.is_jcc_short_or_near() && info.operand_size() != 16 {
+        return Some(Emit::Branch);
+    }
+    let plain =
+        code.flow_control() == FlowControl::Next && !row.ends_block && !row.cpl0 && !info.is_privileged();
+    if !plain {
+        return None;
+    }
+    if NOTHING.contains(&mnemonic) {
+        return Some(Emit::Nothing);
+    }
+    match row.group {
+        Group::Base | Group::VexGpr => {
+            // Memory bit strings reach beyond their operand.
+            let bit_string = matches!(mnemonic, Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
+                && !has(&[OpCodeOperandKind::imm8]);
+            (SAME.contains(&mnemonic) && !bit_string).then_some(Emit::Same)
+        }
+        Group::Sse | Group::Avx | Group::Avx512 if !VECTOR_EXCEPT.contains(&mnemonic) => {
+            let legacy = code.encoding() == EncodingKind::Legacy;
+            Some(Emit::Vector(if legacy { Live::Sse } else { Live::Full }))
+        }
+        _ => None,
+    }
+}
+
+/// The alignment that a memory operand must have, in bytes, if it is checked (SDM 1 10.4.6, 14.9).
+pub fn alignment(instruction: &iced_x86::Instruction) -> Option<u32> {
+    use Mnemonic::*;
+    let size = instruction.memory_size().size() as u32;
+    let checked = match instruction.mnemonic() {
+        Vmovaps | Vmovapd | Vmovdqa | Vmovdqa32 | Vmovdqa64 | Vmovntps | Vmovntpd | Vmovntdq | Vmovntdqa => {
+            true
+        }
+        Movups | Movupd | Movdqu | Lddqu => false,
+        _ => instruction.code().encoding() == EncodingKind::Legacy && size == 16,
+    };
+    (checked && size >= 16).then_some(size)
+}

@@ -1,0 +1,252 @@
+//! Control flow and the stack.
+
+use crate::emit::{Emitter, Unsupported, access_of};
+use crate::frame::{Home, TLB_BIAS, at, home};
+use crate::memory::Access;
+use crate::site::Kind;
+use crate::stubs::near;
+use core::mem::offset_of;
+use dynasmrt::{DynasmApi, dynasm};
+use iced_x86::{Instruction, OpAccess, OpKind};
+use ringworld_core::PAGE_MASK;
+use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
+
+const FETCH: i32 = offset_of!(Translations, fetch) as i32 - TLB_BIAS;
+const JUMP_LINEAR: i32 = offset_of!(Translations, jump_linear) as i32 - TLB_BIAS;
+const JUMP_CODE: i32 = offset_of!(Translations, jump_code) as i32 - TLB_BIAS;
+/// Host register of guest RSP.
+const SP: u8 = match home(4) {
+    Home::Host(host) => host,
+    Home::Frame(_) => panic!("RSP is pinned"),
+};
+
+/// Displacement from R15 of the fetch token of a page.
+pub fn fetch_slot(linear: u64) -> i32 {
+    FETCH + 4 * ((linear >> 12) as usize & (TLB_ENTRIES - 1)) as i32
+}
+
+const STACK_READ: Access = Access { size: 8, write: false, alignment: None, fixed: None };
+const STACK_WRITE: Access = Access { size: 8, write: true, alignment: None, fixed: None };
+
+impl Emitter<'_> {
+    /// A jump to a known address, which is linked when it is first taken. To another page, it asks whether the page is
+    /// still the one that it was linked to.
+    pub(crate) fn link(&mut self, target: u64) {
+        let site = self.site(Kind::Link, target, 0);
+        let index = self.sites.len() - 1;
+        if (target ^ self.start) & !PAGE_MASK == 0 {
+            let end = near(self.s, 0);
+            self.sites[index].patch = end;
+            self.cold_site(end, site);
+            return;
+        }
+        dynasm!(self.s
+            ; .arch x64
+            ; mov ecx, [r15 + fetch_slot(target)]
+            // No token: never zero.
+            ; lea rcx, [DWORD rcx + i32::MIN]
+        );
+        self.sites[index].token = self.s.len();
+        self.leave_unless_rcx_zero(site, None);
+        let end = near(self.s, 0);
+        self.sites[index].patch = end;
+        self.cold_site(end, site);
+    }
+
+    fn near_target(&self, i: &Instruction) -> Result<u64, Unsupported> {
+        let target = i.near_branch_target();
+        // Whether others are canonical depends on the paging mode.
+        let canonical = (target as i64) << 16 >> 16 == target as i64;
+        if canonical { Ok(target) } else { Err(Unsupported) }
+    }
+
+    pub(crate) fn jump(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let target = self.near_target(i)?;
+        self.link(target);
+        Ok(())
+    }
+
+    pub(crate) fn branch(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let target = self.near_target(i)?;
+        let mut near_form = *i;
+        near_form.as_near_branch();
+        let condition = near_form.code().condition_code() as u8;
+        // iced numbers O, NO, B, ... from 1, in the order of the opcodes but for the last four pairs.
+        let opcode = condition_opcode(condition).ok_or(Unsupported)?;
+        if (target ^ self.start) & !PAGE_MASK == 0 {
+            let site = self.site(Kind::Link, target, 0);
+            let index = self.sites.len() - 1;
+            let end = near(self.s, opcode);
+            self.sites[index].patch = end;
+            self.cold_site(end, site);
+            self.link(i.next_ip());
+            return Ok(());
+        }
+        let taken = near(self.s, opcode);
+        self.link(i.next_ip());
+        self.s.land(taken);
+        self.link(target);
+        Ok(())
+    }
+
+    /// Looks R14 up in the jump cache and leaves the code's address in RCX; the returned jump is taken if it is not there.
+    fn jump_cache(&mut self) -> usize {
+        dynasm!(self.s
+            ; .arch x64
+            ; pext rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
+            ; mov rcx, [r15 + rcx * 8 + JUMP_LINEAR]
+            ; lea rcx, [rcx + r14]
+        );
+        let hit = crate::stubs::jrcxz(self.s);
+        let miss = near(self.s, 0);
+        crate::stubs::land8(self.s, hit);
+        dynasm!(self.s
+            ; .arch x64
+            ; pext rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
+            ; mov rcx, [r15 + rcx * 8 + JUMP_CODE]
+        );
+        miss
+    }
+
+    pub(crate) fn ret(&mut self, i: &Instruction) {
+        let drop = if i.op_count() == 1 { i.immediate16() } else { 0 };
+        dynasm!(self.s ; .arch x64 ; mov r14, Rq(SP));
+        let slow = self.check(STACK_READ);
+        dynasm!(self.s ; .arch x64 ; mov r14, [rcx + r14]);
+        let miss = self.jump_cache();
+        dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) + 8 + i32::from(drop)] ; jmp rcx);
+        self.slow(&[slow, miss], Kind::ExecLast);
+    }
+
+    /// Pushes the return address; the jump that is taken if that is not plain.
+    fn push_return(&mut self, next: u64) -> usize {
+        dynasm!(self.s ; .arch x64 ; lea r14, [Rq(SP) - 8]);
+        let slow = self.check(STACK_WRITE);
+        if let Ok(short) = i32::try_from(next as i64) {
+            dynasm!(self.s ; .arch x64 ; mov QWORD [rcx + r14], short);
+        } else {
+            dynasm!(self.s ; .arch x64 ; lea r14, [rcx + r14]);
+            self.constant(1, next);
+            dynasm!(self.s ; .arch x64 ; mov [r14], rcx);
+        }
+        dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) - 8]);
+        slow
+    }
+
+    pub(crate) fn call(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let target = self.near_target(i)?;
+        let slow = self.push_return(i.next_ip());
+        self.link(target);
+        self.slow(&[slow], Kind::ExecLast);
+        Ok(())
+    }
+
+    /// Loads the operand of an indirect branch or a push into R14; the jump that is taken if that is not plain.
+    fn operand(&mut self, i: &Instruction) -> Result<Option<usize>, Unsupported> {
+        if i.op0_kind() == OpKind::Memory {
+            let fixed = self.address(i);
+            let slow = self.check(access_of(i, OpAccess::Read, fixed)?);
+            dynasm!(self.s ; .arch x64 ; mov r14, [rcx + r14]);
+            return Ok(Some(slow));
+        }
+        let from = self.value(i.op0_register().full_register().number(), 14);
+        if from != 14 {
+            dynasm!(self.s ; .arch x64 ; mov r14, Rq(from));
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn jump_indirect(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let slow = self.operand(i)?;
+        let miss = self.jump_cache();
+        dynasm!(self.s ; .arch x64 ; jmp rcx);
+        let froms: Vec<usize> = slow.into_iter().chain([miss]).collect();
+        self.slow(&froms, Kind::ExecLast);
+        Ok(())
+    }
+
+    pub(crate) fn call_indirect(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let slow = self.operand(i)?;
+        let miss = self.jump_cache();
+        // The target is known before the return address is written, which may be where it was read from.
+        dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::CODE as i8)], rcx);
+        let push = self.push_return(i.next_ip());
+        dynasm!(self.s ; .arch x64 ; jmp QWORD [BYTE rsp + (at::CODE as i8)]);
+        let froms: Vec<usize> = slow.into_iter().chain([miss, push]).collect();
+        self.slow(&froms, Kind::ExecLast);
+        Ok(())
+    }
+
+    pub(crate) fn push(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let mut froms = Vec::new();
+        match i.op0_kind() {
+            OpKind::Memory => {
+                froms.extend(self.operand(i)?);
+                dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TARGET as i8)], r14 ; lea r14, [Rq(SP) - 8]);
+                froms.push(self.check(STACK_WRITE));
+                dynasm!(self.s
+                    ; .arch x64
+                    ; lea r14, [rcx + r14]
+                    ; mov rcx, [BYTE rsp + (at::TARGET as i8)]
+                    ; mov [r14], rcx
+                );
+            }
+            OpKind::Register => {
+                dynasm!(self.s ; .arch x64 ; lea r14, [Rq(SP) - 8]);
+                froms.push(self.check(STACK_WRITE));
+                match home(i.op0_register().full_register().number()) {
+                    Home::Host(host) => dynasm!(self.s ; .arch x64 ; mov [rcx + r14], Rq(host)),
+                    Home::Frame(home) => dynasm!(self.s
+                        ; .arch x64
+                        ; lea r14, [rcx + r14]
+                        ; mov rcx, [BYTE rsp + (home as i8)]
+                        ; mov [r14], rcx
+                    ),
+                }
+            }
+            _ => {
+                let value = i.immediate(0) as i64;
+                dynasm!(self.s ; .arch x64 ; lea r14, [Rq(SP) - 8]);
+                froms.push(self.check(STACK_WRITE));
+                dynasm!(self.s ; .arch x64 ; mov QWORD [rcx + r14], value as i32);
+            }
+        }
+        dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) - 8]);
+        self.slow(&froms, Kind::Exec);
+        Ok(())
+    }
+
+    pub(crate) fn pop(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        if i.op0_kind() != OpKind::Register {
+            return Err(Unsupported);
+        }
+        let guest = i.op0_register().full_register().number();
+        dynasm!(self.s ; .arch x64 ; mov r14, Rq(SP));
+        let slow = self.check(STACK_READ);
+        dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) + 8]);
+        match home(guest) {
+            Home::Host(host) => dynasm!(self.s ; .arch x64 ; mov Rq(host), [rcx + r14]),
+            Home::Frame(home) => dynasm!(self.s
+                ; .arch x64
+                ; mov rcx, [rcx + r14]
+                ; mov [BYTE rsp + (home as i8)], rcx
+            ),
+        }
+        self.slow(&[slow], Kind::Exec);
+        Ok(())
+    }
+
+    pub(crate) fn leave_frame(&mut self) {
+        dynasm!(self.s ; .arch x64 ; mov r14, rbp);
+        let slow = self.check(STACK_READ);
+        dynasm!(self.s ; .arch x64 ; lea Rq(SP), [r14 + 8] ; mov rbp, [rcx + r14]);
+        self.slow(&[slow], Kind::Exec);
+    }
+}
+
+/// Second opcode byte of the near jump of a condition as iced numbers them.
+fn condition_opcode(condition: u8) -> Option<u8> {
+    use iced_x86::ConditionCode::*;
+    const ORDER: [iced_x86::ConditionCode; 16] = [o, no, b, ae, e, ne, be, a, s, ns, p, np, l, ge, le, g];
+    ORDER.iter().position(|&one| one as u8 == condition).map(|n| 0x80 + n as u8)
+}

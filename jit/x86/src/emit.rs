@@ -1,0 +1,502 @@
+//! Emission of one block.
+
+use crate::classify::{Emit, Live, alignment, emit_of};
+use crate::frame::{Home, at, home, is_high_byte, sized};
+use crate::memory::{Access, address_is_64};
+use crate::site::{Kind, Site};
+use crate::stubs::{Stubs, jrcxz, land8, near};
+use dynasmrt::{DynasmApi, dynasm};
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
+use ringworld_jit_rt::Sink;
+use ringworld_x86::Insn;
+
+/// An instruction as both decoders see it.
+#[derive(Clone, Copy)]
+pub struct Guest {
+    /// iced's view.
+    pub decoded: Instruction,
+    /// Its last in the block (by its row, or because it raises an exception).
+    pub last: bool,
+    /// What the decoder made of it does not run (it raises an exception).
+    pub barred: bool,
+}
+
+/// Code out of the way of the block.
+struct Cold {
+    /// End of the displacement of the jump that leads here.
+    from: usize,
+    what: ColdKind,
+}
+
+enum ColdKind {
+    /// Leave at a site, and go on at `resume` (an offset) if it comes back.
+    Site { site: u32, resume: Option<usize> },
+    /// Call a stub, and go on.
+    Stub { stub: usize, resume: usize },
+}
+
+/// Emits blocks; kept to keep its buffers.
+pub struct Emitter<'a> {
+    /// The code.
+    pub s: &'a mut Sink,
+    /// The sites; `patch` and `token` are offsets until the code has its place.
+    pub sites: Vec<Site>,
+    pub(crate) encoder: &'a mut Encoder,
+    pub(crate) info: &'a mut InstructionInfoFactory,
+    /// Number of the first site.
+    pub first_site: u32,
+    /// Number of the block.
+    pub block: u32,
+    /// Address of the code, and of the arena's start.
+    pub base: usize,
+    /// See [`Emitter::base`].
+    pub arena: usize,
+    pub(crate) stubs: Stubs,
+    cold: Vec<Cold>,
+    live: Option<Live>,
+    pub(crate) start: u64,
+    /// Instructions of the block.
+    pub(crate) count: u32,
+    /// The present instruction: number, RIP.
+    pub(crate) n: u32,
+    pub(crate) rip: u64,
+    pub(crate) insn: *const Insn,
+}
+
+/// The guest cannot be expressed: its function is called.
+pub struct Unsupported;
+
+impl<'a> Emitter<'a> {
+    /// Starts a block.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        s: &'a mut Sink,
+        encoder: &'a mut Encoder,
+        info: &'a mut InstructionInfoFactory,
+        (first_site, block): (u32, u32),
+        (base, arena): (usize, usize),
+        stubs: Stubs,
+        (start, count): (u64, u32),
+    ) -> Self {
+        s.clear();
+        Self {
+            s,
+            sites: Vec::new(),
+            encoder,
+            info,
+            first_site,
+            block,
+            base,
+            arena,
+            stubs,
+            cold: Vec::new(),
+            live: None,
+            start,
+            count,
+            n: 0,
+            rip: start,
+            insn: core::ptr::null(),
+        }
+    }
+
+    /// Emits the whole block. `second` is the slot and token of the second page that an only instruction reaches into.
+    pub fn block(&mut self, guests: &[Guest], insns: &[Insn], second: Option<(i32, i32)>) {
+        if let Some((displacement, token)) = second {
+            let site = self.site(Kind::Stale, self.start, 0);
+            dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + displacement] ; lea rcx, [rcx - token]);
+            self.leave_unless_rcx_zero(site, None);
+        }
+        let site = self.site(Kind::Budget, self.start, self.count);
+        dynasm!(self.s
+            ; .arch x64
+            ; mov rcx, [BYTE rsp + (at::BUDGET as i8)]
+            ; lea rcx, [rcx - self.count as i32]
+            ; mov [BYTE rsp + (at::BUDGET as i8)], rcx
+            ; pext rcx, rcx, [BYTE rsp + (at::SIGN_MASK as i8)]
+        );
+        self.leave_unless_rcx_zero(site, None);
+        let mut open = true;
+        for (guest, insn) in guests.iter().zip(insns) {
+            self.n += 1;
+            self.insn = insn;
+            open = self.instruction(guest);
+            self.rip = guest.decoded.next_ip();
+        }
+        if open {
+            self.link(self.rip);
+        }
+        self.finish();
+    }
+
+    /// A new site; its number.
+    pub(crate) fn site(&mut self, kind: Kind, rip: u64, refund: u32) -> u32 {
+        self.sites.push(Site {
+            kind,
+            insn: self.insn,
+            rip,
+            refund,
+            block: self.block,
+            patch: 0,
+            token: 0,
+            unlinked: 0,
+        });
+        self.first_site + self.sites.len() as u32 - 1
+    }
+
+    fn exec_site(&mut self, kind: Kind) -> u32 {
+        self.site(kind, self.rip, self.count - self.n)
+    }
+
+    /// Leaves at `site` unless RCX is zero.
+    pub(crate) fn leave_unless_rcx_zero(&mut self, site: u32, resume: Option<usize>) {
+        let ok = jrcxz(self.s);
+        let from = near(self.s, 0);
+        land8(self.s, ok);
+        self.cold.push(Cold { from, what: ColdKind::Site { site, resume } });
+    }
+
+    /// Calls the leaving stub for `site`.
+    fn leave(&mut self, site: u32) {
+        self.call_stub(self.stubs.leave_at_site);
+        self.s.extend(site.to_le_bytes());
+    }
+
+    fn call_stub(&mut self, stub: usize) {
+        let end = self.base + self.s.len() + 5;
+        let distance = (self.arena + stub).wrapping_sub(end) as i32;
+        self.s.extend([0xe8]);
+        self.s.extend(distance.to_le_bytes());
+    }
+
+    /// Slow paths of the present instruction, which is complete with the code so far: its function does all of it.
+    pub(crate) fn slow(&mut self, froms: &[usize], kind: Kind) {
+        let site = self.exec_site(kind);
+        let resume = (kind == Kind::Exec).then_some(self.s.len());
+        for &from in froms {
+            self.cold.push(Cold { from, what: ColdKind::Site { site, resume } });
+        }
+    }
+
+    /// Emits one instruction; false if it was the end of the block.
+    fn instruction(&mut self, guest: &Guest) -> bool {
+        let start = self.s.len();
+        let (sites, cold, live) = (self.sites.len(), self.cold.len(), self.live);
+        if !guest.barred
+            && let Some(emit) = emit_of(guest.decoded.code())
+        {
+            match self.emitted(guest, emit) {
+                Ok(open) => return open,
+                Err(Unsupported) => {
+                    self.s.buffer().truncate(start);
+                    self.sites.truncate(sites);
+                    self.cold.truncate(cold);
+                    self.live = live;
+                }
+            }
+        }
+        let last = guest.last || guest.barred;
+        let site = self.exec_site(if last { Kind::ExecLast } else { Kind::Exec });
+        self.leave(site);
+        !last
+    }
+
+    fn emitted(&mut self, guest: &Guest, emit: Emit) -> Result<bool, Unsupported> {
+        let i = &guest.decoded;
+        match emit {
+            Emit::Nothing => {}
+            Emit::Same => self.same(i)?,
+            Emit::Vector(live) => {
+                self.need(live);
+                self.same(i)?;
+            }
+            Emit::Lea => self.lea_instruction(i),
+            Emit::Push => self.push(i)?,
+            Emit::Pop => self.pop(i)?,
+            Emit::Leave => self.leave_frame(),
+            Emit::Jump => {
+                self.jump(i)?;
+                return Ok(false);
+            }
+            Emit::Branch => {
+                self.branch(i)?;
+                return Ok(false);
+            }
+            Emit::Call => {
+                self.call(i)?;
+                return Ok(false);
+            }
+            Emit::JumpIndirect => {
+                self.jump_indirect(i)?;
+                return Ok(false);
+            }
+            Emit::CallIndirect => {
+                self.call_indirect(i)?;
+                return Ok(false);
+            }
+            Emit::Return => {
+                self.ret(i);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes sure that vector state is in the host's registers.
+    fn need(&mut self, live: Live) {
+        if self.live >= Some(live) {
+            return;
+        }
+        self.live = Some(live);
+        let (flag, stub) = match live {
+            Live::Sse => (at::SSE_LIVE, self.stubs.load_sse),
+            Live::Full => (at::FULL_LIVE, self.stubs.load_full),
+        };
+        dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + (flag as i8)]);
+        // RCX zero: not live.
+        let not = jrcxz(self.s);
+        let yes = self.s.len();
+        dynasm!(self.s ; .arch x64 ; jmp BYTE 5);
+        land8(self.s, not);
+        let from = near(self.s, 0);
+        debug_assert_eq!(self.s.len() - yes, 7);
+        let resume = self.s.len();
+        self.cold.push(Cold { from, what: ColdKind::Stub { stub, resume } });
+    }
+
+    /// Emits the same instruction on the registers' homes.
+    fn same(&mut self, guest: &Instruction) -> Result<(), Unsupported> {
+        let mut i = *guest;
+        let mut memory = None;
+        let mut framed: [Option<(usize, i32)>; 4] = [None; 4];
+        let mut high_byte = false;
+        let mut count_in_cl = false;
+        for n in 0..i.op_count() {
+            match i.op_kind(n) {
+                OpKind::Memory => memory = Some(n),
+                OpKind::Register => {
+                    let register = i.op_register(n);
+                    if !register.is_gpr() {
+                        continue;
+                    }
+                    if register == Register::CL && is_shift_by_cl(&i, n) {
+                        count_in_cl = true;
+                        continue;
+                    }
+                    if is_high_byte(register) {
+                        // CH's register has no such half in its home.
+                        if register == Register::CH {
+                            return Err(Unsupported);
+                        }
+                        high_byte = true;
+                        continue;
+                    }
+                    let guest = register.full_register().number();
+                    match home(guest) {
+                        Home::Host(host) => i.set_op_register(n, sized(register, host)),
+                        Home::Frame(at) => framed[n as usize] = Some((guest, at)),
+                    }
+                }
+                OpKind::Immediate8
+                | OpKind::Immediate8_2nd
+                | OpKind::Immediate16
+                | OpKind::Immediate32
+                | OpKind::Immediate64
+                | OpKind::Immediate8to16
+                | OpKind::Immediate8to32
+                | OpKind::Immediate8to64
+                | OpKind::Immediate32to64 => {}
+                _ => return Err(Unsupported),
+            }
+        }
+        // Only one host thread runs guest code.
+        i.set_has_lock_prefix(false);
+        let any_framed = framed.iter().any(Option::is_some);
+        let mut slow = None;
+        if let Some(n) = memory {
+            let fixed = self.address(guest);
+            let access = {
+                let info = self.info.info(guest);
+                access_of(guest, info.op_access(n), fixed)
+            }?;
+            slow = Some(self.check(access));
+            i.set_segment_prefix(Register::None);
+            i.set_memory_displacement64(0);
+            i.set_memory_displ_size(0);
+            i.set_memory_index_scale(1);
+            i.set_memory_index(Register::None);
+            if high_byte {
+                if any_framed || count_in_cl {
+                    return Err(Unsupported);
+                }
+                dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14]);
+                i.set_memory_base(Register::RCX);
+            } else if any_framed || count_in_cl {
+                dynasm!(self.s ; .arch x64 ; lea r14, [rcx + r14]);
+                i.set_memory_base(Register::R14);
+            } else {
+                i.set_memory_base(Register::R14);
+                i.set_memory_index(Register::RCX);
+            }
+        }
+        if count_in_cl {
+            let count = self.value(1, 1);
+            dynasm!(self.s ; .arch x64 ; mov ecx, Rd(count));
+        }
+        // Scratch registers for what lives in the frame.
+        let mut free: &[u8] = match (memory.is_some(), count_in_cl) {
+            (true, true) => &[],
+            (true, false) => &[1],
+            (false, true) => &[14],
+            (false, false) => &[14, 1],
+        };
+        let mut loaded: [Option<(usize, u8, i32)>; 2] = [None; 2];
+        let mut used = 0;
+        let mut stores: [Option<(u8, i32)>; 4] = [None; 4];
+        for n in 0..i.op_count() {
+            let Some((guest_register, at)) = framed.get(n as usize).copied().flatten() else { continue };
+            let register = i.op_register(n);
+            let known = loaded.iter().flatten().find(|(other, ..)| *other == guest_register).copied();
+            let scratch = match known {
+                Some((_, scratch, _)) => scratch,
+                None => {
+                    let (&scratch, rest) = free.split_first().ok_or(Unsupported)?;
+                    free = rest;
+                    dynasm!(self.s ; .arch x64 ; mov Rq(scratch), [BYTE rsp + (at as i8)]);
+                    loaded[used] = Some((guest_register, scratch, at));
+                    used += 1;
+                    scratch
+                }
+            };
+            i.set_op_register(n, sized(register, scratch));
+            if writes(self.info.info(guest).op_access(n)) {
+                stores[n as usize] = Some((scratch, at));
+            }
+        }
+        self.encode(&i)?;
+        for (scratch, at) in stores.into_iter().flatten() {
+            dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at as i8)], Rq(scratch));
+        }
+        if let Some(from) = slow {
+            self.slow(&[from], Kind::Exec);
+        }
+        Ok(())
+    }
+
+    /// Encodes an instruction whose operands are the host's.
+    pub(crate) fn encode(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        // The encoder owns its buffer: lend it ours.
+        let buffer = core::mem::take(self.s.buffer());
+        let len = buffer.len();
+        self.encoder.set_buffer(buffer);
+        let result = self.encoder.encode(i, 0);
+        *self.s.buffer() = self.encoder.take_buffer();
+        match result {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                self.s.buffer().truncate(len);
+                Err(Unsupported)
+            }
+        }
+    }
+
+    fn lea_instruction(&mut self, i: &Instruction) {
+        let register = i.op0_register();
+        let guest = register.full_register().number();
+        let wide = address_is_64(i);
+        let (target, frame) = match home(guest) {
+            Home::Host(host) => (host, None),
+            Home::Frame(at) => (14, Some(at)),
+        };
+        // A 16-bit result goes through a scratch register, and so does a 32-bit one of a wider address.
+        let exact = register.is_gpr64() || (register.is_gpr32() && !wide);
+        if exact || frame.is_some() && register.is_gpr32() {
+            let computed = self.offset(i, wide && register.is_gpr64(), target);
+            if let Some(value) = computed {
+                self.constant(target, if register.is_gpr64() { value } else { value & 0xffff_ffff });
+            }
+            if let Some(at) = frame {
+                dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at as i8)], Rq(target));
+            }
+            return;
+        }
+        if register.is_gpr32() {
+            // Truncation is all the same to an addition.
+            if let Some(value) = self.offset(i, false, target) {
+                self.constant(target, value & 0xffff_ffff);
+            }
+            return;
+        }
+        if let Some(value) = self.offset(i, wide, 14) {
+            self.constant(14, value);
+        }
+        match frame {
+            None => dynasm!(self.s ; .arch x64 ; mov Rw(target), r14w),
+            Some(at) => dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at as i8)], r14w),
+        }
+    }
+
+    fn finish(&mut self) {
+        for cold in core::mem::take(&mut self.cold) {
+            self.s.land(cold.from);
+            match cold.what {
+                ColdKind::Site { site, resume } => {
+                    self.leave(site);
+                    if let Some(resume) = resume {
+                        self.jump_back(resume);
+                    }
+                }
+                ColdKind::Stub { stub, resume } => {
+                    self.call_stub(stub);
+                    self.jump_back(resume);
+                }
+            }
+        }
+    }
+
+    /// Emits where callers of a stale block leave; returns its offset.
+    pub fn stale_exit(&mut self) -> usize {
+        let at = self.s.len();
+        let site = self.site(Kind::Stale, self.start, 0);
+        self.leave(site);
+        at
+    }
+
+    fn jump_back(&mut self, to: usize) {
+        let end = near(self.s, 0);
+        self.s.patch_i32(end - 4, to as i32 - end as i32);
+    }
+
+    /// Sends the jump whose displacement ends at `from` out of the way, to leave at a site.
+    pub(crate) fn cold_site(&mut self, from: usize, site: u32) {
+        self.cold.push(Cold { from, what: ColdKind::Site { site, resume: None } });
+    }
+}
+
+fn is_shift_by_cl(i: &Instruction, n: u32) -> bool {
+    use iced_x86::Mnemonic::*;
+    n == i.op_count() - 1
+        && n > 0
+        && matches!(i.mnemonic(), Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd)
+        && i.code().op_code().op_kind(n) == iced_x86::OpCodeOperandKind::cl
+}
+
+fn writes(access: OpAccess) -> bool {
+    matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
+}
+
+/// What the check of a memory operand has to ask for.
+pub(crate) fn access_of(
+    i: &Instruction,
+    access: OpAccess,
+    fixed: Option<u64>,
+) -> Result<Access, Unsupported> {
+    let size = i.memory_size().size() as u32;
+    if !(1..=64).contains(&size) {
+        return Err(Unsupported);
+    }
+    let write = writes(access);
+    if !write && !matches!(access, OpAccess::Read | OpAccess::CondRead) {
+        return Err(Unsupported);
+    }
+    Ok(Access { size, write, alignment: alignment(i), fixed })
+}

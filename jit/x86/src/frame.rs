@@ -1,0 +1,139 @@
+//! The frame that translated code runs on, and where the guest's registers live meanwhile.
+//!
+//! The host's RSP points to a [`Frame`]; R15 to the TLB's arrays of the running context, plus [`TLB_BIAS`]; RCX and R14 are
+//! scratch; the status flags are the guest's own. Twelve guest registers live in host registers, mostly the same ones; the
+//! four that compilers use least live in the frame.
+
+use iced_x86::Register;
+use ringworld_x86::Cpu;
+
+/// The low six bits of R15: SHRX by R15 shifts by twelve, without a register for the count and without touching the flags.
+pub const TLB_BIAS: i32 = 12;
+
+/// What translated code keeps beside the registers. The first fields are within reach of 8-bit displacements.
+#[repr(C)]
+pub struct Frame {
+    /// The CPU that runs.
+    pub cpu: *mut Cpu,
+    /// Instructions left; blocks subtract their length on entry.
+    pub budget: i64,
+    /// Guest R10, R11, R14, R15.
+    pub homes: [u64; 4],
+    /// The bits of a linear address that select a TLB slot.
+    pub index_mask: u64,
+    /// The sign bit.
+    pub sign_mask: u64,
+    /// The bits of an address that select a jump-cache slot.
+    pub jump_mask: u64,
+    /// Not zero while the vector registers hold the guest's XMM registers.
+    pub sse_live: u64,
+    /// Not zero while they hold all of its vector state.
+    pub full_live: u64,
+    /// FS and GS base.
+    pub bases: [u64; 2],
+    /// Scratch of one instruction.
+    pub scratch: [u64; 2],
+    /// By log2(alignment) − 4: what must be zero of an offset in a page for an aligned access.
+    pub align_masks: [u64; 3],
+    /// Status flags for LAHF/SETO: SF, ZF, AF, PF, CF in bits 8–15, OF in bit 0.
+    pub flags: u64,
+    /// R15.
+    pub tlb: u64,
+    /// Where to go on after a call of an instruction's function in the middle of a block.
+    pub resume: u64,
+    /// Vector state to be loaded before that: 0 none, 1 XMM, 2 all.
+    pub reload: u64,
+    /// `cpu.icount` at which the budget is zero.
+    pub limit: u64,
+    /// The translator.
+    pub translator: *mut crate::Translator,
+    /// MXCSR of the host.
+    pub host_mxcsr: u32,
+}
+
+/// Displacements from RSP.
+#[allow(missing_docs)]
+pub mod at {
+    use super::Frame;
+    use core::mem::offset_of;
+    pub const CPU: i32 = offset_of!(Frame, cpu) as i32;
+    pub const BUDGET: i32 = offset_of!(Frame, budget) as i32;
+    pub const INDEX_MASK: i32 = offset_of!(Frame, index_mask) as i32;
+    pub const SIGN_MASK: i32 = offset_of!(Frame, sign_mask) as i32;
+    pub const JUMP_MASK: i32 = offset_of!(Frame, jump_mask) as i32;
+    pub const SSE_LIVE: i32 = offset_of!(Frame, sse_live) as i32;
+    pub const FULL_LIVE: i32 = offset_of!(Frame, full_live) as i32;
+    pub const BASES: i32 = offset_of!(Frame, bases) as i32;
+    pub const TARGET: i32 = offset_of!(Frame, scratch) as i32;
+    pub const CODE: i32 = offset_of!(Frame, scratch) as i32 + 8;
+    pub const ALIGN: i32 = offset_of!(Frame, align_masks) as i32;
+    pub const FLAGS: i32 = offset_of!(Frame, flags) as i32;
+    pub const TLB: i32 = offset_of!(Frame, tlb) as i32;
+    pub const RESUME: i32 = offset_of!(Frame, resume) as i32;
+    pub const RELOAD: i32 = offset_of!(Frame, reload) as i32;
+    pub const HOST_MXCSR: i32 = offset_of!(Frame, host_mxcsr) as i32;
+}
+
+/// Where a guest register lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Home {
+    /// In the host register of this number.
+    Host(u8),
+    /// In the frame, at this displacement from RSP.
+    Frame(i32),
+}
+
+/// Home of a guest general register.
+pub const fn home(guest: usize) -> Home {
+    const fn frame(n: i32) -> Home {
+        Home::Frame(core::mem::offset_of!(Frame, homes) as i32 + 8 * n)
+    }
+    match guest & 15 {
+        1 => Home::Host(10),
+        4 => Home::Host(11),
+        10 => frame(0),
+        11 => frame(1),
+        14 => frame(2),
+        15 => frame(3),
+        n => Home::Host(n as u8),
+    }
+}
+
+/// The guest registers that live in host registers: (guest, host).
+pub fn pinned() -> impl Iterator<Item = (usize, u8)> {
+    (0..16).filter_map(|guest| match home(guest) {
+        Home::Host(host) => Some((guest, host)),
+        Home::Frame(_) => None,
+    })
+}
+
+/// The guest registers that live in the frame: (guest, displacement from RSP).
+pub fn framed() -> impl Iterator<Item = (usize, i32)> {
+    (0..16).filter_map(|guest| match home(guest) {
+        Home::Frame(at) => Some((guest, at)),
+        Home::Host(_) => None,
+    })
+}
+
+/// The part of a general register that `like` is, of register `number`; AH, BH and DH stay what they are.
+pub fn sized(like: Register, number: u8) -> Register {
+    let base = if like.is_gpr64() {
+        Register::RAX
+    } else if like.is_gpr32() {
+        Register::EAX
+    } else if like.is_gpr16() {
+        Register::AX
+    } else {
+        // iced numbers AL to BL, AH to BH, SPL to R15L.
+        return match number {
+            0..4 => Register::AL + u32::from(number),
+            n => Register::SPL + u32::from(n - 4),
+        };
+    };
+    base + u32::from(number)
+}
+
+/// Whether a register is AH, CH, DH or BH.
+pub fn is_high_byte(register: Register) -> bool {
+    matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
+}

@@ -1,0 +1,84 @@
+//! What the host can execute: the translator emits nothing else.
+
+use iced_x86::CpuidFeature;
+
+macro_rules! features {
+    ($($feature:ident: $name:tt,)*) => {
+        /// Whether the host has a feature that guest code may use natively. What is not listed is not emitted.
+        pub fn has(feature: CpuidFeature) -> bool {
+            match feature {
+                $(CpuidFeature::$feature => std::is_x86_feature_detected!($name),)*
+                // Every 64-bit processor.
+                CpuidFeature::INTEL8086
+                | CpuidFeature::INTEL186
+                | CpuidFeature::INTEL286
+                | CpuidFeature::INTEL386
+                | CpuidFeature::INTEL486
+                | CpuidFeature::X64
+                | CpuidFeature::CMOV
+                | CpuidFeature::CX8
+                | CpuidFeature::MULTIBYTENOP => true,
+                _ => false,
+            }
+        }
+    };
+}
+
+features! {
+    SSE: "sse",
+    SSE2: "sse2",
+    SSE3: "sse3",
+    SSSE3: "ssse3",
+    SSE4_1: "sse4.1",
+    SSE4_2: "sse4.2",
+    POPCNT: "popcnt",
+    LZCNT: "lzcnt",
+    MOVBE: "movbe",
+    BMI1: "bmi1",
+    BMI2: "bmi2",
+    ADX: "adx",
+    AES: "aes",
+    PCLMULQDQ: "pclmulqdq",
+    SHA: "sha",
+    AVX: "avx",
+    AVX2: "avx2",
+    FMA: "fma",
+    F16C: "f16c",
+    VAES: "vaes",
+    VPCLMULQDQ: "vpclmulqdq",
+    GFNI: "gfni",
+    AVX512F: "avx512f",
+    AVX512BW: "avx512bw",
+    AVX512DQ: "avx512dq",
+    AVX512VL: "avx512vl",
+    AVX512CD: "avx512cd",
+    AVX512_IFMA: "avx512ifma",
+    AVX512_VBMI: "avx512vbmi",
+    AVX512_VBMI2: "avx512vbmi2",
+    AVX512_VNNI: "avx512vnni",
+    AVX512_BITALG: "avx512bitalg",
+    AVX512_VPOPCNTDQ: "avx512vpopcntdq",
+    AVX512_BF16: "avx512bf16",
+}
+
+/// What the emitted sequences themselves need.
+pub fn is_enough() -> bool {
+    std::is_x86_feature_detected!("bmi1") && std::is_x86_feature_detected!("bmi2") && lahf()
+}
+
+/// LAHF in 64-bit mode (all processors with BMI2 have it; the probe is cheap).
+fn lahf() -> bool {
+    // The leaf is there on every 64-bit processor.
+    core::arch::x86_64::__cpuid(0x8000_0001).ecx & 1 != 0
+}
+
+/// The widest vector state that exists on the host: 16, 32 or 64 bytes.
+pub fn vector_bytes() -> usize {
+    if std::is_x86_feature_detected!("avx512f") && std::is_x86_feature_detected!("avx512bw") {
+        64
+    } else if std::is_x86_feature_detected!("avx") {
+        32
+    } else {
+        16
+    }
+}

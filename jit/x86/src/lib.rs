@@ -1,0 +1,18 @@
+//! The translator of x86 guests to x86-64 hosts.
+//!
+//! A guest instruction becomes, where it can, the same instruction on the registers' homes; a memory operand becomes
+//! address computation, a TLB check, and the same instruction on the host's address. The status flags stay in the host's:
+//! nothing that is emitted between guest instructions touches them. Whatever is not plain calls the instruction's own
+//! function, so there is no second definition of anything.
+
+mod classify;
+mod control;
+mod emit;
+mod frame;
+mod host;
+mod memory;
+mod site;
+mod stubs;
+mod translator;
+
+pub use translator::{JitError, JitStats, Translator};

@@ -1,0 +1,167 @@
+//! Memory operands: the address, and the TLB check that leaves the flags alone.
+
+use crate::emit::Emitter;
+use crate::frame::{Home, TLB_BIAS, at, home};
+use crate::stubs::{jrcxz, near};
+use core::mem::offset_of;
+use dynasmrt::{DynasmApi, dynasm};
+use iced_x86::{Instruction, Register};
+use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
+
+const READ: i32 = offset_of!(Translations, read) as i32 - TLB_BIAS;
+const WRITE: i32 = offset_of!(Translations, write) as i32 - TLB_BIAS;
+const HOST: i32 = offset_of!(Translations, host) as i32 - TLB_BIAS;
+
+/// What a check asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    /// Bytes.
+    pub size: u32,
+    /// Writes (also what reads first).
+    pub write: bool,
+    /// Alignment in bytes that is checked.
+    pub alignment: Option<u32>,
+    /// The linear address, if it is known.
+    pub fixed: Option<u64>,
+}
+
+impl Emitter<'_> {
+    /// Puts a 64-bit constant into a register, without touching the flags.
+    pub fn constant(&mut self, register: u8, value: u64) {
+        if let Ok(short) = i32::try_from(value as i64) {
+            dynasm!(self.s ; .arch x64 ; mov Rq(register), DWORD short);
+        } else if let Ok(low) = u32::try_from(value) {
+            dynasm!(self.s ; .arch x64 ; mov Rd(register), DWORD low as i32);
+        } else {
+            dynasm!(self.s ; .arch x64 ; mov Rq(register), QWORD value as i64);
+        }
+    }
+
+    /// The host register that holds a guest register, loaded into `scratch` if it lives in the frame.
+    pub fn value(&mut self, guest: usize, scratch: u8) -> u8 {
+        match home(guest) {
+            Home::Host(host) => host,
+            Home::Frame(at) => {
+                dynasm!(self.s ; .arch x64 ; mov Rq(scratch), [BYTE rsp + (at as i8)]);
+                scratch
+            }
+        }
+    }
+
+    /// Puts the linear address of the memory operand into R14; says which one if it is known.
+    pub fn address(&mut self, i: &Instruction) -> Option<u64> {
+        let wide = address_is_64(i);
+        let segment = match i.memory_segment() {
+            Register::FS => Some(0),
+            Register::GS => Some(1),
+            _ => None,
+        };
+        let fixed = self.offset(i, wide, 14);
+        let Some(n) = segment else {
+            if let Some(fixed) = fixed {
+                self.constant(14, fixed);
+            }
+            return fixed;
+        };
+        dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::BASES + 8 * n]);
+        match fixed.map(|fixed| i32::try_from(fixed as i64)) {
+            Some(Ok(short)) => dynasm!(self.s ; .arch x64 ; lea r14, [rcx + short]),
+            Some(Err(_)) => {
+                self.constant(14, fixed.unwrap_or(0));
+                dynasm!(self.s ; .arch x64 ; lea r14, [r14 + rcx]);
+            }
+            None => dynasm!(self.s ; .arch x64 ; lea r14, [r14 + rcx]),
+        }
+        None
+    }
+
+    /// Computes the memory operand's offset into a host register, unless it is constant: then returns it. R14 and RCX are
+    /// scratch.
+    pub fn offset(&mut self, i: &Instruction, wide: bool, into: u8) -> Option<u64> {
+        let mask = if wide { u64::MAX } else { 0xffff_ffff };
+        if i.is_ip_rel_memory_operand() {
+            return Some(i.ip_rel_memory_address() & mask);
+        }
+        let displacement = i.memory_displacement64();
+        let number = |register: Register| (register != Register::None).then(|| register.number());
+        let base = number(i.memory_base()).map(|guest| self.value(guest, 14));
+        let index = number(i.memory_index()).map(|guest| self.value(guest, 1));
+        // Sign-extended 32 bits, or a 32-bit address.
+        let short = displacement as i32;
+        match (base, index) {
+            (None, None) => return Some(displacement & mask),
+            (Some(base), None) if wide => dynasm!(self.s ; .arch x64 ; lea Rq(into), [Rq(base) + short]),
+            (Some(base), None) => dynasm!(self.s ; .arch x64 ; lea Rd(into), [Rq(base) + short]),
+            (base, Some(index)) => {
+                // dynasm takes scales as literals.
+                let scale = i.memory_index_scale().trailing_zeros() as u8;
+                self.lea(into, wide, base, index, scale, short);
+            }
+        }
+        None
+    }
+
+    /// LEA with base, scaled index and 32-bit displacement.
+    fn lea(&mut self, into: u8, wide: bool, base: Option<u8>, index: u8, scale: u8, displacement: i32) {
+        let rex = 0x40
+            | u8::from(wide) << 3
+            | (into >> 3) << 2
+            | (index >> 3) << 1
+            | base.map_or(0, |base| base >> 3);
+        let modrm = (into & 7) << 3 | 4 | if base.is_some() { 0x80 } else { 0 };
+        let sib = scale << 6 | (index & 7) << 3 | base.map_or(5, |base| base & 7);
+        self.s.extend([rex, 0x8d, modrm, sib]);
+        self.s.extend(displacement.to_le_bytes());
+    }
+
+    /// Checks that an access at R14 may go to the host's memory, and leaves the host address minus R14 in RCX. Returns the
+    /// end of the displacement of the jump that is taken if not.
+    pub fn check(&mut self, access: Access) -> usize {
+        let Access { size, write, alignment, fixed } = access;
+        let tags = if write { WRITE } else { READ };
+        let last = size as i32 - 1;
+        let slot = |address: u64| ((address >> 12) as usize & (TLB_ENTRIES - 1)) as i32 * 8;
+        match fixed {
+            Some(fixed) => dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + tags + slot(fixed)]),
+            None => dynasm!(self.s
+                ; .arch x64
+                ; pext rcx, r14, [BYTE rsp + (at::INDEX_MASK as i8)]
+                ; mov rcx, [r15 + rcx * 8 + tags]
+            ),
+        }
+        match alignment {
+            // No byte of an aligned access leaves the page if the first one does not.
+            Some(alignment) => dynasm!(self.s
+                ; .arch x64
+                ; lea rcx, [rcx + r14]
+                ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
+            ),
+            None if last == 0 => dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14] ; shrx rcx, rcx, r15),
+            None => {
+                dynasm!(self.s ; .arch x64 ; lea rcx, [BYTE rcx + r14 + (last as i8)] ; shrx rcx, rcx, r15);
+            }
+        }
+        let fits = jrcxz(&mut self.s);
+        let slow = near(&mut self.s, 0);
+        crate::stubs::land8(&mut self.s, fits);
+        match fixed {
+            Some(fixed) => dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + HOST + slot(fixed)]),
+            None => dynasm!(self.s
+                ; .arch x64
+                ; pext rcx, r14, [BYTE rsp + (at::INDEX_MASK as i8)]
+                ; mov rcx, [r15 + rcx * 8 + HOST]
+            ),
+        }
+        slow
+    }
+}
+
+/// Whether the memory operand has 64-bit addresses.
+pub fn address_is_64(i: &Instruction) -> bool {
+    let register = if i.memory_base() != Register::None { i.memory_base() } else { i.memory_index() };
+    match register {
+        Register::None => i.memory_displ_size() != 4,
+        Register::RIP => true,
+        register => register.is_gpr64(),
+    }
+}

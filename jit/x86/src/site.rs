@@ -1,0 +1,39 @@
+//! Sites: the places where translated code leaves for Rust.
+
+use ringworld_x86::Insn;
+
+/// Why a site leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// An instruction runs by its function; the block goes on after it.
+    Exec,
+    /// An instruction runs by its function and is the last of its block.
+    ExecLast,
+    /// A jump that is not linked (any more); `rip` is its target.
+    Link,
+    /// The block is longer than the budget.
+    Budget,
+    /// The block is stale.
+    Stale,
+}
+
+/// One site.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    /// Why.
+    pub kind: Kind,
+    /// The instruction to run, for `Exec` and `ExecLast`.
+    pub insn: *const Insn,
+    /// RIP of that instruction; else where to go on.
+    pub rip: u64,
+    /// What to give back to the budget when the block is left here, the site's own instruction not included.
+    pub refund: u32,
+    /// The block that it belongs to.
+    pub block: u32,
+    /// `Link`: the end of the jump's displacement.
+    pub patch: usize,
+    /// `Link` to another page: the end of the displacement that holds the negated fetch token.
+    pub token: usize,
+    /// `Link`: where the jump leads while it is not linked.
+    pub unlinked: usize,
+}

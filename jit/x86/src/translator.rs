@@ -1,0 +1,586 @@
+//! The translator: blocks, their look-up, linking, and the loop between translated code and the rest.
+
+use crate::control::fetch_slot;
+use crate::emit::{Emitter, Guest};
+use crate::frame::{Frame, TLB_BIAS};
+use crate::host;
+use crate::site::{Kind, Site};
+use crate::stubs::{self, Start, Stubs};
+use core::hash::{BuildHasherDefault, Hasher};
+use iced_x86::{Decoder, Encoder, Instruction, InstructionInfoFactory};
+use ringworld_core::{PAGE_MASK, PAGE_SIZE};
+use ringworld_jit_rt::{Arena, ArenaError, Sink};
+use ringworld_mmu::tlb::{JUMPS, TLB_ENTRIES};
+use ringworld_x86::decode::{self, Decoded};
+use ringworld_x86::flags::bits;
+use ringworld_x86::insn::{REG_RIP, seg};
+use ringworld_x86::native::{CodePage, Native};
+use ringworld_x86::row::row;
+use ringworld_x86::{Cpu, Insn};
+use std::collections::HashMap;
+
+/// Size of the code arena.
+const ARENA: usize = 128 << 20;
+/// Longest block in instructions.
+const MAX_BLOCK: usize = 64;
+/// Blocks run so often by the interpreter before they are translated.
+const THRESHOLD: u8 = 12;
+/// Entries of the table of execution counts; a power of two.
+const HITS: usize = 1 << 14;
+/// Fetch tokens before everything is forgotten.
+const MAX_TOKENS: usize = 1 << 20;
+/// MXCSR's exception masks: translated vector code needs them all set.
+const MASKS: u32 = 0x1f80;
+
+/// Why there is no translator.
+#[derive(Debug)]
+pub enum JitError {
+    /// The host's processor lacks what all translated code needs.
+    Host,
+    /// No executable memory.
+    Memory(ArenaError),
+}
+
+impl core::fmt::Display for JitError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Host => write!(f, "the translator needs a host with BMI1 and BMI2"),
+            Self::Memory(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for JitError {}
+
+/// What the translator has done.
+#[derive(Clone, Debug, Default)]
+pub struct JitStats {
+    /// Blocks translated.
+    pub blocks: u64,
+    /// Guest instructions translated.
+    pub instructions: u64,
+    /// Guest bytes translated.
+    pub guest_bytes: u64,
+    /// Host bytes emitted.
+    pub host_bytes: u64,
+    /// Time spent translating, in nanoseconds.
+    pub nanoseconds: u64,
+    /// Blocks that were stale.
+    pub invalidated: u64,
+    /// Times that everything was forgotten.
+    pub flushes: u64,
+    /// Entries into translated code.
+    pub entries: u64,
+    /// Instructions run by their function from translated code.
+    pub executed: u64,
+    /// The same by form, if counting is on.
+    pub by_code: HashMap<u16, u64>,
+}
+
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &b in bytes {
+            self.write_u64(b.into());
+        }
+    }
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(n.into());
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+}
+
+/// RIP, guest-physical page, mode.
+type Key = (u64, u64, u32);
+
+struct Block {
+    key: Key,
+    entry: usize,
+    count: u32,
+    bytes: Box<[u8]>,
+    /// Bytes in the first page, and the second page.
+    in_first: usize,
+    first: usize,
+    second: Option<(u64, usize)>,
+    /// Sites point into it.
+    _insns: Box<[Insn]>,
+    /// Linked jumps that lead here.
+    incoming: Vec<u32>,
+    stale: bool,
+    stale_site_code: usize,
+}
+
+/// Translates and runs the code of one CPU.
+pub struct Translator {
+    arena: Arena,
+    stubs: Stubs,
+    /// Code before this is kept when everything else is forgotten.
+    stubs_end: usize,
+    sink: Sink,
+    encoder: Encoder,
+    info: InstructionInfoFactory,
+    blocks: Vec<Block>,
+    by_key: HashMap<Key, u32, BuildHasherDefault<KeyHasher>>,
+    by_page: HashMap<usize, Vec<u32>>,
+    sites: Vec<Site>,
+    hits: Box<[u8]>,
+    code_epoch: u64,
+    /// Statistics.
+    pub stats: JitStats,
+    /// Count executed instructions by form.
+    pub count_forms: bool,
+}
+
+// SAFETY: the pointers in sites lead to boxes that the blocks own; nothing is bound to a thread.
+unsafe impl Send for Translator {}
+
+impl Translator {
+    /// Makes a translator, if the host can run its code.
+    ///
+    /// # Errors
+    /// The host lacks BMI2, or gives no executable memory.
+    pub fn new() -> Result<Self, JitError> {
+        if !host::is_enough() {
+            return Err(JitError::Host);
+        }
+        let mut arena = Arena::new(ARENA).map_err(JitError::Memory)?;
+        let mut sink = Sink::default();
+        let stubs = stubs::emit(&mut sink, host::vector_bytes(), dispatch as *const () as usize);
+        arena.push(sink.bytes());
+        Ok(Self {
+            stubs_end: arena.used(),
+            arena,
+            stubs,
+            sink,
+            encoder: Encoder::new(64),
+            info: InstructionInfoFactory::new(),
+            blocks: Vec::new(),
+            by_key: HashMap::default(),
+            by_page: HashMap::new(),
+            sites: Vec::new(),
+            hits: vec![0; HITS].into_boxed_slice(),
+            code_epoch: 0,
+            stats: JitStats::default(),
+            count_forms: false,
+        })
+    }
+
+    fn arena_start(&self) -> usize {
+        self.arena.next() - self.arena.used()
+    }
+
+    /// Forgets all translated code. None of it may be running.
+    pub fn forget(&mut self, cpu: &mut Cpu) {
+        self.stats.flushes += 1;
+        self.arena.truncate(self.stubs_end);
+        self.blocks.clear();
+        self.by_key.clear();
+        self.by_page.clear();
+        self.sites.clear();
+        cpu.tlb.clear_jumps();
+        if cpu.tlb.tokens() > MAX_TOKENS {
+            cpu.tlb.forget_tokens();
+        }
+    }
+
+    /// The code at the CPU's RIP, translated now if it is hot (or `hot` says so).
+    fn find(&mut self, cpu: &mut Cpu, hot: bool) -> Option<u32> {
+        let rip = cpu.rip();
+        if !hot {
+            let hits = &mut self.hits[(rip ^ rip >> 14) as usize & (HITS - 1)];
+            if *hits < THRESHOLD {
+                *hits += 1;
+                return None;
+            }
+        }
+        let page = cpu.code_page(rip)?;
+        let key = (rip, page.physical, cpu.mode.0);
+        let id = match self.by_key.get(&key).copied() {
+            Some(id) if self.second_page_holds(cpu, id) => id,
+            _ => self.translate(cpu, key, &page)?,
+        };
+        cpu.tlb.insert_jump(rip, self.blocks[id as usize].entry);
+        Some(id)
+    }
+
+    /// Whether the second page that a block reaches into is still the same.
+    fn second_page_holds(&mut self, cpu: &mut Cpu, id: u32) -> bool {
+        match self.blocks[id as usize].second {
+            None => true,
+            Some((physical, _)) => {
+                let next = (self.blocks[id as usize].key.0 & !PAGE_MASK).wrapping_add(PAGE_SIZE);
+                cpu.code_page(next).is_some_and(|page| page.physical == physical)
+            }
+        }
+    }
+
+    fn translate(&mut self, cpu: &mut Cpu, key: Key, page: &CodePage) -> Option<u32> {
+        let begin = std::time::Instant::now();
+        if self.sites.len() > 1 << 24 || cpu.tlb.tokens() > MAX_TOKENS {
+            self.forget(cpu);
+        }
+        let rip = key.0;
+        let offset = (rip & PAGE_MASK) as usize;
+        let in_page = PAGE_SIZE as usize - offset;
+        let mut bytes = [0; PAGE_SIZE as usize];
+        let room = in_page.min(MAX_BLOCK * 15);
+        // SAFETY: `code_page` gave a pointer into a mapped guest page, and `room` bytes are left in it.
+        unsafe { core::ptr::copy_nonoverlapping(page.pointer, bytes.as_mut_ptr(), room) };
+        let mut guests = Vec::with_capacity(16);
+        let mut insns = Vec::with_capacity(16);
+        let mut end = decode_block(cpu, rip, &bytes[..room], &mut guests, &mut insns);
+        // Nobody writes guest memory between the copy and the mark: one host thread runs the CPUs and the devices.
+        cpu.mark_code(page, offset as u32, end.max(1) as u32);
+        let mut second = None;
+        if guests.is_empty() {
+            // The first instruction reaches into the next page.
+            let next = (rip & !PAGE_MASK).wrapping_add(PAGE_SIZE);
+            let following = cpu.code_page(next)?;
+            let want = 15 - in_page.min(14);
+            cpu.mark_code(&following, 0, want as u32);
+            // SAFETY: as above, at the start of a page.
+            unsafe { core::ptr::copy_nonoverlapping(following.pointer, bytes[in_page..].as_mut_ptr(), want) };
+            end = decode_block(cpu, rip, &bytes[..in_page + want], &mut guests, &mut insns);
+            guests.truncate(1);
+            insns.truncate(1);
+            end = end.min(usize::from(insns.first()?.len));
+            let token = cpu.tlb.fetch_token(next, following.physical);
+            second = Some((following, fetch_slot(next), token as i32));
+        }
+        let id = self.blocks.len() as u32;
+        let insns = insns.into_boxed_slice();
+        let count = insns.len() as u32;
+        let arena_start = self.arena_start();
+        let base = self.arena.next();
+        let mut emitter = Emitter::new(
+            &mut self.sink,
+            &mut self.encoder,
+            &mut self.info,
+            (self.sites.len() as u32, id),
+            (base, arena_start),
+            self.stubs,
+            (rip, count),
+        );
+        emitter.block(&guests, &insns, second.map(|(_, slot, token)| (slot, token)));
+        let stale_site_code = emitter.stale_exit();
+        let mut sites = core::mem::take(&mut emitter.sites);
+        let Some(entry) = self.arena.push(self.sink.bytes()) else {
+            self.forget(cpu);
+            // There is room for any block in an empty arena.
+            return self.translate(cpu, key, page);
+        };
+        for site in &mut sites {
+            if site.patch != 0 {
+                site.patch += entry;
+                site.token += if site.token != 0 { entry } else { 0 };
+            }
+            site.unlinked = 0;
+        }
+        self.sites.extend(sites);
+        let in_first = end.min(in_page);
+        self.by_page.entry(page.index).or_default().push(id);
+        if let Some((following, ..)) = &second {
+            self.by_page.entry(following.index).or_default().push(id);
+        }
+        self.blocks.push(Block {
+            key,
+            entry,
+            count,
+            bytes: bytes[..end].into(),
+            in_first,
+            first: page.index,
+            second: second.map(|(following, ..)| (following.physical, following.index)),
+            _insns: insns,
+            incoming: Vec::new(),
+            stale: false,
+            stale_site_code: entry + stale_site_code,
+        });
+        self.by_key.insert(key, id);
+        self.stats.blocks += 1;
+        self.stats.instructions += u64::from(count);
+        self.stats.guest_bytes += end as u64;
+        self.stats.host_bytes += self.sink.len() as u64;
+        self.stats.nanoseconds += begin.elapsed().as_nanos() as u64;
+        Some(id)
+    }
+
+    /// Kills a block: whoever comes by leaves.
+    fn kill(&mut self, id: u32) {
+        self.stats.invalidated += 1;
+        let block = &mut self.blocks[id as usize];
+        block.stale = true;
+        let (entry, exit, key) = (block.entry, block.stale_site_code, block.key);
+        let incoming = core::mem::take(&mut block.incoming);
+        if self.by_key.get(&key) == Some(&id) {
+            self.by_key.remove(&key);
+        }
+        let mut jump = [0xe9, 0, 0, 0, 0];
+        jump[1..].copy_from_slice(&(exit.wrapping_sub(entry + 5) as i32).to_le_bytes());
+        self.arena.patch(entry, &jump);
+        for site in incoming {
+            let site = self.sites[site as usize];
+            self.arena.patch_jump(site.patch, site.unlinked);
+        }
+    }
+
+    /// Links the jump of a site to a block.
+    fn link(&mut self, cpu: &mut Cpu, number: u32, id: u32) {
+        let site = self.sites[number as usize];
+        if self.blocks.get(site.block as usize).is_none_or(|from| from.stale) {
+            return;
+        }
+        let target = &mut self.blocks[id as usize];
+        if site.unlinked == 0 {
+            // Its jump still leads to where it leaves.
+            let mut displacement = [0; 4];
+            self.arena.read(site.patch - 4, &mut displacement);
+            self.sites[number as usize].unlinked =
+                site.patch.wrapping_add(i32::from_le_bytes(displacement) as usize);
+        }
+        if !target.incoming.contains(&number) {
+            target.incoming.push(number);
+        }
+        self.arena.patch_jump(site.patch, target.entry);
+        if site.token != 0 {
+            let token = cpu.tlb.fetch_token(target.key.0 & !PAGE_MASK, target.key.1);
+            self.arena.patch(site.token - 4, &(token as i32).wrapping_neg().to_le_bytes());
+        }
+    }
+
+    /// Looks at a site that translated code has left at: the address to go on at, or 0.
+    fn at_site(&mut self, frame: &mut Frame, cpu: &mut Cpu, number: u32) -> usize {
+        let site = self.sites[number as usize];
+        cpu.flags.set_status(frame.flags >> 8 & 0xff & !bits::OF | (frame.flags & 1) * bits::OF);
+        let reload = core::mem::take(&mut frame.reload);
+        match site.kind {
+            Kind::Exec | Kind::ExecLast => {
+                // SAFETY: the block that the site belongs to owns the instruction, and blocks are only freed between runs.
+                let insn = unsafe { &*site.insn };
+                self.stats.executed += 1;
+                if self.count_forms {
+                    *self.stats.by_code.entry(insn.code).or_default() += 1;
+                }
+                let next = site.rip.wrapping_add(u64::from(insn.len));
+                cpu.regs[REG_RIP as usize] = next;
+                cpu.icount = frame.limit.wrapping_sub((frame.budget + i64::from(site.refund)) as u64);
+                cpu.block_end = usize::MAX;
+                if let Err(stop) = (insn.exec)(cpu, insn) {
+                    cpu.regs[REG_RIP as usize] = site.rip;
+                    cpu.stopped(stop);
+                    cpu.end_block();
+                    frame.budget += i64::from(site.refund);
+                    return self.go_on(frame, cpu);
+                }
+                if site.kind == Kind::Exec && cpu.block_end != 0 && cpu.mxcsr & MASKS == MASKS {
+                    frame.reload = reload;
+                    refresh(frame, cpu);
+                    return frame.resume as usize;
+                }
+                frame.budget += i64::from(site.refund);
+                self.go_on(frame, cpu)
+            }
+            Kind::Link => {
+                cpu.regs[REG_RIP as usize] = site.rip;
+                cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
+                if frame.budget == 0 || cpu.memory.code_epoch() != self.code_epoch {
+                    return 0;
+                }
+                let forgotten = self.stats.flushes;
+                match self.find(cpu, false) {
+                    Some(id) => {
+                        if self.stats.flushes == forgotten {
+                            self.link(cpu, number, id);
+                        }
+                        refresh(frame, cpu);
+                        frame.reload = reload;
+                        self.blocks[id as usize].entry
+                    }
+                    None => 0,
+                }
+            }
+            Kind::Budget | Kind::Stale => {
+                cpu.regs[REG_RIP as usize] = site.rip;
+                if site.kind == Kind::Stale {
+                    cpu.tlb.remove_jump(site.rip);
+                }
+                frame.budget += i64::from(site.refund);
+                cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
+                0
+            }
+        }
+    }
+
+    /// After the last instruction of a block has been run by its function: straight on, if nothing is to be looked at.
+    fn go_on(&mut self, frame: &mut Frame, cpu: &mut Cpu) -> usize {
+        if cpu.boundary != 0
+            || frame.budget <= 0
+            || !cpu.mode.long64()
+            || cpu.mxcsr & MASKS != MASKS
+            || cpu.memory.code_epoch() != self.code_epoch
+        {
+            return 0;
+        }
+        let rip = cpu.rip();
+        let code = match cpu.tlb.jump_code(rip) {
+            Some(code) => code,
+            None => match self.find(cpu, false) {
+                Some(id) => self.blocks[id as usize].entry,
+                None => return 0,
+            },
+        };
+        refresh(frame, cpu);
+        code
+    }
+}
+
+impl Native for Translator {
+    fn run(&mut self, cpu: &mut Cpu, limit: u64) -> bool {
+        if !cpu.mode.long64() || cpu.mxcsr & MASKS != MASKS || cpu.icount >= limit {
+            return false;
+        }
+        let rip = cpu.rip();
+        let code = match cpu.tlb.jump_code(rip) {
+            Some(code) => code,
+            None => match self.find(cpu, false) {
+                Some(id) => self.blocks[id as usize].entry,
+                None => return false,
+            },
+        };
+        self.stats.entries += 1;
+        let before = cpu.icount;
+        let mut start = Start { prepare, code, cpu, translator: self, limit };
+        let enter = self.arena_start() + self.stubs.enter;
+        // SAFETY: `enter` is the stub of that signature. Translated code touches the frame, the CPU, and guest memory that
+        // the TLB allows; `dispatch` is the only way back into Rust, and uses the pointers in the frame alone.
+        let enter: extern "sysv64" fn(*mut Start) = unsafe { core::mem::transmute(enter) };
+        enter(&mut start);
+        cpu.icount != before || cpu.boundary != 0 || cpu.rip() != rip
+    }
+
+    fn code_changed(&mut self, cpu: &mut Cpu) {
+        let last = core::mem::replace(&mut self.code_epoch, cpu.memory.code_epoch());
+        let changed: Vec<usize> = match cpu.memory.code_changes_since(last) {
+            Some(pages) => pages,
+            None => self.by_page.keys().copied().collect(),
+        };
+        for index in changed {
+            let Some(blocks) = self.by_page.remove(&index) else { continue };
+            let mut kept = Vec::with_capacity(blocks.len());
+            for id in blocks {
+                if self.blocks[id as usize].stale {
+                    continue;
+                }
+                if self.bytes_hold(cpu, id) {
+                    kept.push(id);
+                } else {
+                    self.kill(id);
+                }
+            }
+            if !kept.is_empty() {
+                self.by_page.insert(index, kept);
+            }
+        }
+    }
+}
+
+impl Translator {
+    /// Whether a block's bytes are in memory as they were; marks them again.
+    fn bytes_hold(&mut self, cpu: &mut Cpu, id: u32) -> bool {
+        let block = &self.blocks[id as usize];
+        let offset = (block.key.0 & PAGE_MASK) as u32;
+        let parts = [
+            (block.first, offset, &block.bytes[..block.in_first]),
+            (block.second.map_or(usize::MAX, |(_, index)| index), 0, &block.bytes[block.in_first..]),
+        ];
+        for (index, offset, bytes) in parts {
+            if bytes.is_empty() {
+                continue;
+            }
+            let Some(address) = cpu.memory.address_of(index) else { return false };
+            let Some(page) = cpu.memory.page(address) else { return false };
+            let page = CodePage { physical: address.0, index, pointer: page.ptr };
+            cpu.mark_code(&page, offset, bytes.len() as u32);
+            let mut now = [0; PAGE_SIZE as usize];
+            let now = &mut now[..bytes.len()];
+            if cpu.memory.read(address.offset(offset.into()), now).is_err() || now != bytes {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Decodes up to the end of the block or of the bytes; returns the bytes decoded.
+fn decode_block(cpu: &Cpu, rip: u64, bytes: &[u8], guests: &mut Vec<Guest>, insns: &mut Vec<Insn>) -> usize {
+    let mut decoder = Decoder::with_ip(64, bytes, rip, cpu.model.decoder_options());
+    let mut scratch = Instruction::default();
+    let mut end = 0;
+    while insns.len() < MAX_BLOCK && end < bytes.len() {
+        match decode::decode(&mut decoder, &mut scratch, cpu.mode, &cpu.model) {
+            Decoded::Instruction(insn, last) => {
+                let barred = last && row(scratch.code()).is_none_or(|row| !row.ends_block);
+                guests.push(Guest { decoded: scratch, last, barred });
+                insns.push(insn);
+                end = decoder.position();
+                if last {
+                    break;
+                }
+            }
+            Decoded::NeedMore => break,
+        }
+    }
+    end
+}
+
+/// Brings the frame up to date with what may have changed in the CPU.
+fn refresh(frame: &mut Frame, cpu: &Cpu) {
+    let status = cpu.flags.status();
+    frame.flags = (status & 0xff) << 8 | u64::from(status & bits::OF != 0);
+    frame.tlb = cpu.tlb.current_pointer() as u64 + TLB_BIAS as u64;
+    frame.bases = [cpu.address_base(seg::FS), cpu.address_base(seg::GS)];
+}
+
+extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
+    // SAFETY: `run` passes its own `Start`, which outlives the call, and its CPU.
+    let (start, cpu) = unsafe { (&*start, &*(*start).cpu) };
+    let mut new = Frame {
+        cpu: start.cpu,
+        budget: start.limit.wrapping_sub(cpu.icount) as i64,
+        homes: [0; 4],
+        index_mask: ((TLB_ENTRIES - 1) as u64) << 12,
+        sign_mask: 1 << 63,
+        jump_mask: JUMPS as u64 - 1,
+        sse_live: 0,
+        full_live: 0,
+        bases: [0; 2],
+        scratch: [0; 2],
+        align_masks: [15, 31, 63].map(|low| !PAGE_MASK | low),
+        flags: 0,
+        tlb: 0,
+        resume: 0,
+        reload: 0,
+        limit: start.limit,
+        translator: start.translator,
+        host_mxcsr: MASKS,
+    };
+    refresh(&mut new, cpu);
+    // SAFETY: `frame` is the space that the entry stub has made on the stack.
+    unsafe { frame.write(new) };
+}
+
+/// What translated code calls to leave.
+extern "sysv64" fn dispatch(frame: *mut Frame, site: u32) -> usize {
+    // SAFETY: the frame is the one that `prepare` filled in; `run`, which holds the only references to the CPU and the
+    // translator, waits until translated code is left, and lent them through `Start`.
+    unsafe {
+        let (cpu, translator) = ((*frame).cpu, (*frame).translator);
+        (*translator).at_site(&mut *frame, &mut *cpu, site)
+    }
+}
