@@ -313,7 +313,6 @@ impl Cpu {
                 self.memory.set_dirty(index);
                 if self.memory.note_write(index, (pointer as usize as u32) & 0xfff, data.len() as u32) {
                     // Decoded code changed: what follows in this block may be it.
-                    self.code_written |= self.block_end != 0;
                     self.end_block();
                 }
             }

@@ -67,7 +67,6 @@ impl Cpu {
             virt: crate::virt::Virt::default(),
             pending: Exception::default(),
             clock: Clock::default(),
-            code_written: false,
             data_breakpoints: false,
             spaces: AddressSpaces::default(),
             fetch_generation: 0,

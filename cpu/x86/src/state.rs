@@ -219,8 +219,6 @@ pub struct Cpu {
     /// Derives virtual time from [`Self::icount`].
     pub clock: Clock,
 
-    /// A store has overwritten decoded code (for string instructions, which clear it).
-    pub(crate) code_written: bool,
     /// Whether any data breakpoint is enabled (accesses to their pages then take the slow path).
     pub(crate) data_breakpoints: bool,
     /// TLB context numbers and paging parameters.

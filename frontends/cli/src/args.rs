@@ -31,9 +31,22 @@ pub enum Command {
     Guests(GuestsCommand),
     /// List CPU models and features
     Cpus,
+    /// Compare the engines over a whole run
+    Lockstep(LockstepArgs),
     /// Run a test suite inside of the machine
     #[command(subcommand)]
     Conform(Suite),
+}
+
+/// `ringworld lockstep`.
+#[derive(Debug, Args)]
+pub struct LockstepArgs {
+    /// Instructions between comparisons of the CPUs
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    pub step: u64,
+    /// A run or boot command with its options
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// `ringworld conform`.

@@ -13,6 +13,12 @@ const COMMAND_LINE: &str = "console=ttyS0";
 
 /// Fetches the guest if need be, and boots it.
 pub fn boot(args: &BootArgs) -> anyhow::Result<i32> {
+    let (config, script) = machine(args)?;
+    start(Start::Config(Box::new(config)), &args.machine, script)
+}
+
+/// The machine, with its guest fetched, and what to type.
+pub fn machine(args: &BootArgs) -> anyhow::Result<(MachineConfig, Script)> {
     let options = config(&args.machine)?;
     let guest = || -> anyhow::Result<Installed> {
         Ok(Guests::open()?.ensure(args.guest, Architecture::Amd64, &mut terminal_progress())?)
@@ -29,13 +35,13 @@ pub fn boot(args: &BootArgs) -> anyhow::Result<i32> {
             (Source::Memory(initrd), Script { ready: Some(USERSPACE_MARKER), farewell: "exit\n" })
         }
     };
-    let config = MachineConfig {
+    let machine = MachineConfig {
         kernel: Source::Path(kernel),
         modules: vec![initrd],
         command_line: [COMMAND_LINE, &args.append].join(" ").trim_end().into(),
         ..options
     };
-    start(Start::Config(Box::new(config)), &args.machine, script)
+    Ok((machine, script))
 }
 
 /// The initial file system around busybox, with a script in place of the shell.

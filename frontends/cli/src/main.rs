@@ -9,6 +9,7 @@ mod disassembly;
 mod drive;
 mod exit;
 mod guests;
+mod lockstep;
 mod monitor;
 mod net;
 mod run;
@@ -58,6 +59,7 @@ fn command(command: Command) -> anyhow::Result<i32> {
             terminal::end_at_closed_pipe();
             cpus::list()
         }
+        Command::Lockstep(args) => lockstep::compare(&args),
         Command::Conform(Suite::KvmUnitTests(args)) => conform::conform(&args),
     }
 }

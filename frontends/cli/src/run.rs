@@ -42,7 +42,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<i32> {
         let snapshot = Snapshot::open(path).with_context(|| path.display().to_string())?;
         return start(Start::Snapshot(Box::new(snapshot)), &args.machine, Script::default());
     }
-    let config = MachineConfig {
+    start(Start::Config(Box::new(machine(args)?)), &args.machine, Script::default())
+}
+
+/// The machine that `ringworld run` asks for.
+pub fn machine(args: &RunArgs) -> anyhow::Result<MachineConfig> {
+    Ok(MachineConfig {
         kernel: Source::Path(args.kernel.clone().unwrap_or_default()),
         firmware: args.firmware.clone().map(Source::Path),
         firmware_variables: args.firmware_vars.clone().map(DiskOptions::new),
@@ -50,8 +55,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<i32> {
         command_line: args.append.clone(),
         loader: args.loader,
         ..config(&args.machine)?
-    };
-    start(Start::Config(Box::new(config)), &args.machine, Script::default())
+    })
 }
 
 /// Where a machine comes from.

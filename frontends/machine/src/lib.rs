@@ -25,6 +25,7 @@ mod error;
 mod host;
 mod inspect;
 mod interrupts;
+mod lockstep;
 mod log;
 mod machine;
 mod network;
@@ -44,6 +45,7 @@ pub use config::{
 pub use error::MachineError;
 pub use host::{Frame, HostEvent, MachineHandle};
 pub use inspect::{PageWalk, linear_rip, read_linear};
+pub use lockstep::{Verdict, lockstep};
 pub use log::{Recording, RecordingEnd, RecordingHeader};
 pub use machine::{Backends, Machine};
 pub use network::{Forward, GUEST, Network, NetworkError, NetworkKind, Protocol};

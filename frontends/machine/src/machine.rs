@@ -289,6 +289,14 @@ impl Machine {
         hasher.digest()
     }
 
+    /// A hash of memory and devices.
+    pub fn surroundings_hash(&self) -> u128 {
+        let mut hasher = StateHasher::new();
+        self.board.hash_state(&mut hasher);
+        self.memory.hash_ram(&mut hasher);
+        hasher.digest()
+    }
+
     /// Counters since the machine was built.
     pub fn stats(&self) -> Stats {
         let cpu = |core: &Core| CpuStats {

@@ -103,7 +103,6 @@ type Key = (u64, u64, u32);
 struct Block {
     key: Key,
     entry: usize,
-    count: u32,
     bytes: Box<[u8]>,
     /// Bytes in the first page, and the second page.
     in_first: usize,
@@ -292,7 +291,6 @@ impl Translator {
         self.blocks.push(Block {
             key,
             entry,
-            count,
             bytes: bytes[..end].into(),
             in_first,
             first: page.index,

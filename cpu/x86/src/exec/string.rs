@@ -9,7 +9,7 @@ use crate::flags::bits;
 use crate::insn::{REG_RIP, prefix, seg};
 use crate::mem::Kind;
 use crate::row::Rows;
-use crate::state::{boundary, gpr::*};
+use crate::state::gpr::*;
 use crate::virt::IoAccess;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
@@ -70,20 +70,11 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let until_zf = i.prefixes & prefix::REPNE != 0;
     let start = cpu.regs[REG_RIP as usize];
     let flags = cpu.flags;
+    let boundary = cpu.boundary;
     let mut part = if cpu.stepping { 1 } else { PART };
-    cpu.code_written = false;
-    // Whether decoded code has been overwritten. Where a part ends must not depend on what happens to be decoded, or a
-    // restored machine would count other parts; so it only ends the block behind this instruction.
-    let mut code_written = false;
-    let finish = |cpu: &mut Cpu, code_written: bool| {
-        if code_written {
-            cpu.end_block();
-        }
-    };
     loop {
         let left = masked(cpu, i, RCX);
         if left == 0 {
-            finish(cpu, code_written);
             return Ok(());
         }
         if part == 0 {
@@ -99,16 +90,12 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         };
         advance(cpu, i, RCX, done.wrapping_neg());
         part -= done;
-        if core::mem::take(&mut cpu.code_written) {
-            code_written = true;
-            cpu.block_end = 1;
-        }
         if S::COMPARES && cpu.flags.zf() == until_zf {
-            finish(cpu, code_written);
             return Ok(());
         }
-        if masked(cpu, i, RCX) != 0 && cpu.block_end == 0 {
-            // A device wants a look.
+        if masked(cpu, i, RCX) != 0 && cpu.boundary != boundary {
+            // A device or a data breakpoint wants a look. (Changed code does not: how much is decoded is the engine's
+            // affair.)
             break;
         }
     }
@@ -116,7 +103,7 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     // An event between iterations saves RF set, and the instruction's own breakpoint does not strike again
     // (SDM 3B 18.3.1.1).
     cpu.flags.system |= bits::RF;
-    cpu.boundary |= boundary::TRAP;
+    cpu.boundary |= crate::state::boundary::TRAP;
     cpu.end_block();
     Ok(())
 }

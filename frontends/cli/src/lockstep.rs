@@ -1,0 +1,45 @@
+//! `ringworld lockstep`: interpreter and translator over the same run.
+
+use crate::args::{Cli, Command, LockstepArgs, qemu_forms};
+use crate::boot;
+use crate::run::{self, Usage};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use ringworld_machine::{Verdict, lockstep};
+
+/// Compares the engines; returns the exit code.
+pub fn compare(args: &LockstepArgs) -> anyhow::Result<i32> {
+    let name = std::ffi::OsString::from("ringworld");
+    let command = [name].into_iter().chain(args.command.iter().cloned());
+    let cli =
+        Cli::try_parse_from(qemu_forms(command)).map_err(|error| Usage(crate::args::one_line(&error)))?;
+    let (config, machine) = match &cli.command {
+        Command::Run(args) => (run::machine(args)?, &args.machine),
+        Command::Boot(args) => (boot::machine(args)?.0, &args.machine),
+        _ => return Err(Usage("lockstep: give it a run or boot command after --".into()).into()),
+    };
+    let style = ProgressStyle::with_template("{human_pos} instructions compared, {per_sec}, {elapsed}")?;
+    let bar = ProgressBar::no_length().with_style(style);
+    let verdict = lockstep(&config, args.step, machine.max_instructions, |count| bar.set_position(count))?;
+    bar.finish_and_clear();
+    match verdict {
+        Verdict::Same { stop, instructions, state_hash } => {
+            println!(
+                "no difference in {instructions} instructions (stopped by {stop:?}, state hash {state_hash:032x})"
+            );
+            Ok(crate::exit::SUCCESS)
+        }
+        Verdict::Different { agreed, differ, at, differences } => {
+            let rips: Vec<String> = at.iter().map(|rip| format!("{rip:#x}")).collect();
+            println!(
+                "the engines agree after {agreed} instructions (RIP {}) and differ after {differ}:",
+                rips.join(", ")
+            );
+            println!("{:40} {:>34} {:>34}", "", "interpreter", "translator");
+            for (path, interpreter, translator) in &differences {
+                println!("{path:40} {interpreter:>34} {translator:>34}");
+            }
+            Ok(crate::exit::FAILURE)
+        }
+    }
+}
