@@ -5,7 +5,7 @@ use crate::{Engine, MachineConfig, MachineError, RunUntil, StopReason, TimeMode}
 use serde::Serialize;
 
 /// Every so many comparisons memory and devices are compared, too.
-const WHOLE: u64 = 256;
+const WHOLE: u64 = 8192;
 
 /// How a comparison ended.
 #[derive(Debug)]

@@ -123,6 +123,8 @@ impl Int for u64 {
 
 /// Where an operand is; implemented by [`R`], [`Mem`] and [`Imm`].
 pub trait Source {
+    /// The operand is in the instruction.
+    const IMMEDIATE: bool = false;
     /// Reads it.
     fn read<T: Int>(cpu: &mut Cpu, i: &crate::Insn) -> Result<T, crate::Stop>;
 }
@@ -201,6 +203,7 @@ impl Place for Mem {
 }
 
 impl Source for Imm {
+    const IMMEDIATE: bool = true;
     #[inline(always)]
     fn read<T: Int>(_: &mut Cpu, i: &crate::Insn) -> Result<T, crate::Stop> {
         Ok(T::of(i.imm))

@@ -6,6 +6,8 @@ use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
 trait Shift {
+    /// Rotates by an immediate other than 1 leave OF, which is undefined then, as it was (on silicon: Intel, Golden Cove).
+    const ROTATES: bool = false;
     /// Shifts by `count`, which is masked and not zero, setting flags.
     fn run<T: Int>(cpu: &mut Cpu, a: T, count: u32) -> T;
 }
@@ -21,9 +23,10 @@ fn of_left<T: Int>(a: T) -> bool {
 }
 
 macro_rules! shifts {
-    ($($name:ident: |$cpu:ident, $a:ident, $n:ident| $body:block)*) => {$(
+    ($($name:ident $rotates:literal: |$cpu:ident, $a:ident, $n:ident| $body:block)*) => {$(
         struct $name;
         impl Shift for $name {
+            const ROTATES: bool = $rotates;
             #[inline(always)]
             fn run<T: Int>($cpu: &mut Cpu, $a: T, $n: u32) -> T $body
         }
@@ -31,7 +34,7 @@ macro_rules! shifts {
 }
 
 shifts! {
-    Shl: |cpu, a, n| {
+    Shl false: |cpu, a, n| {
         let wide = u128::from(a.zx()) << n;
         let r = T::of(wide as u64);
         let cf = wide >> T::BITS & 1 != 0;
@@ -41,7 +44,7 @@ shifts! {
         cpu.flags.set_cf_of(cf, of_left(a));
         r
     }
-    Shr: |cpu, a, n| {
+    Shr false: |cpu, a, n| {
         let r = T::of(a.zx() >> n);
         let cf = a.zx() >> (n - 1) & 1 != 0;
         cpu.set_result(r);
@@ -49,7 +52,7 @@ shifts! {
         cpu.flags.set_cf_of(cf, msb::<T>(a.zx()));
         r
     }
-    Sar: |cpu, a, n| {
+    Sar false: |cpu, a, n| {
         let wide = a.sx() as i64;
         let r = T::of((wide >> n.min(63)) as u64);
         let cf = wide >> (n - 1).min(63) & 1 != 0;
@@ -58,21 +61,21 @@ shifts! {
         cpu.flags.set_cf_of(cf, false);
         r
     }
-    Rol: |cpu, a, n| {
+    Rol true: |cpu, a, n| {
         let bits = n % T::BITS;
         let r = if bits == 0 { a } else { T::of(a.zx() << bits | a.zx() >> (T::BITS - bits)) };
         let cf = r.zx() & 1 != 0;
         cpu.flags.set_cf_of(cf, of_left(a));
         r
     }
-    Ror: |cpu, a, n| {
+    Ror true: |cpu, a, n| {
         let bits = n % T::BITS;
         let r = if bits == 0 { a } else { T::of(a.zx() >> bits | a.zx() << (T::BITS - bits)) };
         let cf = msb::<T>(r.zx());
         cpu.flags.set_cf_of(cf, msb::<T>(a.zx()) != (a.zx() & 1 != 0));
         r
     }
-    Rcl: |cpu, a, n| {
+    Rcl false: |cpu, a, n| {
         let bits = n % (T::BITS + 1);
         if bits == 0 {
             // Nothing moves; silicon leaves the flags, too.
@@ -86,7 +89,7 @@ shifts! {
         cpu.flags.set_cf_of(cf, of_left(a));
         r
     }
-    Rcr: |cpu, a, n| {
+    Rcr false: |cpu, a, n| {
         let bits = n % (T::BITS + 1);
         if bits == 0 {
             // Nothing moves; silicon leaves the flags, too.
@@ -114,7 +117,15 @@ fn shift<O: Shift, T: Int, D: Place, S: Source>(cpu: &mut Cpu, i: &Insn) -> Resu
         // No flag changes, but a memory destination is read for writing and a 32-bit register's upper half cleared.
         return D::modify::<T>(cpu, i, |_, a| a);
     }
-    D::modify::<T>(cpu, i, |cpu, a| O::run(cpu, a, count))
+    D::modify::<T>(cpu, i, |cpu, a| {
+        let of = cpu.flags.of();
+        let r = O::run(cpu, a, count);
+        if O::ROTATES && S::IMMEDIATE && count != 1 {
+            let cf = cpu.flags.cf();
+            cpu.flags.set_cf_of(cf, of);
+        }
+        r
+    })
 }
 
 fn shld<T: Int, D: Place, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
