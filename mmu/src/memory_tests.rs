@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use ringworld_core::StateHasher;
 
 const RAM: RegionKind = RegionKind::Ram;
 const ROM: RegionKind = RegionKind::Rom;

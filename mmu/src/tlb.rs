@@ -11,7 +11,7 @@
 use core::hash::Hash;
 use core::ptr::NonNull;
 use ringworld_core::{GuestVirt, PAGE_MASK};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Entries of a context; a power of two.
 pub const TLB_ENTRIES: usize = 4096;
@@ -76,7 +76,7 @@ pub struct Translations {
     pub jump_linear: [u64; JUMPS],
     /// The jump cache: the host address of the code.
     pub jump_code: [usize; JUMPS],
-    /// Guest-physical page of the data entry, and page size as log2 in the low bits.
+    /// Guest-physical page of the data entry, and in the low bits page size as log2 and [`GLOBAL`].
     physical: [u64; TLB_ENTRIES],
     /// Negated linear page of the fetch entry, which is independent of the data entry in the same slot.
     fetch_page: [u64; TLB_ENTRIES],
@@ -85,11 +85,16 @@ pub struct Translations {
     /// Slots that have been filled since the arrays were cleared; meaningless once it is full.
     used: Vec<u16>,
     used_jumps: Vec<u16>,
-    /// Whether a page of more than 4 KiB was entered.
-    large: bool,
+    /// The pages of more than 4 KiB that were entered: number and size as log2.
+    large: HashSet<(u64, u8)>,
     /// All writes are in the slow path if this is not the TLB's.
     write_epoch: u64,
 }
+
+/// In [`Translations::physical`]: the page is global.
+const GLOBAL: u64 = 1 << 8;
+/// In the same place, the page size.
+const SHIFT: u64 = 0x3f;
 
 /// Longest journal of filled slots.
 const JOURNAL: usize = TLB_ENTRIES / 4;
@@ -108,7 +113,7 @@ impl Translations {
             fetch_physical: [0; TLB_ENTRIES],
             used: Vec::with_capacity(JOURNAL),
             used_jumps: Vec::with_capacity(JOURNAL),
-            large: false,
+            large: HashSet::new(),
             write_epoch: 0,
         })
     }
@@ -126,7 +131,7 @@ impl Translations {
         }
         self.used.clear();
         self.clear_jumps();
-        self.large = false;
+        self.large.clear();
     }
 
     fn clear_slot(&mut self, n: usize) {
@@ -140,6 +145,27 @@ impl Translations {
         if core::mem::take(&mut self.fetch[n]) != 0 {
             self.clear_jumps();
         }
+    }
+
+    /// Clears all slots of the large pages that cover `linear`; says whether code was fetched from any.
+    fn clear_large(&mut self, linear: u64) -> bool {
+        let mut code = false;
+        let covers = |n: usize, tag: u64, physical: u64| {
+            let shift = physical & SHIFT;
+            tag != no_page(n) && shift > 12 && tag.wrapping_neg() >> shift == linear >> shift
+        };
+        for n in 0..TLB_ENTRIES {
+            let physical = self.physical[n];
+            if covers(n, self.read[n], physical) || covers(n, self.write[n], physical) {
+                self.read[n] = no_page(n);
+                self.write[n] = no_page(n);
+            }
+            if covers(n, self.fetch_page[n], self.fetch_physical[n]) {
+                code = true;
+                self.clear_fetch(n);
+            }
+        }
+        code
     }
 
     fn clear_jumps(&mut self) {
@@ -203,6 +229,8 @@ pub struct TlbEntry {
     pub physical_page: u64,
     /// Page size as log2.
     pub page_shift: u8,
+    /// The page is global: it is in every address space.
+    pub global: bool,
 }
 
 /// Kind of an access.
@@ -301,7 +329,11 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         if let Some(&id) = self.by_key.get(key) {
             return id;
         }
-        let id = if self.contexts.len() < CONTEXTS {
+        let free =
+            self.keys.iter().position(Option::is_none).filter(|&n| n != usize::from(self.current_id.0));
+        let id = if let Some(free) = free {
+            ContextId(free as u16)
+        } else if self.contexts.len() < CONTEXTS {
             self.contexts.push(NonNull::from(Box::leak(Translations::new())));
             self.keys.push(None);
             self.incarnations.push(0);
@@ -386,7 +418,8 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         let arrays = self.arrays(context);
         let host = (entry.host as u64).wrapping_sub(page);
         let tag = page.wrapping_neg();
-        let physical = entry.physical_page | u64::from(entry.page_shift);
+        let physical =
+            entry.physical_page | u64::from(entry.page_shift) | if entry.global { GLOBAL } else { 0 };
         let same = arrays.host[n] == host
             && arrays.physical[n] == physical
             && (arrays.read[n] == tag || arrays.write[n] == tag);
@@ -411,7 +444,9 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
             arrays.fetch_page[n] = tag;
             arrays.fetch_physical[n] = physical;
         }
-        arrays.large |= entry.page_shift > 12;
+        if entry.page_shift > 12 {
+            arrays.large.insert((linear >> entry.page_shift, entry.page_shift));
+        }
         if arrays.used.len() < JOURNAL {
             arrays.used.push(n as u16);
         }
@@ -471,6 +506,16 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         self.writers.fill(Writer::None);
     }
 
+    /// Drops the contexts whose keys will not come again.
+    pub fn retire(&mut self, dead: impl Fn(&K) -> bool) {
+        for n in 0..self.contexts.len() {
+            if let Some(key) = self.keys[n].take_if(|key| dead(key)) {
+                self.by_key.remove(&key);
+                self.arrays(ContextId(n as u16)).clear();
+            }
+        }
+    }
+
     /// Drops every entry and forgets all keys.
     pub fn forget(&mut self) {
         self.flush();
@@ -478,31 +523,25 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         self.keys.fill(None);
     }
 
-    /// Drops the page of `linear` in every context (so also global pages, SDM 3A 4.10.4.1), whole large pages included.
-    /// Says whether code was fetched from it in any.
-    pub fn flush_page(&mut self, linear: GuestVirt) -> bool {
+    /// Drops the page of `linear`, whole large pages included, in the contexts that `here` chooses, and where it is global
+    /// in all others (SDM 3A 4.10.4.1). Says whether code was fetched from it in any.
+    pub fn flush_page(&mut self, linear: GuestVirt, here: impl Fn(&K) -> bool) -> bool {
         let n = slot(linear.0);
         let mut code = false;
         for context in 0..self.contexts.len() {
+            let Some(key) = &self.keys[context] else { continue };
+            let here = here(key);
             let arrays = self.arrays(ContextId(context as u16));
-            code |= arrays.fetch[n] != 0;
-            arrays.clear_slot(n);
-            if !arrays.large {
-                continue;
+            if here || (arrays.physical[n] | arrays.fetch_physical[n]) & GLOBAL != 0 {
+                code |= arrays.fetch[n] != 0;
+                arrays.clear_slot(n);
             }
-            for n in 0..TLB_ENTRIES {
-                let covers = |tag: u64, physical: u64| {
-                    let shift = physical & PAGE_MASK;
-                    tag != no_page(n) && shift > 12 && tag.wrapping_neg() >> shift == linear.0 >> shift
-                };
-                if covers(arrays.read[n], arrays.physical[n]) || covers(arrays.write[n], arrays.physical[n]) {
-                    arrays.read[n] = no_page(n);
-                    arrays.write[n] = no_page(n);
-                }
-                if covers(arrays.fetch_page[n], arrays.fetch_physical[n]) {
-                    code = true;
-                    arrays.clear_fetch(n);
-                }
+            // The sizes of large pages (SDM 3A 4.2, table 4-1).
+            let covering = [21, 22, 30]
+                .into_iter()
+                .any(|shift| !arrays.large.is_empty() && arrays.large.remove(&(linear.0 >> shift, shift)));
+            if covering {
+                code |= arrays.clear_large(linear.0);
             }
         }
         code
@@ -559,7 +598,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
                     read: read.is_some(),
                     write: write.is_some() && arrays.write_epoch == epoch,
                     physical_page: physical & !PAGE_MASK,
-                    page_shift: (physical & PAGE_MASK) as u8,
+                    page_shift: (physical & SHIFT) as u8,
                 })
             })
         })
@@ -588,7 +627,7 @@ mod tests {
     use super::*;
 
     fn entry(read: bool, write: bool, fetch: bool) -> TlbEntry {
-        TlbEntry { read, write, fetch, host: 0x7000, physical_page: 0x9000, page_shift: 12 }
+        TlbEntry { read, write, fetch, host: 0x7000, physical_page: 0x9000, page_shift: 12, global: false }
     }
 
     const READ: TlbKind = TlbKind::Read;
@@ -620,7 +659,7 @@ mod tests {
         tlb.select(two, false);
         assert_eq!(tlb.current().write_pointer(0x5ff8, 8), Some(0x7ff8 as *mut u8));
         assert_eq!(tlb.current().write_pointer(0x5ff9, 8), None, "leaves the page");
-        assert!(tlb.flush_page(GuestVirt(0x5fff)), "code was fetched");
+        assert!(tlb.flush_page(GuestVirt(0x5fff), |_| true), "code was fetched");
         assert_eq!(tlb.iter().count(), 0);
     }
 
@@ -653,9 +692,26 @@ mod tests {
                 TlbEntry { physical_page: page, page_shift: 21, ..entry(true, false, false) },
             );
         }
-        tlb.flush_page(GuestVirt(0x2a_0000));
+        tlb.flush_page(GuestVirt(0x2a_0000), |_| true);
         let left: Vec<u64> = tlb.iter().map(|e| e.linear_page).collect();
         assert_eq!(left, [0x40_0000]);
+    }
+
+    #[test]
+    fn only_global_pages_leave_other_spaces() {
+        let mut tlb = Tlb::<u32>::default();
+        let (one, two) = (tlb.context(&1), tlb.context(&2));
+        for (page, global) in [(0x5000, false), (0x6000, true)] {
+            for context in [one, two] {
+                tlb.insert(context, page, TlbEntry { global, ..entry(true, false, false) });
+            }
+            tlb.flush_page(GuestVirt(page), |key| *key == 1);
+            assert_eq!(tlb.find(one, page, READ), None);
+            assert_eq!(tlb.find(two, page, READ).is_none(), global);
+        }
+        tlb.retire(|key| *key == 2);
+        assert_eq!(tlb.iter().count(), 0);
+        assert_eq!(tlb.context(&3), two, "its arrays are free");
     }
 
     #[test]

@@ -46,14 +46,14 @@ impl Cpu {
 
     /// Forgets the translations of the guests that `which` chooses (INVEPT, INVVPID, TLB_CONTROL).
     pub(crate) fn flush_guests(&mut self, which: impl Fn(GuestTag) -> bool) {
-        self.spaces.forget(|(tag, _)| tag.is_some_and(&which));
+        self.forget_spaces(|(tag, _)| tag.is_some_and(&which));
         self.update_context();
         self.drop_code_lookups();
     }
 
     /// Forgets the host's translations (VM entries and exits without VPID).
     pub(crate) fn flush_host(&mut self) {
-        self.spaces.forget(|(tag, _)| tag.is_none());
+        self.forget_spaces(|(tag, _)| tag.is_none());
         self.update_context();
     }
 

@@ -101,11 +101,6 @@ impl Default for AddressSpaces {
 const NO_PAGING: u16 = 0xffff;
 
 impl AddressSpaces {
-    /// Forgets the address spaces that `which` chooses: their translations are never found again.
-    pub(crate) fn forget(&mut self, which: impl Fn((Option<GuestTag>, u16)) -> bool) {
-        self.spaces.retain(|&key, _| !which(key));
-    }
-
     fn space(&mut self, pcid: u16) -> u32 {
         *self.spaces.entry((self.guest, pcid)).or_insert_with(|| {
             self.next_space += 1;
@@ -225,13 +220,26 @@ impl Cpu {
         self.tlb.select(self.context, self.alignment_checked());
     }
 
+    /// Forgets the address spaces that `which` chooses, and their translations. [`Self::update_context`] has to follow.
+    pub(crate) fn forget_spaces(&mut self, which: impl Fn((Option<GuestTag>, u16)) -> bool) {
+        let mut dead = Vec::new();
+        self.spaces.spaces.retain(|&key, &mut space| {
+            let forget = which(key);
+            if forget {
+                dead.push(space);
+            }
+            !forget
+        });
+        self.tlb.retire(|key| dead.contains(&key.space));
+    }
+
     /// Flushes everything, global pages included (MOV to CR0/CR4 that changes paging, INVPCID type 2, reset).
     pub fn flush_all(&mut self) {
         let running = self.spaces.guest;
         if running.is_none() {
             self.tlb.forget();
         }
-        self.spaces.forget(|(tag, _)| tag == running);
+        self.forget_spaces(|(tag, _)| tag == running);
         self.drop_code_lookups();
         self.update_context();
     }
@@ -239,20 +247,21 @@ impl Cpu {
     /// Flushes one PCID's translations. (Its global pages go too, which an implementation may do.)
     pub fn flush_pcid(&mut self, pcid: u16) {
         let key = (self.spaces.guest, pcid);
-        self.spaces.forget(|other| other == key);
+        self.forget_spaces(|other| other == key);
         self.update_context();
     }
 
     /// Flushes the translations of all PCIDs, which INVPCID type 3 asks for but for global pages.
     pub fn flush_non_global(&mut self) {
         let running = self.spaces.guest;
-        self.spaces.forget(|(tag, _)| tag == running);
+        self.forget_spaces(|(tag, _)| tag == running);
         self.update_context();
     }
 
     /// INVLPG: flushes one page in the current PCID, and its global translations in all.
     pub fn flush_page(&mut self, linear: u64) {
-        if self.tlb.flush_page(GuestVirt(linear)) {
+        let space = self.spaces.keys[0].space;
+        if self.tlb.flush_page(GuestVirt(linear), |key| key.space == space) {
             self.drop_code_lookups();
         }
     }
@@ -396,6 +405,7 @@ impl Cpu {
             host: (pointer as usize).wrapping_sub((linear & PAGE_MASK) as usize),
             physical_page: page.gpa.page().0,
             page_shift: page.shift,
+            global: page.global && self.cr4 & cr4::PGE != 0,
         };
         self.tlb.insert(context, linear, entry);
     }
