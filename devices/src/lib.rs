@@ -43,6 +43,7 @@
 //! ```
 
 mod acpi_pm;
+pub mod ahci;
 mod board;
 mod bus;
 mod coprocessor_error;

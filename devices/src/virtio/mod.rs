@@ -1,14 +1,20 @@
 //! Virtio 1.2 devices: what a device implements ([`VirtioDevice`]), virtqueues, and the PCI transport.
 
+mod balloon;
 mod blk;
+mod console;
 mod net;
 mod pci;
 mod queue;
+mod rng;
 
+pub use balloon::VirtioBalloon;
 pub use blk::VirtioBlk;
+pub use console::VirtioConsole;
 pub use net::{NetworkBackend, VirtioNet};
 pub use pci::virtio_pci;
 pub use queue::{Chain, MAX_SIZE, NO_VECTOR, Queue, QueueError, Segment, gather, part, scatter, total};
+pub use rng::VirtioRng;
 
 use crate::device::StateError;
 use crate::dma::Dma;

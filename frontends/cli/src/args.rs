@@ -77,10 +77,6 @@ pub struct ConformArgs {
     /// The CPU that stands for QEMU's `max` and `host`
     #[arg(long, value_name = "MODEL[,+FEATURE][,-FEATURE]")]
     pub cpu: Option<String>,
-    /// A network card: user[,hostfwd=tcp:[ADDRESS]:PORT-[ADDRESS]:PORT][,mac=MAC] (may be repeated). Time is real then,
-    /// unless --time says otherwise
-    #[arg(long, value_name = "user,...", value_parser = crate::net::parse_net)]
-    pub net: Vec<ringworld_machine::Network>,
     /// What executes instructions
     #[arg(long, value_enum, default_value_t = Engine::Interp)]
     pub engine: Engine,
@@ -99,7 +95,8 @@ pub struct ConformArgs {
 }
 
 /// What a snapshot's machine has already.
-const MACHINE_OPTIONS: [&str; 18] = [
+const MACHINE_OPTIONS: [&str; 19] = [
+    "cdrom",
     "vga",
     "kernel",
     "firmware",
@@ -187,9 +184,12 @@ pub struct MachineArgs {
     /// Write what the graphics card shows at the end to a PNG file
     #[arg(long, value_name = "FILE")]
     pub screendump: Option<PathBuf>,
-    /// A disk: file=FILE[,if=virtio|nvme][,format=raw|qcow2][,readonly=on][,snapshot=on] (may be repeated)
+    /// A disk: file=FILE[,if=virtio|nvme|ahci][,media=cdrom][,format=raw|qcow2][,readonly=on][,snapshot=on] (may be repeated)
     #[arg(long, value_name = "file=FILE,...", value_parser = crate::drive::parse_drive)]
     pub drive: Vec<ringworld_machine::Drive>,
+    /// A disc in a CD-ROM drive
+    #[arg(long, value_name = "FILE")]
+    pub cdrom: Vec<PathBuf>,
     /// A network card: user[,hostfwd=tcp:[ADDRESS]:PORT-[ADDRESS]:PORT][,mac=MAC] (may be repeated). Time is real then,
     /// unless --time says otherwise
     #[arg(long, value_name = "user,...", value_parser = crate::net::parse_net)]

@@ -1,6 +1,6 @@
 //! `--drive file=F,if=virtio,...`, as QEMU's users know it.
 
-use ringworld_machine::{DiskOptions, Drive, Interface};
+use ringworld_machine::{DiskOptions, Drive, ImageFormat, Interface};
 
 /// The keys of `text` (`key=value,...`) with their values; `,,` is a comma in a value.
 pub fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
@@ -32,7 +32,7 @@ pub fn switch(value: &str) -> Result<bool, String> {
 /// Parses the option.
 pub fn parse_drive(text: &str) -> Result<Drive, String> {
     let mut disk = DiskOptions::new("");
-    let mut interface = Interface::Virtio;
+    let (mut interface, mut cdrom) = (Interface::Virtio, false);
     for (key, value) in pairs(text)? {
         match &*key {
             "file" => disk.file = value.into(),
@@ -45,18 +45,39 @@ pub fn parse_drive(text: &str) -> Result<Drive, String> {
                 interface = match &*value {
                     "virtio" => Interface::Virtio,
                     "nvme" => Interface::Nvme,
-                    _ => return Err(format!("there is no interface {value:?}: give virtio or nvme")),
+                    "ahci" | "ide" => Interface::Ahci,
+                    _ => return Err(format!("there is no interface {value:?}: give virtio, nvme or ahci")),
+                }
+            }
+            "media" => {
+                cdrom = match &*value {
+                    "cdrom" => true,
+                    "disk" => false,
+                    _ => return Err(format!("there is no medium {value:?}: give disk or cdrom")),
                 }
             }
             "readonly" => disk.read_only = switch(&value)?,
             "snapshot" => disk.snapshot = switch(&value)?,
-            _ => return Err(format!("there is no {key}=; there are file, format, if, readonly, snapshot")),
+            _ => {
+                return Err(format!(
+                    "there is no {key}=; there are file, format, if, media, readonly, snapshot"
+                ));
+            }
         }
     }
     if disk.file.as_os_str().is_empty() {
         return Err("file= is missing".into());
     }
+    if cdrom {
+        (interface, disk.read_only) = (Interface::AhciCdrom, true);
+    }
     Ok(Drive { disk, interface })
+}
+
+/// A disc for `--cdrom`.
+pub fn disc(file: &std::path::Path) -> Drive {
+    let disk = DiskOptions { read_only: true, format: Some(ImageFormat::Raw), ..DiskOptions::new(file) };
+    Drive { disk, interface: Interface::AhciCdrom }
 }
 
 #[cfg(test)]

@@ -83,7 +83,12 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
         seed: args.seed,
         cpu_test: args.cpu_test,
         graphics: args.vga,
-        drives: args.drive.clone(),
+        drives: args
+            .drive
+            .iter()
+            .cloned()
+            .chain(args.cdrom.iter().map(|file| crate::drive::disc(file)))
+            .collect(),
         networks: args.net.clone(),
         reboot: !args.no_reboot,
         ..MachineConfig::default()

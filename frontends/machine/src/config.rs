@@ -125,6 +125,10 @@ pub enum Interface {
     Virtio,
     /// An NVMe controller of its own.
     Nvme,
+    /// A port of the AHCI controller.
+    Ahci,
+    /// A port of the AHCI controller, as a disc in a CD-ROM drive.
+    AhciCdrom,
 }
 
 /// A disk of the guest.

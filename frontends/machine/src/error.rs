@@ -31,6 +31,18 @@ pub enum MachineError {
     /// A disk cannot be had.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// More drives than the AHCI controller has ports.
+    #[error("there are {0} drives on AHCI, which has {ports} ports: use if=virtio or if=nvme", ports = ringworld_devices::ahci::PORTS)]
+    AhciPorts(
+        /// The drives.
+        usize,
+    ),
+    /// More devices than bus 0 has room for.
+    #[error("there are too many PCI devices: there is room for {0}")]
+    PciDevices(
+        /// The room.
+        usize,
+    ),
     /// A network cannot be had.
     #[error(transparent)]
     Network(#[from] crate::network::NetworkError),

@@ -5,6 +5,7 @@ use crate::network::{self, Prepared};
 use crate::{Machine, MachineConfig, MachineError};
 use ringworld_core::GuestPhys;
 use ringworld_devices::PciSlot;
+use ringworld_devices::ahci::{self, Attachment, ahci};
 use ringworld_devices::nvme::nvme;
 use ringworld_devices::pci::{
     ConfigSpace, ECAM_BASE, MEMORY32_WINDOW, MEMORY64_SIZE, PciDevice, Port, interrupt_line,
@@ -20,6 +21,7 @@ const FIRST_DEVICE: u8 = 2;
 /// Where Debian and others have a BIOS for this card (package seabios).
 const VGA_BIOS: [&str; 2] = ["/usr/share/seabios/vgabios-stdvga.bin", "/usr/share/qemu/vgabios-stdvga.bin"];
 const GRAPHICS_DEVICE: u8 = 1;
+const CHIPSET_DEVICE: u8 = 31;
 /// The largest flash.
 const FLASH_LIMIT: u64 = 4 << 20;
 /// The window for 64-bit base address registers begins here, or above all RAM.
@@ -83,7 +85,7 @@ pub(crate) struct Peripherals {
 
 /// Builds the devices.
 pub(crate) fn build(config: &MachineConfig) -> Result<Peripherals, MachineError> {
-    let mut slots = Slots { list: Vec::new(), next: FIRST_DEVICE };
+    let mut slots = Slots { list: Vec::new(), ahci: Vec::new(), next: FIRST_DEVICE };
     let mut networks = Vec::new();
     if config.graphics {
         // Without the BIOS, text modes are not set up, and all else works.
@@ -106,11 +108,13 @@ pub(crate) fn build(config: &MachineConfig) -> Result<Peripherals, MachineError>
     for (number, drive) in config.drives.iter().enumerate() {
         slots.drive(number, drive)?;
     }
+    slots.finish()?;
     Ok(Peripherals { slots: slots.list, networks })
 }
 
 struct Slots {
     list: Vec<PciSlot>,
+    ahci: Vec<Attachment>,
     next: u8,
 }
 
@@ -118,7 +122,7 @@ impl Slots {
     fn push(&mut self, name: String, behind_port: bool, parts: (ConfigSpace, Box<dyn PciDevice>)) {
         let (config, implementation) = parts;
         let device = Some(self.next);
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         self.list.push(PciSlot { name, behind_port, device, function: 0, config, implementation });
     }
 
@@ -126,11 +130,31 @@ impl Slots {
         self.push(name, false, virtio_pci(Box::new(device), Port::IntegratedEndpoint));
     }
 
+    /// Adds what is there once.
+    fn finish(&mut self) -> Result<(), MachineError> {
+        if self.ahci.len() > ahci::PORTS {
+            return Err(MachineError::AhciPorts(self.ahci.len()));
+        }
+        if !self.ahci.is_empty() {
+            // As in the chipset whose IDs it has.
+            let (config, implementation) = ahci(core::mem::take(&mut self.ahci));
+            let device = Some(CHIPSET_DEVICE);
+            let name = "ahci".into();
+            self.list.push(PciSlot { name, behind_port: false, device, function: 2, config, implementation });
+        }
+        if self.next > CHIPSET_DEVICE {
+            return Err(MachineError::PciDevices((CHIPSET_DEVICE - FIRST_DEVICE).into()));
+        }
+        Ok(())
+    }
+
     fn drive(&mut self, number: usize, drive: &Drive) -> Result<(), MachineError> {
         let disk = open_disk(&drive.disk)?;
         let serial = format!("ringworld-{number}");
         match drive.interface {
             Interface::Virtio => self.virtio(format!("virtio-blk{number}"), VirtioBlk::new(disk, serial)),
+            Interface::Ahci => self.ahci.push(Attachment::Disk(disk, serial)),
+            Interface::AhciCdrom => self.ahci.push(Attachment::Cdrom(disk)),
             Interface::Nvme => self.push(format!("nvme{number}"), true, nvme(disk, serial, Port::Endpoint)),
         }
         Ok(())

@@ -12,6 +12,8 @@ mod guest;
 #[path = "../../../firmware/tests/common/kernels.rs"]
 mod kernels;
 mod loaders;
+mod peripherals;
+mod qcow2;
 mod random;
 
 use clap::Parser;
@@ -34,6 +36,11 @@ const TARGETS: &[(&str, Run)] = &[
     ("decoder", decoder::run),
     ("guest", guest::run),
     ("devices", devices::run),
+    ("pci", peripherals::pci),
+    ("virtqueues", peripherals::virtqueues),
+    ("nvme", peripherals::nvme_commands),
+    ("ahci", peripherals::ahci_commands),
+    ("qcow2", qcow2::run),
 ];
 
 /// A case that takes more CPU time than this does not end. The slowest ones take well under a second.

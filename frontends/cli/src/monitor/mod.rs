@@ -147,7 +147,9 @@ impl Monitor {
             "delete" => self.delete_breakpoint(machine, rest),
             "snapshot" => snapshot(machine, rest, out),
             "screendump" if rest.is_empty() => Err("screendump FILE".into()),
-            "screendump" => crate::screen::dump(machine, Path::new(rest)).map_err(|error| format!("{error:#}")),
+            "screendump" => {
+                crate::screen::dump(machine, Path::new(rest)).map_err(|error| format!("{error:#}"))
+            }
             "hash" => {
                 out.push_str(&format!("{:032x}\n", machine.state_hash()));
                 Ok(())
