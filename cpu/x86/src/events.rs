@@ -324,6 +324,7 @@ impl Cpu {
             hit |= self.watch_matches(Watch::Write, linear, len);
         }
         self.note_breakpoints(hit);
+        self.check_watchpoints(linear, len, kind);
     }
 
     /// Notes the I/O breakpoints that a port access hits.
@@ -342,15 +343,16 @@ impl Cpu {
 
     /// Whether a data breakpoint lies in the page at `page`.
     pub(crate) fn page_is_watched(&self, page: u64) -> bool {
-        self.watches().any(|(_, watch, at, size)| {
-            matches!(watch, Watch::Write | Watch::Access)
-                && (at & !0xfff == page || at.wrapping_add(size - 1) & !0xfff == page)
-        })
+        self.watches.in_page(page)
+            || self.watches().any(|(_, watch, at, size)| {
+                matches!(watch, Watch::Write | Watch::Access)
+                    && (at & !0xfff == page || at.wrapping_add(size - 1) & !0xfff == page)
+            })
     }
 
     /// After DR0–DR3, DR7 or CR4.DE have changed.
     pub(crate) fn debug_registers_changed(&mut self) {
-        let mut data = false;
+        let mut data = !self.watches.is_empty();
         let mut code = false;
         for (_, watch, ..) in self.watches() {
             match watch {

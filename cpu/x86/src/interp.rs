@@ -34,6 +34,8 @@ pub enum RunEnd {
     Attention,
     /// The CPU is not active: halted, waiting or shut down.
     Inactive,
+    /// [`Observer::breaks`].
+    Break,
 }
 
 struct Block {
@@ -87,6 +89,12 @@ pub trait Observer {
     const INSTRUCTIONS: bool;
     /// Before an instruction runs; RIP still points at it.
     fn instruction(&mut self, cpu: &Cpu, insn: &Insn);
+    /// Whether [`Self::breaks`] is asked.
+    const BREAKS: bool = false;
+    /// Whether to stop before the instruction at RIP. May be asked more than once.
+    fn breaks(&mut self, _: &Cpu) -> bool {
+        false
+    }
 }
 
 /// Observes nothing.
@@ -145,13 +153,21 @@ impl Interpreter {
             if cpu.icount >= limit && cpu.activity == Activity::Active {
                 return RunEnd::Limit;
             }
-            if cpu.boundary != 0
-                && let Some(end) = cpu.at_boundary()
-            {
+            if O::BREAKS && cpu.watch_is_hit() {
+                return RunEnd::Attention;
+            }
+            let looked = cpu.boundary != 0;
+            if looked && let Some(end) = cpu.at_boundary() {
                 return end;
             }
             if cpu.icount >= limit {
                 return RunEnd::Limit;
+            }
+            if O::BREAKS && observer.breaks(cpu) {
+                if looked {
+                    cpu.look_again();
+                }
+                return RunEnd::Break;
             }
             if self.sync_code(cpu) {
                 native.code_changed(cpu);
@@ -178,6 +194,9 @@ impl Interpreter {
             let mut n = 0;
             while n < cpu.block_end {
                 let Some(insn) = insns.get(n) else { break };
+                if O::BREAKS && n > 0 && observer.breaks(cpu) {
+                    break;
+                }
                 if O::INSTRUCTIONS {
                     observer.instruction(cpu, insn);
                 }

@@ -36,6 +36,7 @@ mod testing;
 mod timers;
 pub mod virt;
 pub mod vmx;
+pub mod watch;
 pub mod x87;
 
 pub use fault::Stop;

@@ -67,6 +67,7 @@ impl Cpu {
             virt: crate::virt::Virt::default(),
             pending: Exception::default(),
             clock: Clock::default(),
+            watches: Default::default(),
             data_breakpoints: false,
             spaces: AddressSpaces::default(),
             fetch_generation: 0,
@@ -122,7 +123,7 @@ impl Cpu {
         self.efer = 0;
         self.pdptes = [0; 4];
         self.dr = [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400];
-        self.data_breakpoints = false;
+        self.data_breakpoints = !self.watches.is_empty();
         self.activity = Activity::Active;
         self.shadow = Shadow::None;
         self.in_shadow = Shadow::None;

@@ -219,6 +219,8 @@ pub struct Cpu {
     /// Derives virtual time from [`Self::icount`].
     pub clock: Clock,
 
+    /// What a debugger watches.
+    pub(crate) watches: crate::watch::Watches,
     /// Whether any data breakpoint is enabled (accesses to their pages then take the slow path).
     pub(crate) data_breakpoints: bool,
     /// TLB context numbers and paging parameters.

@@ -228,6 +228,9 @@ pub struct MachineArgs {
     /// Save a snapshot once this many instructions (of all CPUs) have retired, and go on (may be repeated)
     #[arg(long, value_name = "COUNT:FILE", value_parser = parse_snapshot_at)]
     pub snapshot_at: Vec<(u64, PathBuf)>,
+    /// Keep the past in memory, so that the monitor and gdb can go back
+    #[arg(long)]
+    pub reverse: bool,
     /// Trace to standard error: insn, exception, interrupt, io, mmio, svm or all, separated by commas, with filters
     /// addr=FROM..TO and count=FROM..TO
     #[arg(long, value_name = "SPEC")]

@@ -29,7 +29,11 @@ pub const SIGNAL: i32 = 130;
 /// The exit code of a run that ended so.
 pub fn of(stop: &StopReason) -> i32 {
     match stop {
-        StopReason::PowerOff | StopReason::UserRequest | StopReason::Breakpoint { .. } => SUCCESS,
+        StopReason::PowerOff
+        | StopReason::UserRequest
+        | StopReason::Breakpoint { .. }
+        | StopReason::Watchpoint { .. }
+        | StopReason::HistoryStart => SUCCESS,
         // A process has eight bits.
         StopReason::GuestExit(code) => (code & 0xff) as i32,
         StopReason::TripleFault { .. } => TRIPLE_FAULT,

@@ -2,14 +2,14 @@
 
 use crate::args::{Engine, MachineArgs, Rtc, RunArgs, Time};
 use crate::console::{Console, KEYS, Want};
-use crate::monitor::{Monitor, Outcome};
+use crate::monitor::{self, Monitor, Outcome};
 use crate::stats::{self, Watch};
 use crate::trace::{self, InstructionTracer, TraceSpec};
 use crate::{exit, terminal};
 use anyhow::Context;
 use ringworld_machine::{
-    Backends, DiskOptions, Machine, MachineConfig, Recording, RunUntil, Snapshot, Source, StopReason,
-    TimeMode, host_time,
+    Backends, DiskOptions, HistoryConfig, Machine, MachineConfig, Recording, RunUntil, Snapshot, Source,
+    StopReason, TimeMode, host_time,
 };
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
@@ -138,6 +138,9 @@ pub fn start(mut from: Start, args: &MachineArgs, script: Script) -> anyhow::Res
         let file = File::create(path).with_context(|| format!("cannot record to {}", path.display()))?;
         machine.record(file)?;
     }
+    if args.reverse {
+        machine.keep_history(HistoryConfig::default())?;
+    }
     if let Some(spec) = &args.trace {
         let out: Box<dyn Write + Send> = match &args.trace_file {
             None => Box::new(std::io::stderr()),
@@ -191,12 +194,12 @@ impl Session<'_> {
             let stop = self.run_machine()?;
             let want = self.console.take_want();
             in_monitor = match (&stop, want) {
-                (StopReason::Breakpoint { .. }, _) => true,
+                (StopReason::Breakpoint { .. } | StopReason::Watchpoint { .. }, _) => true,
                 (StopReason::UserRequest, Some(Want::Monitor)) => true,
                 _ => break (stop, want),
             };
-            if let StopReason::Breakpoint { cpu, address } = stop {
-                eprint!("\r\nbreakpoint at {address:#x} on CPU {cpu}");
+            if let Some(text) = monitor::describe(&stop) {
+                eprint!("\r\n{text}");
                 if !self.console.interactive() {
                     eprintln!();
                 }
@@ -221,7 +224,7 @@ impl Session<'_> {
             }
             let save = self.args.snapshot_at.iter().map(|(at, _)| *at).filter(|at| *at > instructions).min();
             let bound = [limit, change, save].into_iter().flatten().min();
-            let until = RunUntil { instructions: bound, breakpoints: self.monitor.breakpoints() };
+            let until = RunUntil { instructions: bound, ..self.monitor.until() };
             let spec = self.args.trace.as_ref().unwrap_or(&none);
             let stop = if active && spec.instructions() {
                 self.machine.run_observed(&until, &mut InstructionTracer(spec))?

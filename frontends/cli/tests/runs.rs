@@ -59,6 +59,39 @@ fn a_reset_starts_the_guest_again() {
     assert!(resets.as_ref().is_some_and(|line| line.ends_with(" 2")), "{resets:?}");
 }
 
+#[test]
+fn the_monitor_goes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script");
+    // The last write to 0x500 is `mov [0x500], 2` at 7c06.
+    let commands = "goto 4\nwatch 500 2\nwatch\nreverse-continue\nreverse-continue\nreverse-continue\ngoto 3\n\
+                    reverse-step 2\ninfo history\nx/1hx 500\ngoto 99k\nquit\n";
+    std::fs::write(&script, commands).unwrap();
+    let guest = [
+        &[0xc7, 0x06, 0x00, 0x05, 0x01, 0x00][..], // mov word [0x500], 1
+        &[0xc7, 0x06, 0x00, 0x05, 0x02, 0x00],     // mov word [0x500], 2
+        &print("x"),
+        &exit_with(0),
+    ]
+    .concat();
+    let script = script.to_str().unwrap();
+    let output = run(&guest, &["--monitor-script", script, "--reverse"]);
+    let text = stderr(&output);
+    for expected in [
+        "0x500 2 w\n",
+        "write to the watchpoint at 0x500 on CPU 0, at instruction 1\n0000000000007c06:",
+        "write to the watchpoint at 0x500 on CPU 0, at instruction 0\n0000000000007c00:",
+        "the history begins here, at instruction 0\n",
+        "at instruction 2\n0000000000007c0c:",
+        "instructions 0 to 4, now 1; 1 snapshots",
+        "0000000000000500: 0x0001",
+    ] {
+        assert!(text.contains(expected), "no {expected:?} in:\n{text}");
+    }
+    let without = stderr(&run(&guest, &["--monitor-script", script]));
+    assert!(without.contains("start with --reverse"), "{without}");
+}
+
 /// A run's counters as JSON.
 fn stats(code: &[u8], options: &[&str]) -> serde_json::Value {
     let folder = tempfile::tempdir().unwrap();

@@ -83,6 +83,12 @@ pub enum MachineError {
         /// What is wrong with it.
         String,
     ),
+    /// The machine cannot go back.
+    #[error("the history: {0}")]
+    History(
+        /// Why.
+        String,
+    ),
     /// A replay does not do what was recorded.
     #[error(
         "the replay diverged: recorded was {recorded}, replayed {replayed}: record again with this version"

@@ -22,6 +22,7 @@
 mod config;
 mod entry;
 mod error;
+mod history;
 mod host;
 mod inspect;
 mod interrupts;
@@ -31,6 +32,7 @@ mod machine;
 mod network;
 mod pace;
 mod peripherals;
+mod reverse;
 mod schedule;
 mod snapshot;
 mod stats;
@@ -43,6 +45,7 @@ pub use config::{
     UnknownLoader, host_time,
 };
 pub use error::MachineError;
+pub use history::{HistoryConfig, HistoryRange};
 pub use host::{Frame, HostEvent, MachineHandle};
 pub use inspect::{PageWalk, linear_rip, read_linear};
 pub use lockstep::{Verdict, lockstep};
@@ -57,3 +60,4 @@ pub use ringworld_devices::CharBackend;
 pub use ringworld_devices::storage::{DiskError, DiskOptions, ImageFormat};
 pub use ringworld_firmware::{BootFile, LoadError};
 pub use ringworld_x86::interp::{NoObserver, Observer};
+pub use ringworld_x86::watch::Watchpoint;

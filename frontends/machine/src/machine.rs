@@ -1,5 +1,6 @@
 //! A machine: how it is built from its parts, reset, and looked at as a whole.
 
+use crate::history::{History, Mutable};
 use crate::host::MachineHandle;
 use crate::log::{Recorder, Recording, RecordingEnd, RecordingHeader};
 use crate::network::Prepared;
@@ -17,6 +18,7 @@ use ringworld_x86::model::Model;
 use ringworld_x86::state::{Activity, boundary};
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Where the guest's output goes.
 #[derive(Default)]
@@ -42,11 +44,11 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// Runs the CPU up to an instruction count, by the translator where it has one. Who observes each instruction gets
-    /// the interpreter.
+    /// Runs the CPU up to an instruction count, by the translator where it has one. Who observes each instruction or
+    /// stops before some gets the interpreter.
     pub(crate) fn run<O: Observer>(&mut self, limit: u64, observer: &mut O) -> RunEnd {
         match &mut self.translator {
-            Some(translator) if !O::INSTRUCTIONS => {
+            Some(translator) if !O::INSTRUCTIONS && !O::BREAKS => {
                 self.interpreter.run_with(&mut self.cpu, limit, &mut **translator, observer)
             }
             _ => self.interpreter.run(&mut self.cpu, limit, observer),
@@ -64,6 +66,10 @@ pub struct Machine {
     pub(crate) handle: MachineHandle,
     pub(crate) recorder: Option<Recorder>,
     pub(crate) replay: Option<Recording>,
+    /// The past, if it is kept.
+    pub(crate) history: Option<History>,
+    /// Whether the guest's output was shown before.
+    pub(crate) muted: Arc<AtomicBool>,
     /// `None` in deterministic time.
     pub(crate) pace: Option<Pace>,
     /// The start of the present round.
@@ -132,7 +138,9 @@ impl Machine {
         let memory = Arc::new(GuestMemory::new(&regions)?);
         let low_memory = map.low_ram_end().0;
         let serial_ports = backends.serial.len();
-        let peripherals = peripherals::build(&config)?;
+        let muted = Arc::new(AtomicBool::new(false));
+        let peripherals = peripherals::build(&config, &muted)?;
+        let mutable = |inner| -> Box<dyn CharBackend> { Box::new(Mutable { inner, muted: muted.clone() }) };
         let board = Arc::new(Board::new(BoardConfig {
             memory: Some(memory.clone()),
             pci: peripherals.slots,
@@ -142,8 +150,8 @@ impl Machine {
                 high_memory: config.memory - low_memory,
                 cpus: config.cpus,
             },
-            serial: backends.serial,
-            debug_console: backends.debug_console,
+            serial: backends.serial.into_iter().map(mutable).collect(),
+            debug_console: backends.debug_console.map(mutable),
             debug_exit: config.debug_exit,
             acpi_mode: false,
             smi: image.entry.is_some(),
@@ -174,6 +182,8 @@ impl Machine {
             handle: MachineHandle::new(board.attention().clone()),
             pace: (config.time == TimeMode::Real).then(|| Pace::new(VirtualTime(0))),
             recorder: None,
+            history: None,
+            muted,
             replay: None,
             now: VirtualTime(0),
             round_end: VirtualTime(0),

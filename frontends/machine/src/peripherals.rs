@@ -15,6 +15,8 @@ use ringworld_devices::vga::vga;
 use ringworld_devices::virtio::{VirtioBlk, VirtioDevice, VirtioNet, virtio_pci};
 use ringworld_devices::{Board, Pflash, Region};
 use ringworld_firmware::{AcpiConfig, Image, MemoryMap, PciConfig};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// The first device number on bus 0 for what the user adds; the first one is left to graphics.
 const FIRST_DEVICE: u8 = 2;
@@ -84,7 +86,7 @@ pub(crate) struct Peripherals {
 }
 
 /// Builds the devices.
-pub(crate) fn build(config: &MachineConfig) -> Result<Peripherals, MachineError> {
+pub(crate) fn build(config: &MachineConfig, muted: &Arc<AtomicBool>) -> Result<Peripherals, MachineError> {
     let mut slots = Slots { list: Vec::new(), ahci: Vec::new(), next: FIRST_DEVICE };
     let mut networks = Vec::new();
     if config.graphics {
@@ -101,7 +103,7 @@ pub(crate) fn build(config: &MachineConfig) -> Result<Peripherals, MachineError>
         });
     }
     for (number, card) in config.networks.iter().enumerate() {
-        let (backend, network) = network::prepare(card)?;
+        let (backend, network) = network::prepare(card, muted.clone())?;
         networks.push((slots.list.len(), Some(network)));
         slots.virtio(format!("virtio-net{number}"), VirtioNet::new(backend, card.mac(number)));
     }

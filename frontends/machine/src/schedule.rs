@@ -13,6 +13,8 @@ use ringworld_core::{Platform, VirtualTime};
 use ringworld_devices::{HostInput, PowerRequest};
 use ringworld_x86::interp::{NoObserver, Observer, RunEnd};
 use ringworld_x86::state::Activity;
+use ringworld_x86::watch::WatchHit;
+use ringworld_x86::{Cpu, Insn};
 
 /// The length of a single CPU's rounds in nanoseconds: how late it notices inputs.
 const SINGLE_SLICE: u64 = 1_000_000;
@@ -37,6 +39,27 @@ impl From<MachineError> for Break {
     }
 }
 
+/// Stops before instructions at these linear addresses.
+struct Breakpoints<'a, O> {
+    inner: &'a mut O,
+    addresses: &'a [u64],
+    /// The instruction count at which the run has just stopped.
+    skip: Option<u64>,
+}
+
+impl<O: Observer> Observer for Breakpoints<'_, O> {
+    const INSTRUCTIONS: bool = O::INSTRUCTIONS;
+    const BREAKS: bool = true;
+
+    fn instruction(&mut self, cpu: &Cpu, insn: &Insn) {
+        self.inner.instruction(cpu, insn);
+    }
+
+    fn breaks(&mut self, cpu: &Cpu) -> bool {
+        self.addresses.contains(&linear_rip(cpu)) && self.skip != Some(cpu.icount)
+    }
+}
+
 impl Machine {
     /// Runs the machine. It can be called again after every stop; a stopped guest (power-off, triple fault) stays so.
     ///
@@ -53,6 +76,38 @@ impl Machine {
         observer: &mut O,
     ) -> Result<StopReason, MachineError> {
         self.start_networks();
+        for core in &mut self.cores {
+            core.cpu.set_watchpoints(&until.watchpoints);
+        }
+        if self.history.is_none() {
+            return self.run_on(until, observer);
+        }
+        loop {
+            let bound = self.history_bound();
+            let limit = [until.instructions, bound].into_iter().flatten().min();
+            let stop = self.run_on(&RunUntil { instructions: limit, ..until.clone() }, observer)?;
+            let here = self.instructions();
+            let there = stop == StopReason::InstructionLimit && bound.is_some_and(|bound| here >= bound);
+            self.history_reached(here)?;
+            if !there || until.instructions.is_some_and(|limit| here >= limit) || self.at_cpu_count(until) {
+                return Ok(stop);
+            }
+        }
+    }
+
+    /// Whether a CPU's limit is what ended the run.
+    fn at_cpu_count(&self, until: &RunUntil) -> bool {
+        until.cpu_instructions.is_some_and(|(number, count)| {
+            self.cores.get(number).is_some_and(|core| core.cpu.icount >= count)
+        })
+    }
+
+    /// As [`Machine::run_observed`], without a thought of the history.
+    fn run_on<O: Observer>(
+        &mut self,
+        until: &RunUntil,
+        observer: &mut O,
+    ) -> Result<StopReason, MachineError> {
         loop {
             let step = if self.turn >= self.cores.len() {
                 self.begin_round(until)
@@ -96,12 +151,19 @@ impl Machine {
                 _ => self.config.slice,
             };
             self.round_end = next.min(self.now + slice);
-            if let Some(ahead) = self.pace.as_mut().and_then(|pace| pace.ahead(self.now)) {
+            if !self.repeats()
+                && let Some(ahead) = self.pace.as_mut().and_then(|pace| pace.ahead(self.now))
+            {
                 self.handle.wait(Some(ahead));
             }
         }
         self.turn = 0;
         Ok(())
+    }
+
+    /// Whether the machine is in its past.
+    fn repeats(&self) -> bool {
+        self.history.as_ref().is_some_and(|history| history.repeats(self.now, self.instructions()))
     }
 
     /// Whether no CPU has anything to do before the next event.
@@ -116,6 +178,9 @@ impl Machine {
 
     /// Until when the idle machine skips; sleeps in real-time mode, and when only the host can wake it.
     fn idle_until(&mut self, next: VirtualTime) -> Result<VirtualTime, Break> {
+        if self.repeats() {
+            return Ok(next);
+        }
         if let Some(pace) = &self.pace {
             if next == VirtualTime::NEVER && self.handle.is_closed() {
                 return Err(StopReason::Idle.into());
@@ -166,21 +231,30 @@ impl Machine {
             let stop_at = round_end.min(event).min(cpu.next_timer());
             let mut limit = cpu.clock.instructions_at(stop_at);
             limit = limit.min(cpu.icount.saturating_add(left.unwrap_or(u64::MAX)));
-            if !until.breakpoints.is_empty() {
-                // Delivers what is pending, so that the address looked at is that of the next instruction.
-                core.interpreter.run(cpu, 0, &mut NoObserver);
-                let address = linear_rip(cpu);
-                if cpu.activity == Activity::Active
-                    && until.breakpoints.contains(&address)
-                    && self.at_breakpoint != Some((turn, cpu.icount))
-                {
-                    self.at_breakpoint = Some((turn, cpu.icount));
-                    return Err(StopReason::Breakpoint { cpu: cpu.id.0, address }.into());
+            if let Some((_, count)) = until.cpu_instructions.filter(|(number, _)| *number == turn) {
+                if cpu.icount >= count {
+                    return Err(StopReason::InstructionLimit.into());
                 }
-                limit = limit.min(cpu.icount + 1);
+                limit = limit.min(count);
             }
-            let end = core.run(limit, observer);
+            let end = if until.breakpoints.is_empty() && until.watchpoints.is_empty() {
+                core.run(limit, observer)
+            } else {
+                let skip = self.at_breakpoint.filter(|(number, _)| *number == turn).map(|(_, count)| count);
+                core.run(limit, &mut Breakpoints { inner: observer, addresses: &until.breakpoints, skip })
+            };
             let cpu = &mut core.cpu;
+            if end == RunEnd::Break {
+                self.at_breakpoint = Some((turn, cpu.icount));
+                return Err(StopReason::Breakpoint { cpu: cpu.id.0, address: linear_rip(cpu) }.into());
+            }
+            if !until.watchpoints.is_empty()
+                && let Some(WatchHit { watchpoint, write }) = cpu.take_watch_hit()
+            {
+                return Err(
+                    StopReason::Watchpoint { cpu: cpu.id.0, address: watchpoint.address, write }.into()
+                );
+            }
             if end == RunEnd::Inactive
                 && cpu.activity != Activity::Shutdown
                 && !self.board.attention().is_raised()
@@ -196,16 +270,29 @@ impl Machine {
     }
 
     fn next_replayed(&self) -> VirtualTime {
-        self.replay.as_ref().map_or(VirtualTime::NEVER, |replay| replay.next())
+        let replayed = self.replay.as_ref().map_or(VirtualTime::NEVER, |replay| replay.next());
+        replayed.min(self.history.as_ref().map_or(VirtualTime::NEVER, |history| history.next_input(self.now)))
     }
 
     /// Gives the guest what has come from outside.
     fn take_inputs(&mut self) -> Result<(), Break> {
         let instructions = self.instructions();
+        if let Some(history) = &mut self.history {
+            // What comes from outside now waits until the past is over.
+            let repeats = history.repeats(self.now, instructions);
+            let events = history.take_inputs(self.now);
+            events.iter().try_for_each(|event| self.apply(event))?;
+            if repeats {
+                return Ok(());
+            }
+        }
         let live = self.handle.take_events();
         if let Some(replay) = &mut self.replay {
             let mut events = Vec::new();
             while let Some(event) = replay.take(self.now, instructions)? {
+                if let Some(history) = &mut self.history {
+                    history.note_input(self.now, &event);
+                }
                 events.push(event);
             }
             return events.iter().try_for_each(|event| self.apply(event));
@@ -213,6 +300,9 @@ impl Machine {
         for event in live {
             if let Some(recorder) = &mut self.recorder {
                 recorder.event(self.now, instructions, &event)?;
+            }
+            if let Some(history) = &mut self.history {
+                history.note_input(self.now, &event);
             }
             self.apply(&event)?;
         }

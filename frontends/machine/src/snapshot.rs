@@ -274,7 +274,7 @@ impl Machine {
         self.take_memory(&mut body)?;
         self.apply_state(&state)?;
         self.pace_from_now();
-        Ok(())
+        self.forget_history()
     }
 
     fn take_memory(&mut self, from: &mut impl Read) -> Result<(), MachineError> {

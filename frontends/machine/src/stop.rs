@@ -1,5 +1,6 @@
 //! Why a run ended, and until when it goes.
 
+use ringworld_x86::watch::Watchpoint;
 use serde::{Deserialize, Serialize};
 
 /// Why [`crate::Machine::run`] returned.
@@ -33,6 +34,17 @@ pub enum StopReason {
         /// The linear address.
         address: u64,
     },
+    /// A CPU has accessed memory at a watchpoint; the access is done.
+    Watchpoint {
+        /// The CPU.
+        cpu: u32,
+        /// The watchpoint's linear address.
+        address: u64,
+        /// Whether it wrote.
+        write: bool,
+    },
+    /// Going backward, the beginning of what is remembered is reached.
+    HistoryStart,
     /// Somebody's time limit passed ([`crate::MachineHandle::stop`]).
     Timeout,
     /// Somebody asked ([`crate::MachineHandle::stop`]).
@@ -51,8 +63,12 @@ impl StopReason {
 pub struct RunUntil {
     /// Retired instructions of all CPUs since power-on.
     pub instructions: Option<u64>,
+    /// Retired instructions of one CPU (its number, its count).
+    pub cpu_instructions: Option<(usize, u64)>,
     /// Linear addresses of instructions. While there are any, the machine looks at each instruction and is slow.
     pub breakpoints: Vec<u64>,
+    /// Memory that is watched, on all CPUs.
+    pub watchpoints: Vec<Watchpoint>,
 }
 
 impl RunUntil {

@@ -140,7 +140,7 @@ fn execute(case: u64, chunk: u64) -> (Digest, &'static str) {
         }
         let limit = (cpu.icount + chunk).min(LIMIT);
         match interpreter.run(&mut cpu, limit, &mut NoObserver) {
-            RunEnd::Limit | RunEnd::Attention => {
+            RunEnd::Limit | RunEnd::Attention | RunEnd::Break => {
                 wakes += 1;
                 // Attention without progress must not go on for ever.
                 assert!(wakes < 10 * LIMIT, "the CPU asks for attention again and again");

@@ -6,7 +6,7 @@ mod svm;
 
 use crate::trace::parse_address;
 use anyhow::Context;
-use ringworld_machine::{HostEvent, Machine, RunUntil, Snapshot, StopReason};
+use ringworld_machine::{HostEvent, Machine, MachineError, RunUntil, Snapshot, StopReason, Watchpoint};
 use ringworld_x86::Cpu;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -22,7 +22,12 @@ walk ADDR        the page walk of a linear address, every level of it
 cpu N            the CPU that the commands are about
 step [N]         N instructions
 break ADDR       stop before the instruction at a linear address; `break` lists, `delete [ADDR]` removes
+watch ADDR [LEN] [r|w|rw]
+                 stop behind an instruction that accesses memory; `watch` lists, `unwatch [ADDR]` removes
 continue         go on
+reverse-step [N], reverse-continue, goto COUNT, info history
+                 back by N instructions of the CPU, to the last breakpoint or watchpoint, or to an instruction count (with
+                 --reverse)
 nmi, reset       what the buttons do, then go on with `continue`
 snapshot save FILE, snapshot load FILE
                  the whole machine to a file; back to what a file holds
@@ -51,6 +56,7 @@ pub enum Outcome {
 pub struct Monitor {
     cpu: usize,
     breakpoints: Vec<u64>,
+    watchpoints: Vec<Watchpoint>,
     script: VecDeque<String>,
     keys: Option<Receiver<Vec<u8>>>,
     typed: Vec<u8>,
@@ -79,8 +85,12 @@ impl Monitor {
     }
 
     /// Where to stop.
-    pub fn breakpoints(&self) -> Vec<u64> {
-        self.breakpoints.clone()
+    pub fn until(&self) -> RunUntil {
+        RunUntil {
+            breakpoints: self.breakpoints.clone(),
+            watchpoints: self.watchpoints.clone(),
+            ..RunUntil::default()
+        }
     }
 
     /// The next line: from the script, else from a person, else `continue`.
@@ -137,12 +147,23 @@ impl Monitor {
                 Ok(())
             }
             "cpu" => self.select(machine, rest),
+            "i" | "info" if rest == "history" => history(machine, out),
             "i" | "info" => show::info(machine, self.cpu, rest, out),
             "walk" => self.address(machine, rest).and_then(|at| memory::walk(machine, self.cpu, at, out)),
             "vmcb" if rest.is_empty() => svm::vmcb(machine, self.cpu, None, out),
             "vmcb" => self.address(machine, rest).and_then(|at| svm::vmcb(machine, self.cpu, Some(at), out)),
             "disas" => self.disassemble(machine, rest, out),
             "s" | "step" => return self.step(machine, rest, out),
+            "rs" | "reverse-step" => self.reverse_step(machine, rest, out),
+            "rc" | "reverse-continue" => machine
+                .reverse_continue(&self.until())
+                .map_err(text)
+                .and_then(|stop| self.stopped(machine, &stop, out)),
+            "goto" => crate::args::parse_count(rest)
+                .and_then(|count| machine.goto(count).map_err(text))
+                .and_then(|stop| self.stopped(machine, &stop, out)),
+            "watch" => self.watch(machine, rest, out),
+            "unwatch" => self.unwatch(machine, rest),
             "b" | "break" => self.set_breakpoint(machine, rest, out),
             "delete" => self.delete_breakpoint(machine, rest),
             "snapshot" => snapshot(machine, rest, out),
@@ -230,6 +251,73 @@ impl Monitor {
         Ok(Outcome::Stay)
     }
 
+    fn reverse_step(&self, machine: &mut Machine, rest: &str, out: &mut String) -> Result<(), String> {
+        let count = if rest.is_empty() { Ok(1) } else { rest.parse() };
+        let count = count.ok().filter(|count| (1..=MAX_STEPS).contains(count));
+        let count = count.ok_or_else(|| format!("give a number of instructions from 1 to {MAX_STEPS}"))?;
+        for _ in 0..count {
+            let stop = machine.reverse_step(self.cpu).map_err(text)?;
+            self.stopped(machine, &stop, out)?;
+            if stop != StopReason::InstructionLimit {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells where the machine is now.
+    fn stopped(&self, machine: &Machine, stop: &StopReason, out: &mut String) -> Result<(), String> {
+        match describe(stop) {
+            Some(text) => out.push_str(&format!("{text}, at instruction {}\n", machine.instructions())),
+            None => out.push_str(&format!("at instruction {}\n", machine.instructions())),
+        }
+        if let Some(cpu) = machine.cpu(self.cpu) {
+            // What cannot be read is not shown.
+            let _ = memory::instructions(cpu, ringworld_machine::linear_rip(cpu), 1, out);
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, machine: &Machine, rest: &str, out: &mut String) -> Result<(), String> {
+        if rest.is_empty() {
+            for Watchpoint { address, len, read, write } in &self.watchpoints {
+                let kind = format!("{}{}", if *read { "r" } else { "" }, if *write { "w" } else { "" });
+                out.push_str(&format!("{address:#x} {len} {kind}\n"));
+            }
+            return Ok(());
+        }
+        let mut words = rest.split_whitespace();
+        let address = self.address(machine, words.next().unwrap_or_default())?;
+        let (mut len, mut read, mut write) = (8, false, true);
+        for word in words {
+            match word {
+                "r" => (read, write) = (true, false),
+                "w" => (read, write) = (false, true),
+                "rw" => (read, write) = (true, true),
+                _ => {
+                    len = word
+                        .parse()
+                        .ok()
+                        .filter(|len| (1..=4096).contains(len))
+                        .ok_or("give a length from 1 to 4096, or r, w or rw")?
+                }
+            }
+        }
+        self.watchpoints.retain(|point| point.address != address);
+        self.watchpoints.push(Watchpoint { address, len, read, write });
+        Ok(())
+    }
+
+    fn unwatch(&mut self, machine: &Machine, rest: &str) -> Result<(), String> {
+        if rest.is_empty() {
+            self.watchpoints.clear();
+            return Ok(());
+        }
+        let at = self.address(machine, rest)?;
+        self.watchpoints.retain(|point| point.address != at);
+        Ok(())
+    }
+
     fn set_breakpoint(&mut self, machine: &Machine, rest: &str, out: &mut String) -> Result<(), String> {
         if rest.is_empty() {
             out.extend(self.breakpoints.iter().map(|at| format!("{at:#x}\n")));
@@ -251,6 +339,37 @@ impl Monitor {
         self.breakpoints.retain(|breakpoint| *breakpoint != at);
         Ok(())
     }
+}
+
+fn text(error: MachineError) -> String {
+    error.to_string()
+}
+
+/// What a person is told about a stop that leads to the monitor.
+pub fn describe(stop: &StopReason) -> Option<String> {
+    Some(match stop {
+        StopReason::Breakpoint { cpu, address } => format!("breakpoint at {address:#x} on CPU {cpu}"),
+        StopReason::Watchpoint { cpu, address, write } => {
+            let access = if *write { "write to" } else { "read of" };
+            format!("{access} the watchpoint at {address:#x} on CPU {cpu}")
+        }
+        StopReason::HistoryStart => "the history begins here".into(),
+        _ => return None,
+    })
+}
+
+/// `info history`.
+fn history(machine: &Machine, out: &mut String) -> Result<(), String> {
+    let range = machine.history().ok_or("nothing of the past is kept: start with --reverse")?;
+    out.push_str(&format!(
+        "instructions {} to {}, now {}; {} snapshots, {} MiB\n",
+        range.start,
+        range.end,
+        machine.instructions(),
+        range.snapshots,
+        range.bytes >> 20
+    ));
+    Ok(())
 }
 
 /// `snapshot save FILE` and `snapshot load FILE`.

@@ -12,6 +12,8 @@ use ringworld_devices::virtio::NetworkBackend;
 use serde::{Deserialize, Serialize};
 use std::io::{PipeWriter, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Frames of the guest that may wait for the network's thread.
@@ -88,10 +90,15 @@ pub enum NetworkError {
 struct GuestSide {
     frames: SyncSender<Vec<u8>>,
     wake: PipeWriter,
+    /// The machine repeats its past: the network has seen these frames.
+    muted: Arc<AtomicBool>,
 }
 
 impl NetworkBackend for GuestSide {
     fn transmit(&mut self, frame: Vec<u8>) {
+        if self.muted.load(Ordering::Relaxed) {
+            return;
+        }
         // A full queue loses frames; a byte in the pipe wakes the thread, and a full pipe has bytes enough.
         if self.frames.try_send(frame).is_ok() {
             let _ = self.wake.write(&[1]);
@@ -113,7 +120,10 @@ struct HostSide {
 }
 
 /// Makes a network: the card's side, and the one that [`Prepared::start`] runs.
-pub(crate) fn prepare(network: &Network) -> Result<(Box<dyn NetworkBackend>, Prepared), NetworkError> {
+pub(crate) fn prepare(
+    network: &Network,
+    muted: Arc<AtomicBool>,
+) -> Result<(Box<dyn NetworkBackend>, Prepared), NetworkError> {
     let (sender, frames) = sync_channel(MAX_FRAMES);
     let (wake, waker) = std::io::pipe()?;
     for end in [rustix::fd::AsFd::as_fd(&wake), rustix::fd::AsFd::as_fd(&waker)] {
@@ -121,7 +131,7 @@ pub(crate) fn prepare(network: &Network) -> Result<(Box<dyn NetworkBackend>, Pre
     }
     let NetworkKind::User { forwards } = &network.kind;
     let nat = Nat::new(HostSide { frames, wake }, forwards)?;
-    Ok((Box::new(GuestSide { frames: sender, wake: waker }), Prepared(nat)))
+    Ok((Box::new(GuestSide { frames: sender, wake: waker, muted }), Prepared(nat)))
 }
 
 impl Prepared {
