@@ -10,9 +10,12 @@ mod control;
 mod emit;
 mod frame;
 mod host;
+mod listing;
 mod memory;
 mod site;
 mod stubs;
 mod translator;
 
-pub use translator::{JitError, JitStats, Translator};
+pub use classify::{Emit, Live, emit_of};
+pub use listing::{HostCode, Leaving};
+pub use translator::{JitError, JitOptions, JitStats, Translator};

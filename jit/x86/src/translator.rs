@@ -19,12 +19,8 @@ use ringworld_x86::row::row;
 use ringworld_x86::{Cpu, Insn};
 use std::collections::HashMap;
 
-/// Size of the code arena.
-const ARENA: usize = 128 << 20;
 /// Longest block in instructions.
 const MAX_BLOCK: usize = 64;
-/// Blocks run so often by the interpreter before they are translated.
-const THRESHOLD: u8 = 12;
 /// Entries of the table of execution counts; a power of two.
 const HITS: usize = 1 << 14;
 /// Fetch tokens before everything is forgotten.
@@ -51,6 +47,23 @@ impl core::fmt::Display for JitError {
 }
 
 impl std::error::Error for JitError {}
+
+/// The sizes of a translator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct JitOptions {
+    /// Bytes of code memory, a multiple of the host's page size; when it is full all code is forgotten.
+    pub arena: usize,
+    /// Blocks run so often by the interpreter before they are translated.
+    pub threshold: u8,
+    /// Longest block in instructions, up to 64.
+    pub max_block: usize,
+}
+
+impl Default for JitOptions {
+    fn default() -> Self {
+        Self { arena: 128 << 20, threshold: 12, max_block: MAX_BLOCK }
+    }
+}
 
 /// What the translator has done.
 #[derive(Clone, Debug, Default)]
@@ -100,10 +113,12 @@ impl Hasher for KeyHasher {
 /// RIP, guest-physical page, mode.
 type Key = (u64, u64, u32);
 
-struct Block {
-    key: Key,
-    entry: usize,
-    bytes: Box<[u8]>,
+pub(crate) struct Block {
+    pub(crate) key: Key,
+    pub(crate) entry: usize,
+    /// Bytes of host code.
+    pub(crate) host_len: usize,
+    pub(crate) bytes: Box<[u8]>,
     /// Bytes in the first page, and the second page.
     in_first: usize,
     first: usize,
@@ -112,23 +127,24 @@ struct Block {
     _insns: Box<[Insn]>,
     /// Linked jumps that lead here.
     incoming: Vec<u32>,
-    stale: bool,
+    pub(crate) stale: bool,
     stale_site_code: usize,
 }
 
 /// Translates and runs the code of one CPU.
 pub struct Translator {
-    arena: Arena,
-    stubs: Stubs,
+    pub(crate) options: JitOptions,
+    pub(crate) arena: Arena,
+    pub(crate) stubs: Stubs,
     /// Code before this is kept when everything else is forgotten.
     stubs_end: usize,
     sink: Sink,
     encoder: Encoder,
     info: InstructionInfoFactory,
-    blocks: Vec<Block>,
+    pub(crate) blocks: Vec<Block>,
     by_key: HashMap<Key, u32, BuildHasherDefault<KeyHasher>>,
     by_page: HashMap<usize, Vec<u32>>,
-    sites: Vec<Site>,
+    pub(crate) sites: Vec<Site>,
     hits: Box<[u8]>,
     code_epoch: u64,
     /// Statistics.
@@ -146,14 +162,23 @@ impl Translator {
     /// # Errors
     /// The host lacks BMI2, or gives no executable memory.
     pub fn new() -> Result<Self, JitError> {
+        Self::with(JitOptions::default())
+    }
+
+    /// As [`Self::new`], with other sizes.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with(options: JitOptions) -> Result<Self, JitError> {
         if !host::is_enough() {
             return Err(JitError::Host);
         }
-        let mut arena = Arena::new(ARENA).map_err(JitError::Memory)?;
+        let mut arena = Arena::new(options.arena).map_err(JitError::Memory)?;
         let mut sink = Sink::default();
         let stubs = stubs::emit(&mut sink, host::vector_bytes(), dispatch as *const () as usize);
         arena.push(sink.bytes());
         Ok(Self {
+            options,
             stubs_end: arena.used(),
             arena,
             stubs,
@@ -171,7 +196,7 @@ impl Translator {
         })
     }
 
-    fn arena_start(&self) -> usize {
+    pub(crate) fn arena_start(&self) -> usize {
         self.arena.next() - self.arena.used()
     }
 
@@ -194,7 +219,7 @@ impl Translator {
         let rip = cpu.rip();
         if !hot {
             let hits = &mut self.hits[(rip ^ rip >> 14) as usize & (HITS - 1)];
-            if *hits < THRESHOLD {
+            if *hits < self.options.threshold {
                 *hits += 1;
                 return None;
             }
@@ -234,7 +259,8 @@ impl Translator {
         unsafe { core::ptr::copy_nonoverlapping(page.pointer, bytes.as_mut_ptr(), room) };
         let mut guests = Vec::with_capacity(16);
         let mut insns = Vec::with_capacity(16);
-        let mut end = decode_block(cpu, rip, &bytes[..room], &mut guests, &mut insns);
+        let longest = self.options.max_block.clamp(1, MAX_BLOCK);
+        let mut end = decode_block(cpu, rip, &bytes[..room], longest, &mut guests, &mut insns);
         // Nobody writes guest memory between the copy and the mark: one host thread runs the CPUs and the devices.
         cpu.mark_code(page, offset as u32, end.max(1) as u32);
         let mut second = None;
@@ -246,9 +272,7 @@ impl Translator {
             cpu.mark_code(&following, 0, want as u32);
             // SAFETY: as above, at the start of a page.
             unsafe { core::ptr::copy_nonoverlapping(following.pointer, bytes[in_page..].as_mut_ptr(), want) };
-            end = decode_block(cpu, rip, &bytes[..in_page + want], &mut guests, &mut insns);
-            guests.truncate(1);
-            insns.truncate(1);
+            end = decode_block(cpu, rip, &bytes[..in_page + want], 1, &mut guests, &mut insns);
             end = end.min(usize::from(insns.first()?.len));
             let token = cpu.tlb.fetch_token(next, following.physical);
             second = Some((following, fetch_slot(next), token as i32));
@@ -291,6 +315,7 @@ impl Translator {
         self.blocks.push(Block {
             key,
             entry,
+            host_len: self.sink.len(),
             bytes: bytes[..end].into(),
             in_first,
             first: page.index,
@@ -516,11 +541,18 @@ impl Translator {
 }
 
 /// Decodes up to the end of the block or of the bytes; returns the bytes decoded.
-fn decode_block(cpu: &Cpu, rip: u64, bytes: &[u8], guests: &mut Vec<Guest>, insns: &mut Vec<Insn>) -> usize {
+fn decode_block(
+    cpu: &Cpu,
+    rip: u64,
+    bytes: &[u8],
+    longest: usize,
+    guests: &mut Vec<Guest>,
+    insns: &mut Vec<Insn>,
+) -> usize {
     let mut decoder = Decoder::with_ip(64, bytes, rip, cpu.model.decoder_options());
     let mut scratch = Instruction::default();
     let mut end = 0;
-    while insns.len() < MAX_BLOCK && end < bytes.len() {
+    while insns.len() < longest && end < bytes.len() {
         match decode::decode(&mut decoder, &mut scratch, cpu.mode, &cpu.model) {
             Decoded::Instruction(insn, last) => {
                 let barred = last && row(scratch.code()).is_none_or(|row| !row.ends_block);

@@ -1,0 +1,62 @@
+//! What has been emitted, for tests and listings.
+
+use crate::Translator;
+use crate::site::Kind;
+
+/// A block and its host code.
+#[derive(Clone, Debug)]
+pub struct HostCode {
+    /// Where it starts in the guest.
+    pub rip: u64,
+    /// The guest's bytes.
+    pub guest: Vec<u8>,
+    /// Where it is executed.
+    pub address: u64,
+    /// The host's code. After a call of [`Leaving::at_site`] follow four bytes: the site's number.
+    pub code: Vec<u8>,
+}
+
+/// Where host code calls to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaving {
+    /// Leaves at a site.
+    pub at_site: u64,
+    /// Loads the XMM registers.
+    pub load_sse: u64,
+    /// Loads all vector state.
+    pub load_full: u64,
+}
+
+impl Translator {
+    /// The blocks that are not stale, in the order of their translation.
+    pub fn host_code(&self) -> impl Iterator<Item = HostCode> + '_ {
+        self.blocks.iter().filter(|block| !block.stale).map(|block| {
+            let mut code = vec![0; block.host_len];
+            self.arena.read(block.entry, &mut code);
+            HostCode { rip: block.key.0, guest: block.bytes.to_vec(), address: block.entry as u64, code }
+        })
+    }
+
+    /// The addresses of the stubs that blocks call.
+    pub fn leaving(&self) -> Leaving {
+        let at = |stub| (self.arena_start() + stub) as u64;
+        Leaving {
+            at_site: at(self.stubs.leave_at_site),
+            load_sse: at(self.stubs.load_sse),
+            load_full: at(self.stubs.load_full),
+        }
+    }
+
+    /// What is done at a site, in a word, and the guest address that it is about.
+    pub fn site(&self, number: u32) -> Option<(&'static str, u64)> {
+        let site = self.sites.get(number as usize)?;
+        let what = match site.kind {
+            Kind::Exec => "exec",
+            Kind::ExecLast => "exec-last",
+            Kind::Link => "link",
+            Kind::Budget => "budget",
+            Kind::Stale => "stale",
+        };
+        Some((what, site.rip))
+    }
+}
