@@ -6,6 +6,8 @@ mod chipset;
 mod config_space;
 mod device;
 mod host;
+#[cfg(test)]
+mod tests;
 
 pub use config_space::{Bar, ConfigSpace, Message, Port, register};
 pub use device::{PciContext, PciDevice};

@@ -7,6 +7,8 @@ mod net;
 mod pci;
 mod queue;
 mod rng;
+#[cfg(test)]
+mod tests;
 
 pub use balloon::VirtioBalloon;
 pub use blk::VirtioBlk;

@@ -179,7 +179,7 @@ pub struct MachineArgs {
     #[arg(short, long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     pub memory: u64,
     /// A graphics card: `std`, or `none` (what it shows: `screendump FILE.png` in the monitor, `--screendump`)
-    #[arg(long, value_name = "std|none", default_value = "none", value_parser = parse_vga)]
+    #[arg(long, action = clap::ArgAction::Set, value_name = "std|none", default_value = "none", value_parser = parse_vga)]
     pub vga: bool,
     /// Write what the graphics card shows at the end to a PNG file
     #[arg(long, value_name = "FILE")]
@@ -451,6 +451,9 @@ mod tests {
         let args = run("ringworld run --kernel k --memory 3G --cpus 4 --max-instructions 2G --append -x");
         assert_eq!((args.machine.memory, args.machine.cpus), (3 << 30, 4));
         assert_eq!((args.machine.max_instructions, &*args.append), (Some(2_000_000_000), "-x"));
+        let args = run("ringworld run -bios b -cdrom c -vga std -drive file=d,if=nvme --net user");
+        assert_eq!((args.firmware, args.machine.vga), (Some("b".into()), true));
+        assert_eq!((args.machine.cdrom.len(), args.machine.drive.len(), args.machine.net.len()), (1, 1, 1));
     }
 
     #[test]

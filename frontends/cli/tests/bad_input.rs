@@ -125,6 +125,62 @@ fn snapshots_that_are_none() {
     refused(&at, 1, &["/nonexistent/folder/file", "No such file"]);
 }
 
+#[test]
+fn disks_networks_and_firmware_that_cannot_be_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = common::guest(folder.path(), &common::exit_with(0));
+    let run = |options: &[&str]| {
+        let start = ["run", "--kernel", kernel.to_str().unwrap(), "--loader", "raw@0:0x7c00", "-m", "16M"];
+        output(&[&start, options].concat())
+    };
+    let file = |name: &str, data: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, data).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let drive = |what: &str| run(&["--drive", what]);
+    refused(&drive("file=/nonexistent/disk"), 1, &["/nonexistent/disk", "No such file"]);
+    refused(&drive("file=/tmp,if=nvme"), 1, &["/tmp", "directory"]);
+    refused(&drive("if=virtio"), 2, &["file="]);
+    refused(&drive("file=x,if=floppy"), 2, &["floppy", "virtio"]);
+    refused(&drive("file=x,format=vhdx"), 2, &["vhdx", "qcow2"]);
+    refused(&drive(&format!("file={}", file("odd", &[0; 1000]))), 1, &["odd", "1000 bytes", "512"]);
+    refused(
+        &drive(&format!("file={},format=qcow2", file("raw", &[0; 512]))),
+        1,
+        &["raw", "not in qcow2 format"],
+    );
+    // A qcow2 header that promises 16 MiB, and a file that ends after it.
+    let mut header = vec![0; 512];
+    header[..4].copy_from_slice(b"QFI\xfb");
+    header[7] = 3;
+    header[23] = 16;
+    header[28] = 1;
+    header[39] = 1;
+    header[42] = 3;
+    refused(&drive(&format!("file={}", file("cut", &header))), 1, &["cut", "ends before its tables"]);
+    let used = file("used", &[0; 512]);
+    let lock = File::open(&used).unwrap();
+    lock.lock().unwrap();
+    refused(&drive(&format!("file={used}")), 1, &["used", "in use"]);
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    refused(
+        &run(&["--net", &format!("user,hostfwd=tcp::{port}-:22")]),
+        1,
+        &["cannot listen", &port.to_string()],
+    );
+    refused(&run(&["--net", "user,hostfwd=tcp:22"]), 2, &["hostfwd=tcp:22", "PORT"]);
+    refused(&run(&["--net", "bridge"]), 2, &["bridge", "user"]);
+
+    let firmware = |path: &str| output(&["run", "--firmware", path, "-m", "64M"]);
+    refused(&firmware("/nonexistent/bios"), 1, &["/nonexistent/bios", "No such file"]);
+    refused(&firmware(&file("short", &[0; 1000])), 1, &["short", "1000 bytes", "4 KiB"]);
+    refused(&output(&["run", "--firmware", "x", "--kernel", "y"]), 2, &["--kernel"]);
+    refused(&run(&["--vga", "cga"]), 2, &["cga", "std"]);
+}
+
 /// A cache of its own, so that nothing of the user's is touched.
 fn with_cache(arguments: &[&str]) -> (tempfile::TempDir, Command) {
     let cache = tempfile::tempdir().unwrap();
