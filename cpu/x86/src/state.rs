@@ -120,6 +120,12 @@ pub struct Counters {
     pub blocks_decoded: u64,
     /// Blocks found stale by a write to their code.
     pub blocks_invalidated: u64,
+    /// VM entries (VMX).
+    pub vmx_entries: u64,
+    /// VM exits by basic reason.
+    pub vmx_exits: Vec<u64>,
+    /// The check that failed the last VM entry that failed.
+    pub vmx_failed: Option<&'static str>,
     /// #VMEXITs of SVM guests, by EXITCODE.
     pub svm_exits: crate::svm::ExitCounts,
 }

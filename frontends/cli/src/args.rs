@@ -148,7 +148,7 @@ pub struct RunArgs {
 /// `ringworld boot`.
 #[derive(Debug, Args)]
 pub struct BootArgs {
-    /// Which guest: debian (the kernel for virtual machines) or debian-full
+    /// Which guest: debian (the kernel for virtual machines), debian-full, or nested (KVM in debian runs debian)
     pub guest: Guest,
     /// A kernel instead of the guest's own
     #[arg(long, value_name = "FILE")]
@@ -163,7 +163,43 @@ pub struct BootArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "initrd")]
     pub script: Option<PathBuf>,
     #[command(flatten)]
+    pub nested: NestedArgs,
+    #[command(flatten)]
     pub machine: MachineArgs,
+}
+
+/// `ringworld boot nested`.
+#[derive(Debug, Args)]
+pub struct NestedArgs {
+    /// Nested: whose virtualisation KVM uses
+    #[arg(long, value_enum, default_value_t = Virtualisation::Intel)]
+    pub vendor: Virtualisation,
+    /// Nested: whether KVM uses EPT or NPT (off: shadow page tables)
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub ept: Switch,
+    /// Nested: how many systems run inside of each other, the machine's own included
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=4))]
+    pub depth: u32,
+    /// Nested: more parameters for kvm-intel or kvm-amd (for example 'enable_apicv=0 vpid=0')
+    #[arg(long, value_name = "STRING", default_value = "", allow_hyphen_values = true)]
+    pub kvm: String,
+}
+
+/// Whose virtualisation extension.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Virtualisation {
+    /// VMX and kvm-intel.
+    Intel,
+    /// SVM and kvm-amd.
+    Amd,
+}
+
+/// On or off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[allow(missing_docs)]
+pub enum Switch {
+    On,
+    Off,
 }
 
 /// Options of every machine.

@@ -4,7 +4,7 @@ use crate::args::BootArgs;
 use crate::run::{Script, Start, config, start};
 use anyhow::Context;
 use ringworld_firmware::{Initramfs, USERSPACE_MARKER};
-use ringworld_guests::{Architecture, Guests, Installed, terminal_progress};
+use ringworld_guests::{Architecture, Guest, Guests, Installed, terminal_progress};
 use ringworld_machine::{BootFile, MachineConfig, Source};
 use std::path::Path;
 
@@ -19,6 +19,9 @@ pub fn boot(args: &BootArgs) -> anyhow::Result<i32> {
 
 /// The machine, with its guest fetched, and what to type.
 pub fn machine(args: &BootArgs) -> anyhow::Result<(MachineConfig, Script)> {
+    if args.guest == Guest::Nested {
+        return crate::nested::machine(args);
+    }
     let options = config(&args.machine)?;
     let guest = || -> anyhow::Result<Installed> {
         Ok(Guests::open()?.ensure(args.guest, Architecture::Amd64, &mut terminal_progress())?)

@@ -11,6 +11,7 @@ mod exit;
 mod guests;
 mod lockstep;
 mod monitor;
+mod nested;
 mod net;
 mod run;
 mod screen;

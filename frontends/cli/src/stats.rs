@@ -114,6 +114,12 @@ pub fn counters(stats: &Stats) -> String {
     for (code, count) in exits {
         line(&format!("#VMEXIT {}", ringworld_x86::svm::ExitCode(code)), count);
     }
+    line("VM entries", stats.total(|c| c.vmx_entries));
+    let longest = stats.cpus.iter().map(|cpu| cpu.counters.vmx_exits.len()).max().unwrap_or(0);
+    for reason in 0..longest {
+        let count = stats.total(|c| c.vmx_exits.get(reason).copied().unwrap_or(0));
+        line(&format!("VM exit {reason} {}", ringworld_x86::vmx::reason::name(reason as u16)), count);
+    }
     line("page walks (TLB misses)", stats.total(|c| c.walks));
     line("slow memory accesses", stats.total(|c| c.slow_accesses));
     line("port accesses", stats.total(|c| c.port_io));

@@ -28,25 +28,40 @@ pub enum Guest {
     Debian,
     /// The distribution's full kernel (Debian: `linux-image-*`), with busybox.
     DebianFull,
+    /// As [`Guest::Debian`], with QEMU, to run guests of its own.
+    Nested,
 }
 
 impl Guest {
     /// All guests.
-    pub const ALL: [Self; 2] = [Self::Debian, Self::DebianFull];
+    pub const ALL: [Self; 3] = [Self::Debian, Self::DebianFull, Self::Nested];
 
     /// The name on the command line and in the cache.
     pub fn name(self) -> &'static str {
         match self {
             Self::Debian => "debian",
             Self::DebianFull => "debian-full",
+            Self::Nested => "nested",
         }
     }
 
     /// The metapackages that depend on the newest kernel, in the order of preference: Debian's, then Ubuntu's.
     fn metapackages(self, architecture: Architecture) -> [String; 2] {
         match self {
-            Self::Debian => [format!("linux-image-cloud-{architecture}"), "linux-image-virtual".into()],
+            Self::Debian | Self::Nested => {
+                [format!("linux-image-cloud-{architecture}"), "linux-image-virtual".into()]
+            }
             Self::DebianFull => [format!("linux-image-{architecture}"), "linux-image-generic".into()],
+        }
+    }
+}
+
+impl Guest {
+    /// Packages besides kernel and busybox; of each, the first name that there is.
+    fn extras(self) -> &'static [&'static [&'static str]] {
+        match self {
+            Self::Debian | Self::DebianFull => &[],
+            Self::Nested => packages::QEMU,
         }
     }
 }

@@ -6,6 +6,19 @@ use crate::{Architecture, Guest, GuestError};
 
 /// A static busybox, under the same name everywhere.
 const BUSYBOX: &str = "busybox-static";
+/// QEMU's small binary, its firmware, and the libraries that the two need.
+pub(crate) const QEMU: &[&[&str]] = &[
+    &["qemu-system-x86"],
+    &["qemu-system-data"],
+    &["seabios"],
+    &["libc6"],
+    &["libgcc-s1"],
+    &["libfdt1"],
+    &["libglib2.0-0", "libglib2.0-0t64"],
+    &["libpcre2-8-0", "libpcre3"],
+    &["libpixman-1-0"],
+    &["zlib1g"],
+];
 /// From a metapackage over the kernel to its modules; deeper nothing is looked for.
 const MAX_DEPTH: usize = 3;
 /// Versioned packages of a kernel begin with one of these and a digit.
@@ -96,6 +109,17 @@ pub(crate) fn resolve(
         return Err(missing(&metapackages));
     }
     packages.push(show(BUSYBOX)?.ok_or_else(|| missing(&[BUSYBOX.into()]))?);
+    for names in guest.extras() {
+        let mut found = None;
+        for name in *names {
+            found = show(name)?;
+            if found.is_some() {
+                break;
+            }
+        }
+        let names: Vec<String> = names.iter().map(|name| (*name).into()).collect();
+        packages.push(found.ok_or_else(|| missing(&names))?);
+    }
     Ok(packages)
 }
 

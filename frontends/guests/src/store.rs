@@ -60,6 +60,8 @@ pub struct Installed {
     pub guest: Guest,
     /// Its architecture.
     pub architecture: Architecture,
+    /// The folder of the unpacked packages.
+    pub tree: PathBuf,
     /// The kernel: a bzImage or an arm64 Image.
     pub kernel: PathBuf,
     /// The static busybox.
@@ -125,7 +127,8 @@ impl Guests {
         let kernel = checked(&manifest.kernel)?;
         let busybox = checked(&manifest.busybox)?;
         let modules = manifest.modules.map(|modules| folder.join(modules));
-        Ok(Installed { guest, architecture, kernel, busybox, modules, packages: manifest.packages })
+        let packages = manifest.packages;
+        Ok(Installed { guest, architecture, tree: folder, kernel, busybox, modules, packages })
     }
 
     /// The guest from the cache if it is there, else from the network.

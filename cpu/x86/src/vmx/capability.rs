@@ -12,7 +12,7 @@ use crate::{Cpu, Stop};
 pub const LAST_MSR: u32 = 0x491;
 
 /// The VMX-preemption timer counts at the TSC's rate divided by 2 to this power.
-pub const TIMER_SHIFT: u32 = 5;
+pub const TIMER_SHIFT: u32 = 0;
 /// Bits of CR0 that VMX operation fixes to 1: PE, NE, PG.
 pub const CR0_FIXED0: u64 = 0x8000_0021;
 /// Number of CR3-target values.

@@ -34,13 +34,13 @@ impl Cpu {
     /// VMLAUNCH and VMRESUME after their own checks. After success, and after a failure that exits, RIP is where execution
     /// goes on.
     pub(super) fn vmx_enter(&mut self, launch: bool) -> Result<(), EntryRefused> {
-        self.virt.vmx.statistics.entries += 1;
+        self.counters.vmx_entries += 1;
         if let Some(check) = self.vmx_view().first_violation() {
             tracing::debug!(
                 target: "ringworld::vmx",
                 check = check.name, text = check.text, section = check.section, "VM entry fails"
             );
-            self.virt.vmx.statistics.failed = Some(check.name.into());
+            self.counters.vmx_failed = Some(check.name);
             return match check.failure {
                 Failure::Instruction(error) => Err(EntryRefused(error)),
                 Failure::GuestState(qualification) => {

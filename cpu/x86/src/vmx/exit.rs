@@ -35,6 +35,8 @@ pub struct Exit {
     pub instruction: bool,
     /// RFLAGS.RF is saved as set.
     pub rf: bool,
+    /// RIP when the exit was noted: past the instruction, if one was running.
+    pub next_rip: u64,
     /// The activity state before the event that woke the processor.
     pub activity: Option<Activity>,
 }
@@ -74,7 +76,7 @@ pub(super) fn event_type(event: Event) -> u32 {
 impl Cpu {
     /// Notes an exit.
     pub(crate) fn vmx_exit(&mut self, exit: Exit) -> Stop {
-        self.virt.vmx.exit = exit;
+        self.virt.vmx.exit = Exit { next_rip: self.rip(), ..exit };
         Stop::Exit
     }
 
@@ -86,12 +88,12 @@ impl Cpu {
     /// Takes the exit that was noted.
     pub(crate) fn vmx_take_exit(&mut self) {
         let exit = core::mem::take(&mut self.virt.vmx.exit);
-        let statistics = &mut self.virt.vmx.statistics;
+        let exits = &mut self.counters.vmx_exits;
         let n = usize::from(exit.reason.min(127));
-        if statistics.exits.len() <= n {
-            statistics.exits.resize(n + 1, 0);
+        if exits.len() <= n {
+            exits.resize(n + 1, 0);
         }
-        statistics.exits[n] += 1;
+        exits[n] += 1;
         tracing::trace!(
             target: "ringworld::vmx",
             reason = reason::name(exit.reason), qualification = format_args!("{:#x}", exit.qualification),
@@ -131,7 +133,12 @@ impl Cpu {
     /// The VM-exit information fields (SDM 3C 28.2).
     fn vmx_record(&mut self, exit: &Exit) {
         let vectoring = self.virt.vectoring.take();
-        let length = self.virt.length;
+        // Silicon reports the length for exits by memory accesses, too.
+        let length = match exit.next_rip.wrapping_sub(self.rip()) {
+            length @ 1..=15 => length,
+            _ => self.virt.length.into(),
+        };
+        let running = exit.next_rip != self.rip();
         let iret = self.virt.vmx.iret_unblocked == self.icount && vectoring.is_none();
         let vmcs = &mut self.virt.vmx.vmcs;
         // The entry's event has been consumed (SDM 3C 28.2.2).
@@ -149,7 +156,7 @@ impl Cpu {
         }
         vmcs.set(Field::ExitInterruptionInfo, info.into());
         vmcs.set(Field::ExitInterruptionErrorCode, error.into());
-        let mut by_software = exit.instruction;
+        let mut by_software = exit.instruction || running && vectoring.is_none();
         let (info, error) = vectoring.map_or((0, 0), |event| {
             let kind = event_type(event);
             by_software |= matches!(kind, 4..=6);
@@ -157,7 +164,7 @@ impl Cpu {
         });
         vmcs.set(Field::IdtVectoringInfo, info.into());
         vmcs.set(Field::IdtVectoringErrorCode, error.into());
-        vmcs.set(Field::ExitInstructionLength, if by_software { length.into() } else { 0 });
+        vmcs.set(Field::ExitInstructionLength, if by_software { length } else { 0 });
         vmcs.set(Field::ExitInstructionInfo, exit.instruction_info.unwrap_or(0).into());
     }
 

@@ -56,17 +56,4 @@ pub struct Vmx {
     pub(crate) timer_deadline: Option<u64>,
     /// PAUSE-loop exiting: the TSC at the first and at the last PAUSE of a loop.
     pub(crate) pause_loop: (u64, u64),
-    /// VM entries, and exits by basic reason; not architectural.
-    pub statistics: Statistics,
-}
-
-/// Counters.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
-pub struct Statistics {
-    /// VM entries.
-    pub entries: u64,
-    /// Exits by basic reason.
-    pub exits: Vec<u64>,
-    /// The last VM entry that failed: the first failing check.
-    pub failed: Option<String>,
 }

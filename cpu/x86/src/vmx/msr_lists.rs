@@ -6,6 +6,8 @@ use crate::Cpu;
 use crate::lapic::ApicMode;
 use ringworld_core::GuestPhys;
 
+const IA32_TIME_STAMP_COUNTER: u32 = 0x10;
+
 /// Index, reserved bits and value of an entry.
 type Entry = (u32, u32, u64);
 
@@ -53,7 +55,9 @@ impl Cpu {
             if reserved != 0 || self.msr_list_excludes(index) {
                 return Err(failed);
             }
-            let value = self.read_msr(index).map_err(|_| failed)?;
+            // The list's TSC is the processor's own, not the guest's (SDM 3C 28.4).
+            let tsc = index == IA32_TIME_STAMP_COUNTER;
+            let value = if tsc { self.tsc() } else { self.read_msr(index).map_err(|_| failed)? };
             self.write_physical(list.wrapping_add(16 * n + 8), &value.to_le_bytes());
         }
         Ok(())

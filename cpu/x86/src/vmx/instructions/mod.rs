@@ -9,7 +9,6 @@ mod pointers;
 use super::vmcs::Field;
 use crate::flags::bits;
 use crate::row::Rows;
-use crate::virt::Level;
 use crate::{Cpu, Insn, Stop};
 
 /// VM-instruction error numbers (SDM 3D 32.4).
@@ -55,14 +54,9 @@ impl Cpu {
         self.flags.set_status(bits::CF);
     }
 
-    /// VMfail: VMfailValid with an error number if there is a current VMCS (in a guest: a shadow VMCS), else VMfailInvalid.
+    /// VMfail: VMfailValid with an error number if there is a current VMCS, else VMfailInvalid.
     fn vm_fail(&mut self, error: u32) {
-        if self.virt.level == Level::Vmx {
-            let link = self.virt.vmx.vmcs.get(Field::VmcsLinkPointer);
-            if let Some((info, _)) = super::vmcs::find(0x4400) {
-                self.vmcs_poke(link, info, error.into());
-            }
-        } else if self.virt.vmx.current.is_some() {
+        if self.virt.vmx.current.is_some() {
             self.virt.vmx.vmcs.set(Field::VmInstructionError, error.into());
         } else {
             return self.vm_fail_invalid();
