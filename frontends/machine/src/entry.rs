@@ -17,9 +17,12 @@ const WRITE_PROTECTED: u64 = 5;
 const WRITE_BACK: u64 = 6;
 
 /// What firmware leaves in every CPU, as the manual asks of it (SDM 3A 12.11, MP specification 1.4, 3.6.2.2): memory
-/// types, and a local APIC in virtual wire mode.
+/// types, a local APIC in virtual wire mode, and the x87 FPU as FNINIT leaves it: after RESET its registers count as full
+/// and its exceptions are unmasked (SDM 3A table 10-1).
 pub(crate) fn firmware_state(cpu: &mut Cpu) {
     cpu.lapic.set_virtual_wire_mode();
+    cpu.x87.control = 0x37f;
+    cpu.x87.valid = 0;
     if !cpu.model.has(Feature::Mtrr) {
         return;
     }

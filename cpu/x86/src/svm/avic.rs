@@ -29,6 +29,7 @@ mod offset {
     pub const ICR_LOW: u64 = 0x300;
     pub const ICR_HIGH: u64 = 0x310;
     pub const LVT_TIMER: u64 = 0x320;
+    pub const LVT_ERROR: u64 = 0x370;
     pub const INITIAL_COUNT: u64 = 0x380;
     pub const DIVIDE: u64 = 0x3e0;
 }
@@ -63,7 +64,7 @@ enum Behaviour {
 
 fn behaviour(at: u64, kind: Kind) -> Behaviour {
     use Behaviour::{Accelerated, Fault, Trap};
-    let local_vectors = at >= offset::LVT_TIMER && at <= 0x370;
+    let local_vectors = (offset::LVT_TIMER..=offset::LVT_ERROR).contains(&at);
     match kind {
         Kind::Read | Kind::Fetch => match at {
             offset::ID

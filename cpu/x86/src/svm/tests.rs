@@ -443,7 +443,8 @@ fn virtual_interrupts_wait_for_if_and_tpr() {
 fn physical_events_exit_and_stay_pending_while_gif_is_clear() {
     // APM 2 15.13, 15.17. An NMI, an SMI, an INIT.
     type Raise = fn(&mut Cpu);
-    let cases: [(Raise, fn(&Cpu) -> bool, ExitCode); 3] = [
+    type Pending = fn(&Cpu) -> bool;
+    let cases: [(Raise, Pending, ExitCode); 3] = [
         (|cpu| cpu.nmi_pending = true, |cpu| cpu.nmi_pending, ExitCode::NMI),
         (|cpu| cpu.smi_pending = true, |cpu| cpu.smi_pending, ExitCode::SMI),
         (|cpu| cpu.init_pending = true, |cpu| cpu.init_pending, ExitCode::INIT),

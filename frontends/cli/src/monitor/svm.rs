@@ -62,7 +62,7 @@ fn value(field: &Field, bytes: &[u8]) -> String {
             number(at + 4, 4),
             number(at + 8, 8)
         ),
-        len => bytes[at..at + len].chunks(4).map(|word| hex(word)).collect::<Vec<_>>().join(" "),
+        len => bytes[at..at + len].chunks(4).map(hex).collect::<Vec<_>>().join(" "),
     }
 }
 
