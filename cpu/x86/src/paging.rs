@@ -266,6 +266,16 @@ impl Cpu {
         }
     }
 
+    /// INVLPGA: flushes one page in all address spaces of the guests that `which` chooses.
+    pub(crate) fn flush_guest_page(&mut self, linear: u64, which: impl Fn(GuestTag) -> bool) {
+        let chosen = |(tag, _): &(Option<GuestTag>, u16)| tag.is_some_and(&which);
+        let spaces: Vec<u32> =
+            self.spaces.spaces.iter().filter(|(key, _)| chosen(key)).map(|(_, &space)| space).collect();
+        if self.tlb.flush_page(GuestVirt(linear), |key| spaces.contains(&key.space)) {
+            self.drop_code_lookups();
+        }
+    }
+
     /// Forgets which block is at which linear address.
     pub(crate) fn drop_code_lookups(&mut self) {
         self.fetch_generation += 1;

@@ -154,17 +154,21 @@ fn clgi(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
-/// INVLPGA: one page of one address space. As the TLB drops a page in all of its contexts, more goes than must.
+/// INVLPGA: one page of one address space.
 fn invlpga<const MASK: u64>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.svm_enabled()?;
     cpu.intercept(Intercept::Invlpga, i)?;
     let linear = cpu.regs[RAX] & MASK;
     let asid = cpu.regs[RCX] as u32;
-    if asid >= super::ASIDS {
+    if asid >= super::ASIDS || !cpu.is_canonical_max(linear) {
         return Ok(());
     }
-    if cpu.is_canonical_max(linear) {
+    if asid != 0 {
+        cpu.flush_guest_page(linear, |tag| u32::from(tag.id) == asid);
+    } else if cpu.virt.level == Level::Host {
         cpu.flush_page(linear);
+    } else {
+        cpu.flush_host();
     }
     Ok(())
 }
