@@ -70,6 +70,9 @@ impl Cpu {
 
     /// INIT: the bootstrap processor starts at the reset vector, the others wait for a start-up IPI.
     pub(crate) fn take_init(&mut self) {
+        if self.svm_redirect_init() {
+            return;
+        }
         self.lapic.init();
         self.init();
         if !self.lapic.is_bsp() {

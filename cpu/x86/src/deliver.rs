@@ -60,7 +60,7 @@ enum Class {
 
 fn class(vector: u8) -> Class {
     match vector {
-        vector::DE | vector::TS | vector::NP | vector::SS | vector::GP => Class::Contributory,
+        vector::DE | vector::TS | vector::NP | vector::SS | vector::GP | vector::SX => Class::Contributory,
         vector::PF => Class::PageFault,
         vector::DF => Class::DoubleFault,
         _ => Class::Benign,

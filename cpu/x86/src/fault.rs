@@ -36,6 +36,8 @@ pub mod vector {
     pub const AC: u8 = 17;
     pub const MC: u8 = 18;
     pub const XM: u8 = 19;
+    /// AMD: security exception.
+    pub const SX: u8 = 30;
 }
 
 /// A detected exception.

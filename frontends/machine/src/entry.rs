@@ -1,5 +1,6 @@
 //! The CPUs' state when firmware and boot loader hand over.
 
+use ringworld_core::GuestPhys;
 use ringworld_firmware::{Entry, Segment as BootSegment};
 use ringworld_x86::Cpu;
 use ringworld_x86::insn::seg;
@@ -16,11 +17,31 @@ const UNCACHEABLE: u64 = 0;
 const WRITE_PROTECTED: u64 = 5;
 const WRITE_BACK: u64 = 6;
 
+/// SMBASE of the first CPU; those of the others follow downwards. Entry points (at 0x8000) and save areas (from 0xfe00 to
+/// 0xffff) lie in the BIOS's memory, between its tables and its vectors.
+const SMBASE: u64 = 0xe_f000;
+const SMBASE_STRIDE: u64 = 0x200;
+/// So many CPUs have room there.
+const SMBASES: u32 = 32;
+/// An SMI has no business here.
+const SMI_HANDLER: [u8; 2] = [0x0f, 0xaa];
+
+/// Moves SMBASE from where the operating system's memory is, and leaves a handler that returns (APM 2 10.3.2).
+fn smi_handler(cpu: &mut Cpu) {
+    if cpu.id.0 < SMBASES {
+        let base = SMBASE - SMBASE_STRIDE * u64::from(cpu.id.0);
+        if cpu.memory.write(GuestPhys(base + 0x8000), &SMI_HANDLER).is_ok() {
+            cpu.msrs.smbase = base;
+        }
+    }
+}
+
 /// What firmware leaves in every CPU, as the manual asks of it (SDM 3A 12.11, MP specification 1.4, 3.6.2.2): memory
-/// types, a local APIC in virtual wire mode, and the x87 FPU as FNINIT leaves it: after RESET its registers count as full
+/// types, a local APIC in virtual wire mode, a handler of SMIs, and the x87 FPU as FNINIT leaves it: after RESET its registers count as full
 /// and its exceptions are unmasked (SDM 3A table 10-1).
 pub(crate) fn firmware_state(cpu: &mut Cpu) {
     cpu.lapic.set_virtual_wire_mode();
+    smi_handler(cpu);
     cpu.x87.control = 0x37f;
     cpu.x87.valid = 0;
     if !cpu.model.has(Feature::Mtrr) {

@@ -462,6 +462,27 @@ fn physical_events_exit_and_stay_pending_while_gif_is_clear() {
 }
 
 #[test]
+fn a_redirected_init_is_a_security_exception() {
+    // APM 2 15.30.1: the guest's own, and one that its hypervisor intercepts.
+    for intercepted in [false, true] {
+        let mut setup = Setup::new(&[0x90, 0x90, 0x0f, 0x01, 0xd9]);
+        setup.intercept(ExitCode::HLT);
+        if intercepted {
+            setup.intercept(ExitCode::exception(vector::SX));
+        }
+        setup.cpu.write_msr(0xc001_0114, 2).unwrap();
+        setup.cpu.init_pending = true;
+        setup.cpu.virt.gif = false;
+        let exit = setup.run();
+        if intercepted {
+            assert_eq!((ExitCode(exit.exit_code), exit.exit_info1), (ExitCode::exception(vector::SX), 1));
+        } else {
+            assert_eq!((ExitCode(exit.exit_code), setup.save.rip), (ExitCode::HLT, HANDLER + 30));
+        }
+    }
+}
+
+#[test]
 fn vmload_and_vmsave_move_the_hidden_state() {
     // APM 3 VMLOAD, VMSAVE: VMLOAD and VMSAVE rAX; bases become canonical.
     let mut setup = Setup::new(&VMMCALL);
