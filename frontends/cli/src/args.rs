@@ -267,6 +267,12 @@ pub struct MachineArgs {
     /// Keep the past in memory, so that the monitor and gdb can go back
     #[arg(long)]
     pub reverse: bool,
+    /// Listen for gdb (on the loopback interface unless an address is given)
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = crate::gdb::parse_address)]
+    pub gdb: Option<std::net::SocketAddr>,
+    /// Let the guest wait for gdb
+    #[arg(long, requires = "gdb")]
+    pub gdb_wait: bool,
     /// Trace to standard error: insn, exception, interrupt, io, mmio, svm or all, separated by commas, with filters
     /// addr=FROM..TO and count=FROM..TO
     #[arg(long, value_name = "SPEC")]

@@ -8,6 +8,7 @@ mod cpus;
 mod disassembly;
 mod drive;
 mod exit;
+mod gdb;
 mod guests;
 mod lockstep;
 mod monitor;

@@ -2,11 +2,13 @@
 
 use crate::args::{Engine, MachineArgs, Rtc, RunArgs, Time};
 use crate::console::{Console, KEYS, Want};
+use crate::gdb::{self, GdbServer};
 use crate::monitor::{self, Monitor, Outcome};
 use crate::stats::{self, Watch};
 use crate::trace::{self, InstructionTracer, TraceSpec};
 use crate::{exit, terminal};
 use anyhow::Context;
+use ringworld_gdb::SessionEnd;
 use ringworld_machine::{
     Backends, DiskOptions, HistoryConfig, Machine, MachineConfig, Recording, RunUntil, Snapshot, Source,
     StopReason, TimeMode, host_time,
@@ -159,7 +161,9 @@ pub fn start(mut from: Start, args: &MachineArgs, script: Script) -> anyhow::Res
             handle.stop(StopReason::Timeout);
         });
     }
-    let mut session = Session { args, machine, monitor, console, watch: Watch::start() };
+    let gdb =
+        args.gdb.map(|address| GdbServer::listen(address, args.gdb_wait, machine.handle())).transpose()?;
+    let mut session = Session { args, machine, monitor, console, gdb, watch: Watch::start() };
     session.run(!replaying)
 }
 
@@ -168,6 +172,7 @@ struct Session<'a> {
     machine: Machine,
     monitor: Monitor,
     console: Console,
+    gdb: Option<GdbServer>,
     watch: Watch,
 }
 
@@ -191,8 +196,20 @@ impl Session<'_> {
                     break (StopReason::UserRequest, Some(Want::Leave));
                 }
             }
-            let stop = self.run_machine()?;
+            let handle = self.machine.handle();
+            let stop = match self.gdb.as_mut().and_then(|gdb| gdb.connection(&handle)) {
+                None => self.run_machine()?,
+                Some(stream) => match gdb::session(&mut self.machine, stream, &mut self.monitor) {
+                    SessionEnd::Detached => continue,
+                    SessionEnd::Killed => break (StopReason::UserRequest, Some(Want::Leave)),
+                    SessionEnd::Stopped(stop) => stop,
+                },
+            };
             let want = self.console.take_want();
+            if stop == StopReason::UserRequest && want.is_none() && self.gdb.is_some() {
+                // gdb has connected.
+                continue;
+            }
             in_monitor = match (&stop, want) {
                 (StopReason::Breakpoint { .. } | StopReason::Watchpoint { .. }, _) => true,
                 (StopReason::UserRequest, Some(Want::Monitor)) => true,

@@ -96,6 +96,10 @@ fn files_that_cannot_be_read_or_written() {
     refused(&run(&["--monitor-script", "/nonexistent/script"]), 1, &["/nonexistent/script"]);
     refused(&run(&["--stats", "json:/nonexistent/stats"]), 1, &["/nonexistent/stats"]);
     refused(&run(&["--append", "quiet"]), 1, &["command line"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    refused(&run(&["--gdb", &port]), 1, &["gdb", &port, "in use", "another port"]);
+    refused(&run(&["--gdb", "host:x"]), 2, &["--gdb", "port"]);
 }
 
 #[test]

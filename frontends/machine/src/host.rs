@@ -114,6 +114,11 @@ impl MachineHandle {
         self.lock().events.len()
     }
 
+    /// Forgets a request to stop that the machine has not seen yet.
+    pub fn forget_stop(&self) {
+        self.lock().stop = None;
+    }
+
     pub(crate) fn take_stop(&self) -> Option<StopReason> {
         self.lock().stop.take()
     }

@@ -1,12 +1,13 @@
 //! Looking at memory and translations without changing anything.
 
-use crate::Machine;
+use crate::{Machine, MachineError};
 use core::convert::Infallible;
 use ringworld_core::{GuestPhys, GuestVirt, PAGE_SIZE};
 use ringworld_mmu::x86::paging::{Access, AccessKind, PageFault, Translation, WalkFault, walk};
 use ringworld_mmu::{GuestMemory, Inspector, Reference};
 use ringworld_x86::Cpu;
 use ringworld_x86::insn::seg;
+use ringworld_x86::snapshot::CpuState;
 
 /// A page walk, every level of it.
 #[derive(Clone, Debug)]
@@ -31,6 +32,46 @@ impl Machine {
             Err(WalkFault::<Infallible>::Table(never)) => match never {},
         };
         Some(PageWalk { steps: inspector.references, result })
+    }
+
+    /// Puts a CPU into a state, for a debugger.
+    ///
+    /// # Errors
+    /// As [`Machine::changed_from_outside`].
+    pub fn set_cpu_state(&mut self, cpu: usize, state: &CpuState) -> Result<(), MachineError> {
+        if let Some(core) = self.cores.get_mut(cpu) {
+            core.cpu.set_state(state);
+        }
+        self.changed_from_outside()
+    }
+
+    /// Writes to memory, for a debugger: at a linear address of a CPU, or at a physical one. False (and nothing is written)
+    /// unless there is memory for all of it.
+    ///
+    /// # Errors
+    /// As [`Machine::changed_from_outside`].
+    pub fn poke(&mut self, cpu: Option<usize>, address: u64, bytes: &[u8]) -> Result<bool, MachineError> {
+        let mut parts = Vec::new();
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = address.wrapping_add(done as u64);
+            let physical = match cpu {
+                None => Some(GuestPhys(at)),
+                Some(cpu) => self.cpu(cpu).and_then(|cpu| cpu.debug_translate(at)),
+            };
+            let Some(physical) = physical.filter(|at| self.memory.page(*at).is_some()) else {
+                return Ok(false);
+            };
+            let len = (bytes.len() - done).min((PAGE_SIZE - physical.page_offset()) as usize);
+            parts.push((physical, done..done + len));
+            done += len;
+        }
+        for (physical, range) in parts {
+            // There is memory: it was looked up above.
+            let _ = self.memory.write(physical, &bytes[range]);
+        }
+        self.changed_from_outside()?;
+        Ok(true)
     }
 
     /// Reads memory at a guest-physical address, up to the end of its page; nothing where no memory is.

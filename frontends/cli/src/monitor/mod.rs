@@ -127,6 +127,16 @@ impl Monitor {
         }
     }
 
+    /// Executes a command that comes from gdb; what it prints.
+    pub fn remote(&mut self, machine: &mut Machine, line: &str) -> String {
+        let mut out = String::new();
+        match self.command(machine, line, &mut out) {
+            Ok(Outcome::Stay) => out,
+            Ok(Outcome::Continue | Outcome::Quit) => "gdb has commands of its own for that".into(),
+            Err(error) => format!("{error:#}"),
+        }
+    }
+
     /// Executes one command.
     fn command(&mut self, machine: &mut Machine, line: &str, out: &mut String) -> anyhow::Result<Outcome> {
         let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
