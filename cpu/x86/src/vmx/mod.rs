@@ -57,3 +57,6 @@ pub struct Vmx {
     /// PAUSE-loop exiting: the TSC at the first and at the last PAUSE of a loop.
     pub(crate) pause_loop: (u64, u64),
 }
+
+#[cfg(test)]
+mod tests;

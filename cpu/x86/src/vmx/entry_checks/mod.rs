@@ -167,3 +167,6 @@ impl View<'_> {
 fn bad_pat(pat: u64) -> bool {
     pat.to_le_bytes().iter().any(|kind| !matches!(kind, 0 | 1 | 4..=7))
 }
+
+#[cfg(test)]
+mod tests;
