@@ -460,6 +460,9 @@ impl Cpu {
         if let Some(SecondStage::Npt(_)) = &self.spaces.second_stage {
             return self.svm_debug_translate(linear, access);
         }
+        if let Some(SecondStage::Ept(_)) = &self.spaces.second_stage {
+            return self.inspect_nested(linear).and_then(|walk| walk.result.ok());
+        }
         let Some(paging) = &self.spaces.paging else { return Some(GuestPhys(linear & 0xffff_ffff)) };
         let mut paging = *paging;
         paging.pkru = 0;

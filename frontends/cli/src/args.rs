@@ -273,7 +273,7 @@ pub struct MachineArgs {
     /// Let the guest wait for gdb
     #[arg(long, requires = "gdb")]
     pub gdb_wait: bool,
-    /// Trace to standard error: insn, exception, interrupt, io, mmio, svm or all, separated by commas, with filters
+    /// Trace to standard error: insn, exception, interrupt, io, mmio, svm, vmx or all, separated by commas, with filters
     /// addr=FROM..TO and count=FROM..TO
     #[arg(long, value_name = "SPEC")]
     pub trace: Option<TraceSpec>,

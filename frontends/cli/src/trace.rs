@@ -20,13 +20,14 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// The names on the command line and their targets.
-const TARGETS: [(&str, &str); 6] = [
+const TARGETS: [(&str, &str); 7] = [
     ("insn", "ringworld::insn"),
     ("exception", "ringworld::exception"),
     ("interrupt", "ringworld::interrupt"),
     ("io", "ringworld::io"),
     ("mmio", "ringworld::mmio"),
     ("svm", "ringworld::svm"),
+    ("vmx", "ringworld::vmx"),
 ];
 
 /// Whether events are written now: false outside of the range of instruction counts.
@@ -117,7 +118,9 @@ impl FromStr for TraceSpec {
             }
         }
         if spec.targets.is_empty() {
-            return Err("name something to trace: insn, exception, interrupt, io, mmio, svm or all".into());
+            return Err(
+                "name something to trace: insn, exception, interrupt, io, mmio, svm, vmx or all".into()
+            );
         }
         Ok(spec)
     }
@@ -218,7 +221,7 @@ mod tests {
         }
         assert_eq!(spec.phase(5), (false, Some(1_000_000)));
         assert_eq!(spec.phase(1_000_000), (true, Some(u64::MAX)));
-        assert_eq!("all".parse::<TraceSpec>().unwrap().targets.len(), 5);
+        assert_eq!("all".parse::<TraceSpec>().unwrap().targets.len(), TARGETS.len());
         for text in
             ["", "count=1..2", "insn,", "insn,addr=5", "insn,addr=2..1", "io,count=1..2,count=3..4", "x=1"]
         {

@@ -67,19 +67,24 @@ impl Cpu {
     /// Selects the present VMCS's tag and second stage.
     pub(super) fn select_ept(&mut self) {
         let vmx = &self.virt.vmx;
-        let capabilities = self.model.vmx();
         let id = if vmx.secondary(VPID) { vmx.vmcs.get(Field::VirtualProcessorId) as u16 } else { 0 };
-        let ept = vmx.secondary(EPT).then(|| Ept {
-            eptp: vmx.vmcs.get(Field::EptPointer),
-            execute_only: capabilities.has(Group::EptVpid, EPT_EXECUTE_ONLY),
-            mode_based_execute: vmx.secondary(MODE_BASED_EXECUTE),
-            pages_1g: capabilities.has(Group::EptVpid, EPT_PAGES_1G),
-            max_phys_bits: self.model.physical_bits(),
-        });
+        let ept = vmx.secondary(EPT).then(|| self.ept_for(vmx.vmcs.get(Field::EptPointer)));
         let mode = vmx.secondary(MODE_BASED_EXECUTE);
         // Bit 11 of an EPT pointer is reserved: here it keeps translations with and without mode-based control apart.
         let root = ept.map_or(0, |ept| ept.eptp | u64::from(mode) << 11);
         self.set_guest_space(Some((GuestTag { id, root }, ept.map(SecondStage::Ept))));
+    }
+
+    /// The walker's parameters for an EPT pointer under the present VMCS.
+    pub(super) fn ept_for(&self, eptp: u64) -> Ept {
+        let capabilities = self.model.vmx();
+        Ept {
+            eptp,
+            execute_only: capabilities.has(Group::EptVpid, EPT_EXECUTE_ONLY),
+            mode_based_execute: self.virt.vmx.secondary(MODE_BASED_EXECUTE),
+            pages_1g: capabilities.has(Group::EptVpid, EPT_PAGES_1G),
+            max_phys_bits: self.model.physical_bits(),
+        }
     }
 
     /// Translates through both stages.

@@ -14,6 +14,7 @@ pub mod events;
 pub mod exit;
 pub mod exit_info;
 pub mod hooks;
+pub mod inspect;
 pub mod instructions;
 mod msr_lists;
 mod posted;

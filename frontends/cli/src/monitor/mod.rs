@@ -3,6 +3,7 @@
 mod memory;
 mod show;
 mod svm;
+mod vmx;
 
 use crate::trace::parse_address;
 use anyhow::Context;
@@ -17,6 +18,9 @@ info registers|cpus|tlb|lapic|ioapic|pic|mem|stats
 x/FMT ADDR       memory at a linear address; FMT: count, size b h w g, format x d u c s i (instructions)
 xp/FMT ADDR      memory at a physical address
 disas [ADDR] [N] N instructions from ADDR (or RIP) on
+vmcs             the current VMCS; `why-failed` names the check that failed a VM entry
+ept ADDR, walk2d ADDR
+                 the walk of a guest-physical address, or of a guest's linear address through both stages
 vmcb [ADDR]      the VMCB of the last VMRUN, or at a physical address
 walk ADDR        the page walk of a linear address, every level of it
 cpu N            the CPU that the commands are about
@@ -160,6 +164,10 @@ impl Monitor {
             "i" | "info" if rest == "history" => history(machine, out),
             "i" | "info" => show::info(machine, self.cpu, rest, out),
             "walk" => self.address(machine, rest).and_then(|at| memory::walk(machine, self.cpu, at, out)),
+            "vmcs" => vmx::vmcs(machine, self.cpu, out),
+            "why-failed" => vmx::why_failed(machine, self.cpu, out),
+            "ept" => self.address(machine, rest).and_then(|at| vmx::ept(machine, self.cpu, at, out)),
+            "walk2d" => self.address(machine, rest).and_then(|at| vmx::walk2d(machine, self.cpu, at, out)),
             "vmcb" if rest.is_empty() => svm::vmcb(machine, self.cpu, None, out),
             "vmcb" => self.address(machine, rest).and_then(|at| svm::vmcb(machine, self.cpu, Some(at), out)),
             "disas" => self.disassemble(machine, rest, out),
