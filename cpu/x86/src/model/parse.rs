@@ -76,6 +76,8 @@ pub(super) struct ModelFile {
 const FILES: &[&str] = &[
     include_str!("../../models/qemu64.toml"),
     include_str!("../../models/x86-64-v3.toml"),
+    include_str!("../../models/Nehalem.toml"),
+    include_str!("../../models/Haswell.toml"),
     include_str!("../../models/Skylake-Server.toml"),
     include_str!("../../models/EPYC.toml"),
     include_str!("../../models/max.toml"),
@@ -245,6 +247,9 @@ mod tests {
                     assert!(asked.has(need), "{}: {feature:?} needs {need:?}", file.name);
                 }
             }
+            for name in &file.vmx {
+                assert!(Capabilities::knows(name), "{}: {name}", file.name);
+            }
             assert!(file.brand.len() < 48 && file.physical_bits <= 52);
         }
         assert_eq!(MODELS.len(), FILES.len());
@@ -265,7 +270,7 @@ mod tests {
         for (text, wanted) in [
             (
                 "pentium9",
-                "unknown CPU model 'pentium9'; there are: qemu64, x86-64-v3, Skylake-Server, EPYC, max",
+                "unknown CPU model 'pentium9'; there are: qemu64, x86-64-v3, Nehalem, Haswell, Skylake-Server, EPYC, max",
             ),
             ("max,+avx513f", "unknown CPU feature 'avx513f'; similar: avx512f"),
             ("max,+rtm", "CPU feature 'rtm' is not implemented ("),

@@ -50,6 +50,13 @@ impl Capabilities {
         capabilities
     }
 
+    /// Whether a name in a model's file means something.
+    #[cfg(test)]
+    pub fn knows(name: &str) -> bool {
+        let plain = name.strip_prefix('-').unwrap_or(name);
+        name == "all" || CONTROLS.iter().any(|control| control.name == plain)
+    }
+
     fn word(&mut self, group: Group) -> &mut u32 {
         match group {
             Group::Pin => &mut self.pin,
