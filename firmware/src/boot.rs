@@ -79,6 +79,19 @@ pub enum Kind {
     RawProtected(u32),
 }
 
+/// A linear framebuffer of 32 bits a pixel, blue in the lowest byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Framebuffer {
+    /// Its first byte, below 4 GiB.
+    pub base: u32,
+    /// The memory's size in bytes.
+    pub size: u32,
+    /// Columns.
+    pub width: u16,
+    /// Rows.
+    pub height: u16,
+}
+
 /// What to load.
 #[derive(Clone, Debug)]
 pub struct BootRequest<'a> {
@@ -94,6 +107,8 @@ pub struct BootRequest<'a> {
     pub memory: &'a MemoryMap,
     /// The board that the ACPI tables describe.
     pub acpi: AcpiConfig,
+    /// The screen that is set up, if there is a graphics card.
+    pub framebuffer: Option<Framebuffer>,
 }
 
 /// Loads a guest: what its firmware and boot loader would leave in memory, and the state of its first CPU.

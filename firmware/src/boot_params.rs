@@ -1,7 +1,7 @@
 //! Linux's `boot_params`, the "zero page" (Linux Documentation/arch/x86/zero-page.rst and boot.rst).
 
 use crate::image::{Contents, Placer};
-use crate::{BootFile, LoadError, MemoryMap};
+use crate::{BootFile, Framebuffer, LoadError, MemoryMap};
 use ringworld_core::{GuestPhys, PAGE_SIZE};
 
 /// Offsets in the zero page; those of the setup header are also the offsets in a bzImage file.
@@ -32,6 +32,21 @@ pub(crate) mod offset {
     pub const PREF_ADDRESS: usize = 0x258;
     pub const INIT_SIZE: usize = 0x260;
     pub const E820_TABLE: usize = 0x2d0;
+}
+
+/// `screen_info`.
+mod screen {
+    pub const IS_VGA: usize = 0x0f;
+    pub const WIDTH: usize = 0x12;
+    pub const HEIGHT: usize = 0x14;
+    pub const DEPTH: usize = 0x16;
+    pub const BASE: usize = 0x18;
+    pub const SIZE: usize = 0x1c;
+    pub const LINE_LENGTH: usize = 0x24;
+    pub const RED_SIZE: usize = 0x26;
+    pub const PAGES: usize = 0x32;
+    /// A VESA linear framebuffer.
+    pub const LINEAR: u8 = 0x23;
 }
 
 /// The setup header must not reach into the E820 table.
@@ -89,6 +104,24 @@ impl BootParams {
             self.set64(entry + 8, range.length);
             self.set32(entry + 16, range.usage as u32);
         }
+    }
+
+    /// The screen as `screen_info` (the zero page's first bytes; include/uapi/linux/screen_info.h).
+    pub(crate) fn screen(&mut self, framebuffer: Option<Framebuffer>) {
+        let Some(Framebuffer { base, size, width, height }) = framebuffer else { return };
+        self.set8(screen::IS_VGA, screen::LINEAR);
+        self.set16(screen::WIDTH, width);
+        self.set16(screen::HEIGHT, height);
+        self.set16(screen::DEPTH, 32);
+        self.set32(screen::BASE, base);
+        // In units of 64 KiB.
+        self.set32(screen::SIZE, size >> 16);
+        self.set16(screen::LINE_LENGTH, width.saturating_mul(4));
+        // Size and position of red, green, blue, and what is reserved.
+        for (n, value) in [8, 16, 8, 8, 8, 0, 8, 24].into_iter().enumerate() {
+            self.set8(screen::RED_SIZE + n, value);
+        }
+        self.set16(screen::PAGES, 1);
     }
 
     /// Where the initrd is, if there is one.

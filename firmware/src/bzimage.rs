@@ -209,6 +209,7 @@ pub(crate) fn load(
     }?;
     let mut params = BootParams::new(&kernel.data[offset::SETUP_SECTS..header.end]);
     params.common(placer.map(), command_line, rsdp);
+    params.screen(request.framebuffer);
     params.initrd(initrd);
     params.set32(offset::CODE32_START, address as u32);
     let zero_page = placer.structure("boot_params", PAGE_SIZE as usize, |_| params.into_bytes())?;

@@ -196,6 +196,7 @@ pub(crate) fn load(placer: &mut Placer, request: &BootRequest, rsdp: GuestPhys) 
     let initrd = place_initrd(placer, &request.modules, 1 << 32)?;
     let mut params = BootParams::new(&[]);
     params.common(placer.map(), command_line, rsdp);
+    params.screen(request.framebuffer);
     params.initrd(initrd);
     params.set16(offset::BOOT_FLAG, 0xaa55);
     params.set32(offset::HEADER, u32::from_le_bytes(*b"HdrS"));

@@ -55,7 +55,8 @@ pub fn try_load(
     };
     let modules = modules.iter().map(module).collect();
     let acpi = AcpiConfig { cpus: 2, serial_ports: 1, hpet: false, pci: None };
-    let request = BootRequest { kernel, kind, modules, command_line, memory: &memory, acpi };
+    let request =
+        BootRequest { kernel, kind, modules, command_line, memory: &memory, framebuffer: None, acpi };
     load(&request).map(|image| Guest { image })
 }
 

@@ -118,6 +118,7 @@ impl Machine {
                 command_line: &config.command_line,
                 memory: &map,
                 acpi: peripherals::acpi_config(&config, backends.serial.len(), &map),
+                framebuffer: config.graphics.then_some(peripherals::FRAMEBUFFER),
             })?,
         };
         let mut machine = Self::build(config, image, backends)?;
@@ -210,6 +211,9 @@ impl Machine {
             return Ok(());
         };
         self.board.assign_pci();
+        if self.config.graphics {
+            peripherals::set_screen(&self.board, self.now);
+        }
         for core in &mut self.cores {
             entry::firmware_state(&mut core.cpu);
             if core.cpu.lapic.is_bsp() {

@@ -3,7 +3,7 @@
 use crate::config::{Drive, Interface};
 use crate::network::{self, Prepared};
 use crate::{Machine, MachineConfig, MachineError};
-use ringworld_core::GuestPhys;
+use ringworld_core::{CpuId, GuestPhys, IoContext, Platform, VirtualTime};
 use ringworld_devices::PciSlot;
 use ringworld_devices::ahci::{self, Attachment, ahci};
 use ringworld_devices::nvme::nvme;
@@ -11,10 +11,10 @@ use ringworld_devices::pci::{
     ConfigSpace, ECAM_BASE, MEMORY32_WINDOW, MEMORY64_SIZE, PciDevice, Port, interrupt_line,
 };
 use ringworld_devices::storage::{DiskError, DiskOptions, open_disk};
-use ringworld_devices::vga::vga;
+use ringworld_devices::vga::{VIDEO_MEMORY, vga};
 use ringworld_devices::virtio::{VirtioBlk, VirtioDevice, VirtioNet, virtio_pci};
 use ringworld_devices::{Board, Pflash, Region};
-use ringworld_firmware::{AcpiConfig, Image, MemoryMap, PciConfig};
+use ringworld_firmware::{AcpiConfig, Framebuffer, Image, MemoryMap, PciConfig};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -39,6 +39,18 @@ pub(crate) fn pci_config(memory: &MemoryMap) -> PciConfig {
         memory64: base..base + MEMORY64_SIZE,
         interrupt: interrupt_line,
     }
+}
+
+/// What a recording says of the devices.
+pub(crate) fn describe(config: &MachineConfig) -> String {
+    let graphics = config.graphics.then(|| "graphics".to_string());
+    let networks =
+        config.networks.iter().enumerate().map(|(n, card)| format!("network {:02x?}", card.mac(n)));
+    let drives = config.drives.iter().map(|drive| {
+        let size = std::fs::metadata(&drive.disk.file).map_or(0, |file| file.len());
+        format!("{:?} drive of {size} bytes, read only {}", drive.interface, drive.disk.read_only)
+    });
+    graphics.into_iter().chain(networks).chain(drives).collect::<Vec<_>>().join("; ")
 }
 
 /// The board as ACPI describes it.
@@ -75,6 +87,21 @@ pub(crate) fn attach_flash(board: &Board, options: &DiskOptions, end: GuestPhys)
     let region = Region::new("pflash", end.0 - size, size, 8);
     board.attach("pflash", Box::new(Pflash::new(disk).map_err(failed)?), &[], &[region])?;
     Ok(())
+}
+
+/// The screen of a guest that is loaded without firmware. The framebuffer is the largest of all base address registers, and so
+/// the first in the window.
+pub(crate) const FRAMEBUFFER: Framebuffer =
+    Framebuffer { base: MEMORY32_WINDOW.start as u32, size: VIDEO_MEMORY as u32, width: 1024, height: 768 };
+
+/// Sets the graphics card to [`FRAMEBUFFER`]'s mode by its display interface, as firmware does.
+pub(crate) fn set_screen(board: &Board, now: VirtualTime) {
+    let ctx = IoContext { cpu: CpuId(0), now };
+    // Width, height, bits a pixel; enabled, linear.
+    for (index, value) in [(1u16, FRAMEBUFFER.width), (2, FRAMEBUFFER.height), (3, 32), (4, 0x41)] {
+        board.port_write(ctx, 0x1ce, &index.to_le_bytes());
+        board.port_write(ctx, 0x1cf, &value.to_le_bytes());
+    }
 }
 
 /// What a configuration's peripherals are made of.

@@ -63,6 +63,7 @@ fn kernel(random: &mut Random) -> &'static str {
         modules: vec![module],
         command_line: &text,
         memory: &memory,
+        framebuffer: None,
         acpi: AcpiConfig { cpus: 1, serial_ports: 1, hpet: true, pci: None },
     };
     let result = load(&request);

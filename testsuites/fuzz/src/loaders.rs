@@ -140,8 +140,15 @@ pub fn run(random: &mut Random) -> &'static str {
     let acpi = AcpiConfig { cpus, serial_ports: random.below(5), hpet: random.one_in(2), pci: None };
     // What is detected need not load, but must not fail by itself.
     let _ = detect(&kernel);
-    let request =
-        BootRequest { kernel, kind: kind(random), modules, command_line: "quiet", memory: &memory, acpi };
+    let request = BootRequest {
+        kernel,
+        kind: kind(random),
+        modules,
+        command_line: "quiet",
+        memory: &memory,
+        framebuffer: None,
+        acpi,
+    };
     let result = load(&request);
     if let Ok(image) = &result {
         check(image, &memory);
