@@ -109,7 +109,26 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize) -> Stubs {
     store_sse(s);
     s.land(skip);
     dynasm!(s ; .arch x64 ; mov rcx, [rsp + at::CPU + 8] ; ldmxcsr [rcx + MXCSR]);
-    full(s, vector_bytes, true);
+    if vector_bytes > 16 {
+        // Loading zeros into the upper halves would make them dirty, and every change between SSE and AVX instructions
+        // slow: load them only if there is anything in them.
+        any_upper(s);
+        let clean = jrcxz(s);
+        let dirty = near(s, 0);
+        land8(s, clean);
+        dynasm!(s ; .arch x64 ; mov rcx, [rsp + at::CPU + 8] ; vzeroupper);
+        for n in 0..16 {
+            dynasm!(s ; .arch x64 ; movups Rx(n), [rcx + ZMM + 64 * i32::from(n)]);
+        }
+        let loaded = near(s, 0);
+        s.land(dirty);
+        dynasm!(s ; .arch x64 ; mov rcx, [rsp + at::CPU + 8]);
+        low(s, vector_bytes, true);
+        s.land(loaded);
+    } else {
+        low(s, vector_bytes, true);
+    }
+    high(s, vector_bytes, true);
     dynasm!(s
         ; .arch x64
         ; mov BYTE [rsp + at::SSE_LIVE + 8], 1
@@ -151,7 +170,8 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize) -> Stubs {
     let clean = near(s, 0x84);
     dynasm!(s ; .arch x64 ; cmp BYTE [rsp + at::FULL_LIVE], 0);
     let only_sse = near(s, 0x84);
-    full(s, vector_bytes, false);
+    low(s, vector_bytes, false);
+    high(s, vector_bytes, false);
     dynasm!(s
         ; .arch x64
         ; stmxcsr [rcx + MXCSR]
@@ -219,43 +239,58 @@ fn store_sse(s: &mut Sink) {
     dynasm!(s ; .arch x64 ; stmxcsr [rcx + MXCSR]);
 }
 
-/// Loads or stores all vector registers from or to the CPU at RCX.
-fn full(s: &mut Sink, vector_bytes: usize, load: bool) {
-    match vector_bytes {
-        // dynasm knows no EVEX: VMOVUPS ZMMn, [RCX + disp32] and back.
-        64 => {
-            for n in 0..32_u8 {
-                let displacement = (ZMM + 64 * i32::from(n)).to_le_bytes();
-                let p0 = 0x61 | (!n & 8) << 4 | (!n & 16);
-                s.extend([0x62, p0, 0x7c, 0x48, if load { 0x10 } else { 0x11 }, 0x81 | (n & 7) << 3]);
-                s.extend(displacement);
-            }
-            for n in 0..8_u8 {
-                // KMOVQ kn, [RCX + disp32] and back.
-                s.extend([0xc4, 0xe1, 0xf8, if load { 0x90 } else { 0x91 }, 0x81 | n << 3]);
-                s.extend((K + 8 * i32::from(n)).to_le_bytes());
-            }
+/// Leaves something other than zero in RCX if registers 0 to 15 of the CPU at RCX have anything above their lowest 128
+/// bits. Does not touch the flags.
+fn any_upper(s: &mut Sink) {
+    dynasm!(s ; .arch x64 ; vxorps xmm0, xmm0, xmm0 ; vxorps xmm1, xmm1, xmm1);
+    for n in 0..16 {
+        let at = ZMM + 64 * n;
+        dynasm!(s ; .arch x64 ; vorps ymm0, ymm0, [rcx + at + 16] ; vorps ymm1, ymm1, [rcx + at + 32]);
+    }
+    dynasm!(s
+        ; .arch x64
+        ; vorps ymm0, ymm0, ymm1
+        ; vextractf128 xmm1, ymm0, 1
+        ; vorps xmm0, xmm0, xmm1
+        ; vpsrldq xmm1, xmm0, 8
+        ; vpor xmm0, xmm0, xmm1
+        ; vmovq rcx, xmm0
+    );
+}
+
+/// VMOVUPS ZMMn from or to the CPU at RCX; dynasm knows no EVEX.
+fn move_zmm(s: &mut Sink, n: u8, load: bool) {
+    let p0 = 0x61 | (!n & 8) << 4 | (!n & 16);
+    s.extend([0x62, p0, 0x7c, 0x48, if load { 0x10 } else { 0x11 }, 0x81 | (n & 7) << 3]);
+    s.extend((ZMM + 64 * i32::from(n)).to_le_bytes());
+}
+
+/// Loads or stores vector registers 0 to 15, as wide as they are.
+fn low(s: &mut Sink, vector_bytes: usize, load: bool) {
+    for n in 0..16_u8 {
+        let at = ZMM + 64 * i32::from(n);
+        match (vector_bytes, load) {
+            (64, _) => move_zmm(s, n, load),
+            (32, true) => dynasm!(s ; .arch x64 ; vmovups Ry(n), [rcx + at]),
+            (32, false) => dynasm!(s ; .arch x64 ; vmovups [rcx + at], Ry(n)),
+            (_, true) => dynasm!(s ; .arch x64 ; movups Rx(n), [rcx + at]),
+            (_, false) => dynasm!(s ; .arch x64 ; movups [rcx + at], Rx(n)),
         }
-        32 => {
-            for n in 0..16 {
-                let at = ZMM + 64 * i32::from(n);
-                if load {
-                    dynasm!(s ; .arch x64 ; vmovups Ry(n), [rcx + at]);
-                } else {
-                    dynasm!(s ; .arch x64 ; vmovups [rcx + at], Ry(n));
-                }
-            }
-        }
-        _ => {
-            for n in 0..16 {
-                let at = ZMM + 64 * i32::from(n);
-                if load {
-                    dynasm!(s ; .arch x64 ; movups Rx(n), [rcx + at]);
-                } else {
-                    dynasm!(s ; .arch x64 ; movups [rcx + at], Rx(n));
-                }
-            }
-        }
+    }
+}
+
+/// Loads or stores what only AVX-512 has.
+fn high(s: &mut Sink, vector_bytes: usize, load: bool) {
+    if vector_bytes < 64 {
+        return;
+    }
+    for n in 16..32 {
+        move_zmm(s, n, load);
+    }
+    for n in 0..8_u8 {
+        // KMOVQ kn, [RCX + disp32] and back.
+        s.extend([0xc4, 0xe1, 0xf8, if load { 0x90 } else { 0x91 }, 0x81 | n << 3]);
+        s.extend((K + 8 * i32::from(n)).to_le_bytes());
     }
 }
 
