@@ -19,6 +19,8 @@ pub const TLB_ENTRIES: usize = 4096;
 pub const JUMPS: usize = 4096;
 /// Contexts that are kept at once.
 const CONTEXTS: usize = 64;
+/// How many contexts are found without hashing their keys.
+const RECENT: usize = 4;
 /// Entries of the index of pages by writer; a power of two.
 const WRITERS: usize = 1 << 16;
 
@@ -262,6 +264,9 @@ pub struct Tlb<K> {
     keys: Vec<Option<K>>,
     incarnations: Vec<u64>,
     by_key: HashMap<K, ContextId>,
+    /// The contexts that were asked for last.
+    recent: [Option<(K, ContextId)>; RECENT],
+    next_recent: usize,
     /// The next to be taken for a new key.
     hand: usize,
     next_incarnation: u64,
@@ -294,6 +299,8 @@ impl<K: Eq + Hash + Clone> Default for Tlb<K> {
             keys: Vec::new(),
             incarnations: Vec::new(),
             by_key: HashMap::new(),
+            recent: [const { None }; RECENT],
+            next_recent: 0,
             hand: 0,
             next_incarnation: 1,
             current: barred,
@@ -326,6 +333,20 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
 
     /// The context of a key. A new one may replace an old one.
     pub fn context(&mut self, key: &K) -> ContextId {
+        for recent in &self.recent {
+            if let Some((known, id)) = recent
+                && known == key
+            {
+                return *id;
+            }
+        }
+        let id = self.find_context(key);
+        self.recent[self.next_recent] = Some((key.clone(), id));
+        self.next_recent = (self.next_recent + 1) % RECENT;
+        id
+    }
+
+    fn find_context(&mut self, key: &K) -> ContextId {
         if let Some(&id) = self.by_key.get(key) {
             return id;
         }
@@ -349,6 +370,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         let n = usize::from(id.0);
         if let Some(old) = self.keys[n].replace(key.clone()) {
             self.by_key.remove(&old);
+            self.recent = [const { None }; RECENT];
             self.arrays(id).clear();
         }
         self.by_key.insert(key.clone(), id);
@@ -511,6 +533,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         for n in 0..self.contexts.len() {
             if let Some(key) = self.keys[n].take_if(|key| dead(key)) {
                 self.by_key.remove(&key);
+                self.recent = [const { None }; RECENT];
                 self.arrays(ContextId(n as u16)).clear();
             }
         }
@@ -519,6 +542,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
     /// Drops every entry and forgets all keys.
     pub fn forget(&mut self) {
         self.flush();
+        self.recent = [const { None }; RECENT];
         self.by_key.clear();
         self.keys.fill(None);
     }

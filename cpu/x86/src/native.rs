@@ -1,9 +1,10 @@
 //! What an engine that runs translated code needs of the CPU, beside [`crate::interp`]'s loop.
 
 use crate::Cpu;
-use crate::interp::mark;
+use crate::interp::{RunEnd, mark};
 use crate::mem::{Kind, Privilege};
 use crate::paging::Target;
+use crate::state::boundary;
 
 /// Runs code natively where it can; the interpreter does the rest.
 pub trait Native {
@@ -59,6 +60,22 @@ impl Cpu {
     /// Marks bytes as code before they are read: writes to them are noticed from now on.
     pub fn mark_code(&mut self, page: &CodePage, offset: u32, len: u32) {
         mark(self, page.index, offset, len);
+    }
+
+    /// Looks at what is to be looked at before the next instruction, if that is only whether an interrupt is to be taken.
+    /// Says whether nothing is left to look at.
+    pub fn look_for_interrupts(&mut self) -> bool {
+        if self.boundary != boundary::INTERRUPT {
+            return self.boundary == 0;
+        }
+        match self.at_boundary() {
+            None => self.boundary == 0,
+            Some(RunEnd::Attention) => {
+                self.boundary |= boundary::YIELD;
+                false
+            }
+            Some(_) => false,
+        }
     }
 
     /// Base of FS or GS (`segment` as in [`crate::insn::seg`]) for addresses.

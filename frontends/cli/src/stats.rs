@@ -2,7 +2,7 @@
 
 use crate::args::StatsTarget;
 use anyhow::Context;
-use ringworld_machine::{Machine, RegionStats, Stats, StopReason};
+use ringworld_machine::{Machine, RegionStats, Stats, StopReason, TranslatorStats};
 use serde::Serialize;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -126,6 +126,9 @@ pub fn counters(stats: &Stats) -> String {
     line("device memory accesses", stats.total(|c| c.mmio));
     line("blocks decoded", stats.total(|c| c.blocks_decoded));
     line("code changes seen", stats.total(|c| c.blocks_invalidated));
+    if let Some(jit) = &stats.translator {
+        let _ = text.write_str(&translator(jit, stats.instructions));
+    }
     for (title, regions, unclaimed) in
         [("port", &stats.ports, stats.unclaimed_ports), ("mmio", &stats.mmio, stats.unclaimed_memory)]
     {
@@ -136,6 +139,39 @@ pub fn counters(stats: &Stats) -> String {
         if unclaimed > 0 {
             let _ = writeln!(text, "{title} unclaimed bytes {unclaimed:>12}");
         }
+    }
+    text
+}
+
+/// How many forms that translated code calls are listed.
+const FORMS: usize = 16;
+
+fn translator(jit: &TranslatorStats, instructions: u64) -> String {
+    let mut text = String::new();
+    let per = |a: u64, b: u64| a as f64 / b.max(1) as f64;
+    let _ = writeln!(
+        text,
+        "translated                   {:>16} blocks, {} instructions, {:.2} host bytes per guest byte",
+        jit.blocks,
+        jit.instructions,
+        per(jit.host_bytes, jit.guest_bytes)
+    );
+    let _ = writeln!(
+        text,
+        "  in                         {:>16.3} ms, {:.0} ns an instruction",
+        jit.nanoseconds as f64 / 1e6,
+        per(jit.nanoseconds, jit.instructions)
+    );
+    let _ = writeln!(text, "  stale blocks               {:>16}, all forgotten {} times", jit.invalidated, jit.flushes);
+    let _ = writeln!(text, "  entries from the loop      {:>16}", jit.entries);
+    let _ = writeln!(
+        text,
+        "  run by their function      {:>16} instructions, {:.2} % of all",
+        jit.executed,
+        100.0 * per(jit.executed, instructions)
+    );
+    for (form, count) in jit.executed_forms.iter().take(FORMS) {
+        let _ = writeln!(text, "    {form:<24} {count:>16}");
     }
     text
 }

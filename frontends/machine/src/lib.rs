@@ -53,7 +53,7 @@ pub use log::{Recording, RecordingEnd, RecordingHeader};
 pub use machine::{Backends, Machine};
 pub use network::{Forward, GUEST, Network, NetworkError, NetworkKind, Protocol};
 pub use snapshot::{Snapshot, SnapshotHeader};
-pub use stats::{CpuStats, RegionStats, Stats};
+pub use stats::{CpuStats, RegionStats, Stats, TranslatorStats};
 pub use stop::{RunUntil, StopReason};
 
 pub use ringworld_devices::CharBackend;

@@ -5,7 +5,7 @@ use crate::host::MachineHandle;
 use crate::log::{Recorder, Recording, RecordingEnd, RecordingHeader};
 use crate::network::Prepared;
 use crate::pace::Pace;
-use crate::stats::{CpuStats, Stats};
+use crate::stats::{CpuStats, Stats, TranslatorStats};
 use crate::{MAX_CPUS, MachineConfig, MachineError, StopReason, TimeMode, entry, peripherals};
 use ringworld_core::{CpuId, Platform, StateHasher, VirtualTime};
 use ringworld_devices::{Board, BoardConfig, CharBackend, CmosConfig, FwCfgConfig};
@@ -323,6 +323,7 @@ impl Machine {
             virtual_ns: self.now().0,
             resets: self.resets,
             cpus: self.cores.iter().map(cpu).collect(),
+            translator: TranslatorStats::sum(self.cores.iter().filter_map(|core| Some(&core.translator.as_ref()?.stats))),
             ports: Vec::new(),
             mmio: Vec::new(),
             unclaimed_ports: 0,

@@ -1,6 +1,8 @@
 //! What a run has done, in numbers.
 
+use iced_x86::Code;
 use ringworld_devices::{BoardCounters, RegionCounters};
+use ringworld_jit_x86::JitStats;
 use ringworld_x86::state::Counters;
 use serde::Serialize;
 
@@ -15,6 +17,8 @@ pub struct Stats {
     pub resets: u64,
     /// Each CPU.
     pub cpus: Vec<CpuStats>,
+    /// What the translators have done.
+    pub translator: Option<TranslatorStats>,
     /// Accesses to I/O ports, by region.
     pub ports: Vec<RegionStats>,
     /// Accesses to memory-mapped registers, by region.
@@ -23,6 +27,61 @@ pub struct Stats {
     pub unclaimed_ports: u64,
     /// Bytes of memory accesses that nothing answered.
     pub unclaimed_memory: u64,
+}
+
+/// What the translators of all CPUs have done.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TranslatorStats {
+    /// Blocks translated.
+    pub blocks: u64,
+    /// Guest instructions translated.
+    pub instructions: u64,
+    /// Their bytes.
+    pub guest_bytes: u64,
+    /// Host bytes emitted for them.
+    pub host_bytes: u64,
+    /// Host time spent translating, in nanoseconds.
+    pub nanoseconds: u64,
+    /// Blocks that were stale.
+    pub invalidated: u64,
+    /// Times that all code was forgotten.
+    pub flushes: u64,
+    /// Entries into translated code from the run loop.
+    pub entries: u64,
+    /// Instructions that translated code ran by their function.
+    pub executed: u64,
+    /// The forms of these, most frequent first.
+    pub executed_forms: Vec<(String, u64)>,
+}
+
+impl TranslatorStats {
+    pub(crate) fn sum<'a>(all: impl Iterator<Item = &'a JitStats>) -> Option<Self> {
+        let mut sum: Option<Self> = None;
+        let mut forms = Vec::new();
+        for one in all {
+            let sum = sum.get_or_insert_default();
+            sum.blocks += one.blocks;
+            sum.instructions += one.instructions;
+            sum.guest_bytes += one.guest_bytes;
+            sum.host_bytes += one.host_bytes;
+            sum.nanoseconds += one.nanoseconds;
+            sum.invalidated += one.invalidated;
+            sum.flushes += one.flushes;
+            sum.entries += one.entries;
+            sum.executed += one.executed;
+            forms.resize(one.by_code.len(), 0);
+            forms.iter_mut().zip(&one.by_code).for_each(|(sum, count)| *sum += count);
+        }
+        if let Some(sum) = &mut sum {
+            sum.executed_forms = Code::values()
+                .zip(forms)
+                .filter(|(_, count)| *count > 0)
+                .map(|(code, count)| (format!("{code:?}"), count))
+                .collect();
+            sum.executed_forms.sort_by_key(|(_, count)| core::cmp::Reverse(*count));
+        }
+        sum
+    }
 }
 
 /// Counters of one CPU.

@@ -137,6 +137,7 @@ impl<'a> Emitter<'a> {
             refund,
             block: self.block,
             patch: 0,
+            target: u32::MAX,
             token: 0,
             unlinked: 0,
         });

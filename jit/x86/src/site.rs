@@ -32,6 +32,8 @@ pub struct Site {
     pub block: u32,
     /// `Link`: the end of the jump's displacement.
     pub patch: usize,
+    /// `Link`: the block that the jump leads to; `u32::MAX` for none.
+    pub target: u32,
     /// `Link` to another page: the end of the displacement that holds the negated fetch token.
     pub token: usize,
     /// `Link`: where the jump leads while it is not linked.

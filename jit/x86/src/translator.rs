@@ -7,7 +7,7 @@ use crate::host;
 use crate::site::{Kind, Site};
 use crate::stubs::{self, Start, Stubs};
 use core::hash::{BuildHasherDefault, Hasher};
-use iced_x86::{Decoder, Encoder, Instruction, InstructionInfoFactory};
+use iced_x86::{Code, Decoder, Encoder, Instruction, InstructionInfoFactory};
 use ringworld_core::{PAGE_MASK, PAGE_SIZE};
 use ringworld_jit_rt::{Arena, ArenaError, Sink};
 use ringworld_mmu::tlb::{JUMPS, TLB_ENTRIES};
@@ -21,6 +21,8 @@ use std::collections::HashMap;
 
 /// Longest block in instructions.
 const MAX_BLOCK: usize = 64;
+/// Most bytes of code looked at for one block.
+const BYTES: usize = 512;
 /// Entries of the table of execution counts; a power of two.
 const HITS: usize = 1 << 14;
 /// Fetch tokens before everything is forgotten.
@@ -86,8 +88,8 @@ pub struct JitStats {
     pub entries: u64,
     /// Instructions run by their function from translated code.
     pub executed: u64,
-    /// The same by form, if counting is on.
-    pub by_code: HashMap<u16, u64>,
+    /// The same by form (`iced_x86::Code` as a number).
+    pub by_code: Vec<u64>,
 }
 
 #[derive(Default)]
@@ -149,8 +151,6 @@ pub struct Translator {
     code_epoch: u64,
     /// Statistics.
     pub stats: JitStats,
-    /// Count executed instructions by form.
-    pub count_forms: bool,
 }
 
 // SAFETY: the pointers in sites lead to boxes that the blocks own; nothing is bound to a thread.
@@ -191,8 +191,7 @@ impl Translator {
             sites: Vec::new(),
             hits: vec![0; HITS].into_boxed_slice(),
             code_epoch: 0,
-            stats: JitStats::default(),
-            count_forms: false,
+            stats: JitStats { by_code: vec![0; Code::values().len()], ..JitStats::default() },
         })
     }
 
@@ -218,7 +217,7 @@ impl Translator {
     fn find(&mut self, cpu: &mut Cpu, hot: bool) -> Option<u32> {
         let rip = cpu.rip();
         if !hot {
-            let hits = &mut self.hits[(rip ^ rip >> 14) as usize & (HITS - 1)];
+            let hits = &mut self.hits[hit(rip)];
             if *hits < self.options.threshold {
                 *hits += 1;
                 return None;
@@ -253,8 +252,8 @@ impl Translator {
         let rip = key.0;
         let offset = (rip & PAGE_MASK) as usize;
         let in_page = PAGE_SIZE as usize - offset;
-        let mut bytes = [0; PAGE_SIZE as usize];
-        let room = in_page.min(MAX_BLOCK * 15);
+        let mut bytes = [0; BYTES];
+        let room = in_page.min(BYTES - 16);
         // SAFETY: `code_page` gave a pointer into a mapped guest page, and `room` bytes are left in it.
         unsafe { core::ptr::copy_nonoverlapping(page.pointer, bytes.as_mut_ptr(), room) };
         let mut guests = Vec::with_capacity(16);
@@ -348,9 +347,14 @@ impl Translator {
         jump[1..].copy_from_slice(&(exit.wrapping_sub(entry + 5) as i32).to_le_bytes());
         self.arena.patch(entry, &jump);
         for site in incoming {
-            let site = self.sites[site as usize];
-            self.arena.patch_jump(site.patch, site.unlinked);
+            let site = &mut self.sites[site as usize];
+            // It may lead somewhere else by now.
+            if site.target == id {
+                site.target = u32::MAX;
+                self.arena.patch_jump(site.patch, site.unlinked);
+            }
         }
+        self.hits[hit(key.0)] = 0;
     }
 
     /// Links the jump of a site to a block.
@@ -367,9 +371,11 @@ impl Translator {
             self.sites[number as usize].unlinked =
                 site.patch.wrapping_add(i32::from_le_bytes(displacement) as usize);
         }
-        if !target.incoming.contains(&number) {
-            target.incoming.push(number);
+        if site.target == id {
+            return;
         }
+        target.incoming.push(number);
+        self.sites[number as usize].target = id;
         self.arena.patch_jump(site.patch, target.entry);
         if site.token != 0 {
             let token = cpu.tlb.fetch_token(target.key.0 & !PAGE_MASK, target.key.1);
@@ -387,8 +393,8 @@ impl Translator {
                 // SAFETY: the block that the site belongs to owns the instruction, and blocks are only freed between runs.
                 let insn = unsafe { &*site.insn };
                 self.stats.executed += 1;
-                if self.count_forms {
-                    *self.stats.by_code.entry(insn.code).or_default() += 1;
+                if let Some(count) = self.stats.by_code.get_mut(usize::from(insn.code)) {
+                    *count += 1;
                 }
                 let next = site.rip.wrapping_add(u64::from(insn.len));
                 cpu.regs[REG_RIP as usize] = next;
@@ -442,8 +448,8 @@ impl Translator {
 
     /// After the last instruction of a block has been run by its function: straight on, if nothing is to be looked at.
     fn go_on(&mut self, frame: &mut Frame, cpu: &mut Cpu) -> usize {
-        if cpu.boundary != 0
-            || frame.budget <= 0
+        if frame.budget <= 0
+            || !cpu.look_for_interrupts()
             || !cpu.mode.long64()
             || cpu.mxcsr & MASKS != MASKS
             || cpu.memory.code_epoch() != self.code_epoch
@@ -530,14 +536,20 @@ impl Translator {
             let Some(page) = cpu.memory.page(address) else { return false };
             let page = CodePage { physical: address.0, index, pointer: page.ptr };
             cpu.mark_code(&page, offset, bytes.len() as u32);
-            let mut now = [0; PAGE_SIZE as usize];
-            let now = &mut now[..bytes.len()];
-            if cpu.memory.read(address.offset(offset.into()), now).is_err() || now != bytes {
+            // SAFETY: the page is mapped and the block's bytes lie in it; nobody writes guest memory meanwhile (one host
+            // thread runs CPUs and devices).
+            let now = unsafe { core::slice::from_raw_parts(page.pointer.add(offset as usize), bytes.len()) };
+            if now != bytes {
                 return false;
             }
         }
         true
     }
+}
+
+/// The execution count of an address.
+fn hit(rip: u64) -> usize {
+    (rip ^ rip >> 14) as usize & (HITS - 1)
 }
 
 /// Decodes up to the end of the block or of the bytes; returns the bytes decoded.
