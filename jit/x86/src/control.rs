@@ -108,26 +108,35 @@ impl Emitter<'_> {
         miss
     }
 
+    /// Makes the stack's host address [`SP`] + RCX, for an access at `displacement` from the stack pointer. The jump that is
+    /// taken if it is not to be had.
+    fn stack(&mut self, displacement: i32, access: Access) -> Option<usize> {
+        if let Some(member) = self.accesses().stack {
+            self.reach(Some(4), displacement.into(), member);
+            return None;
+        }
+        dynasm!(self.s ; .arch x64 ; lea r14, [Rq(SP) + displacement]);
+        Some(self.check(access))
+    }
+
     pub(crate) fn ret(&mut self, i: &Instruction) {
         let drop = if i.op_count() == 1 { i.immediate16() } else { 0 };
-        dynasm!(self.s ; .arch x64 ; mov r14, Rq(SP));
-        let slow = self.check(STACK_READ);
-        dynasm!(self.s ; .arch x64 ; mov r14, [rcx + r14]);
+        let slow = self.stack(0, STACK_READ);
+        dynasm!(self.s ; .arch x64 ; mov r14, [rcx + Rq(SP)]);
         let miss = self.jump_cache();
         dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) + 8 + i32::from(drop)] ; jmp rcx);
-        self.slow(&[slow, miss], Kind::ExecLast);
+        let froms: Vec<usize> = slow.into_iter().chain([miss]).collect();
+        self.slow(&froms, Kind::ExecLast);
     }
 
     /// Pushes the return address; the jump that is taken if that is not plain.
-    fn push_return(&mut self, next: u64) -> usize {
-        dynasm!(self.s ; .arch x64 ; lea r14, [Rq(SP) - 8]);
-        let slow = self.check(STACK_WRITE);
+    fn push_return(&mut self, next: u64) -> Option<usize> {
+        let slow = self.stack(-8, STACK_WRITE);
         if let Ok(short) = i32::try_from(next as i64) {
-            dynasm!(self.s ; .arch x64 ; mov QWORD [rcx + r14], short);
+            dynasm!(self.s ; .arch x64 ; mov QWORD [rcx + Rq(SP) - 8], short);
         } else {
-            dynasm!(self.s ; .arch x64 ; lea r14, [rcx + r14]);
-            self.constant(1, next);
-            dynasm!(self.s ; .arch x64 ; mov [r14], rcx);
+            self.constant(14, next);
+            dynasm!(self.s ; .arch x64 ; mov [rcx + Rq(SP) - 8], r14);
         }
         dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) - 8]);
         slow
@@ -137,7 +146,7 @@ impl Emitter<'_> {
         let target = self.near_target(i)?;
         let slow = self.push_return(i.next_ip());
         self.link(target);
-        self.slow(&[slow], Kind::ExecLast);
+        self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::ExecLast);
         Ok(())
     }
 
@@ -172,7 +181,7 @@ impl Emitter<'_> {
         dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::CODE as i8)], rcx);
         let push = self.push_return(i.next_ip());
         dynasm!(self.s ; .arch x64 ; jmp QWORD [BYTE rsp + (at::CODE as i8)]);
-        let froms: Vec<usize> = slow.into_iter().chain([miss, push]).collect();
+        let froms: Vec<usize> = slow.into_iter().chain([miss]).chain(push).collect();
         self.slow(&froms, Kind::ExecLast);
         Ok(())
     }
@@ -182,33 +191,23 @@ impl Emitter<'_> {
         match i.op0_kind() {
             OpKind::Memory => {
                 froms.extend(self.operand(i)?);
-                dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TARGET as i8)], r14 ; lea r14, [Rq(SP) - 8]);
-                froms.push(self.check(STACK_WRITE));
+                dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TARGET as i8)], r14);
+                froms.extend(self.stack(-8, STACK_WRITE));
                 dynasm!(self.s
                     ; .arch x64
-                    ; lea r14, [rcx + r14]
-                    ; mov rcx, [BYTE rsp + (at::TARGET as i8)]
-                    ; mov [r14], rcx
+                    ; mov r14, [BYTE rsp + (at::TARGET as i8)]
+                    ; mov [rcx + Rq(SP) - 8], r14
                 );
             }
             OpKind::Register => {
-                dynasm!(self.s ; .arch x64 ; lea r14, [Rq(SP) - 8]);
-                froms.push(self.check(STACK_WRITE));
-                match home(i.op0_register().full_register().number()) {
-                    Home::Host(host) => dynasm!(self.s ; .arch x64 ; mov [rcx + r14], Rq(host)),
-                    Home::Frame(home) => dynasm!(self.s
-                        ; .arch x64
-                        ; lea r14, [rcx + r14]
-                        ; mov rcx, [BYTE rsp + (home as i8)]
-                        ; mov [r14], rcx
-                    ),
-                }
+                froms.extend(self.stack(-8, STACK_WRITE));
+                let from = self.value(i.op0_register().full_register().number(), 14);
+                dynasm!(self.s ; .arch x64 ; mov [rcx + Rq(SP) - 8], Rq(from));
             }
             _ => {
                 let value = i.immediate(0) as i64;
-                dynasm!(self.s ; .arch x64 ; lea r14, [Rq(SP) - 8]);
-                froms.push(self.check(STACK_WRITE));
-                dynasm!(self.s ; .arch x64 ; mov QWORD [rcx + r14], value as i32);
+                froms.extend(self.stack(-8, STACK_WRITE));
+                dynasm!(self.s ; .arch x64 ; mov QWORD [rcx + Rq(SP) - 8], value as i32);
             }
         }
         dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) - 8]);
@@ -221,18 +220,22 @@ impl Emitter<'_> {
             return Err(Unsupported);
         }
         let guest = i.op0_register().full_register().number();
-        dynasm!(self.s ; .arch x64 ; mov r14, Rq(SP));
-        let slow = self.check(STACK_READ);
-        dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) + 8]);
+        let slow = self.stack(0, STACK_READ);
         match home(guest) {
-            Home::Host(host) => dynasm!(self.s ; .arch x64 ; mov Rq(host), [rcx + r14]),
+            Home::Host(SP) => dynasm!(self.s ; .arch x64 ; mov Rq(SP), [rcx + Rq(SP)]),
+            Home::Host(host) => dynasm!(self.s
+                ; .arch x64
+                ; mov Rq(host), [rcx + Rq(SP)]
+                ; lea Rq(SP), [Rq(SP) + 8]
+            ),
             Home::Frame(home) => dynasm!(self.s
                 ; .arch x64
-                ; mov rcx, [rcx + r14]
+                ; mov rcx, [rcx + Rq(SP)]
                 ; mov [BYTE rsp + (home as i8)], rcx
+                ; lea Rq(SP), [Rq(SP) + 8]
             ),
         }
-        self.slow(&[slow], Kind::Exec);
+        self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::Exec);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use crate::classify::{Emit, Live, alignment, emit_of};
 use crate::frame::{Home, at, home, is_high_byte, sized};
+use crate::group::{self, Accesses, Groups};
 use crate::memory::{Access, address_is_64};
 use crate::site::{Kind, Site};
 use crate::stubs::{Stubs, jrcxz, land8, near};
@@ -33,6 +34,8 @@ enum ColdKind {
     Site { site: u32, resume: Option<usize> },
     /// Call a stub, and go on.
     Stub { stub: usize, resume: usize },
+    /// Give back the rest of the block and go on at a site's link.
+    Ungroup { site: u32 },
 }
 
 /// Emits blocks; kept to keep its buffers.
@@ -61,6 +64,16 @@ pub struct Emitter<'a> {
     pub(crate) n: u32,
     pub(crate) rip: u64,
     pub(crate) insn: *const Insn,
+    /// Memory accesses that share a check.
+    pub(crate) groups: Groups,
+}
+
+/// Where a checked memory operand is: base register, RCX, displacement.
+struct Place {
+    base: u8,
+    displacement: i32,
+    /// The jump that is taken if it is not to be had.
+    slow: Option<usize>,
 }
 
 /// The guest cannot be expressed: its function is called.
@@ -96,11 +109,15 @@ impl<'a> Emitter<'a> {
             n: 0,
             rip: start,
             insn: core::ptr::null(),
+            groups: Groups::default(),
         }
     }
 
     /// Emits the whole block. `second` is the slot and token of the second page that an only instruction reaches into.
-    pub fn block(&mut self, guests: &[Guest], insns: &[Insn], second: Option<(i32, i32)>) {
+    pub fn block(&mut self, guests: &[Guest], insns: &[Insn], second: Option<(i32, i32)>, grouped: bool) {
+        if grouped {
+            self.groups = group::find(guests, self.info);
+        }
         if let Some((displacement, token)) = second {
             let site = self.site(Kind::Stale, self.start, 0);
             dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + displacement] ; lea rcx, [rcx - token]);
@@ -171,6 +188,9 @@ impl<'a> Emitter<'a> {
 
     /// Slow paths of the present instruction, which is complete with the code so far: its function does all of it.
     pub(crate) fn slow(&mut self, froms: &[usize], kind: Kind) {
+        if froms.is_empty() {
+            return;
+        }
         let site = self.exec_site(kind);
         let resume = (kind == Kind::Exec).then_some(self.s.len());
         for &from in froms {
@@ -182,6 +202,7 @@ impl<'a> Emitter<'a> {
     fn instruction(&mut self, guest: &Guest) -> bool {
         let start = self.s.len();
         let (sites, cold, live) = (self.sites.len(), self.cold.len(), self.live);
+        let groups = self.groups.groups.clone();
         if !guest.barred
             && let Some(emit) = emit_of(guest.decoded.code())
         {
@@ -192,6 +213,7 @@ impl<'a> Emitter<'a> {
                     self.sites.truncate(sites);
                     self.cold.truncate(cold);
                     self.live = live;
+                    self.groups.groups = groups;
                 }
             }
         }
@@ -313,42 +335,41 @@ impl<'a> Emitter<'a> {
         i.set_has_lock_prefix(false);
         let any_framed = framed.iter().any(Option::is_some);
         let mut slow = None;
+        let mut r14_is_free = true;
         if let Some(n) = memory {
-            let fixed = self.address(guest);
-            let access = {
-                let info = self.info.info(guest);
-                access_of(guest, info.op_access(n), fixed)
-            }?;
-            slow = Some(self.check(access));
+            let access = self.info.info(guest).op_access(n);
+            let place = self.place(guest, access)?;
+            slow = place.slow;
+            r14_is_free = place.base != 14;
             i.set_segment_prefix(Register::None);
-            i.set_memory_displacement64(0);
-            i.set_memory_displ_size(0);
             i.set_memory_index_scale(1);
-            i.set_memory_index(Register::None);
-            if high_byte {
-                if any_framed || count_in_cl {
-                    return Err(Unsupported);
-                }
-                dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14]);
-                i.set_memory_base(Register::RCX);
-            } else if any_framed || count_in_cl {
-                dynasm!(self.s ; .arch x64 ; lea r14, [rcx + r14]);
-                i.set_memory_base(Register::R14);
-            } else {
-                i.set_memory_base(Register::R14);
-                i.set_memory_index(Register::RCX);
+            let (mut base, mut index, mut displacement) = (place.base, Register::RCX, place.displacement);
+            // RCX is wanted for something else, or no register beyond the first eight may be there.
+            let alone = if high_byte { Some(1) } else { (count_in_cl || any_framed && !r14_is_free).then_some(14) };
+            if high_byte && (any_framed || count_in_cl) {
+                return Err(Unsupported);
             }
+            if let Some(alone) = alone {
+                self.lea(alone, true, Some(base), 1, 0, displacement);
+                (base, index, displacement) = (alone, Register::None, 0);
+                r14_is_free = false;
+            }
+            i.set_memory_base(sized(Register::RAX, base));
+            i.set_memory_index(index);
+            i.set_memory_displacement64(i64::from(displacement) as u64);
+            i.set_memory_displ_size(u32::from(displacement != 0));
         }
         if count_in_cl {
             let count = self.value(1, 1);
             dynasm!(self.s ; .arch x64 ; mov ecx, Rd(count));
         }
         // Scratch registers for what lives in the frame.
-        let mut free: &[u8] = match (memory.is_some(), count_in_cl) {
-            (true, true) => &[],
-            (true, false) => &[1],
-            (false, true) => &[14],
-            (false, false) => &[14, 1],
+        let rcx_is_free = !count_in_cl && (memory.is_none() || i.memory_index() == Register::None);
+        let mut free: &[u8] = match (r14_is_free, rcx_is_free) {
+            (true, true) => &[14, 1],
+            (true, false) => &[14],
+            (false, true) => &[1],
+            (false, false) => &[],
         };
         let mut loaded: [Option<(usize, u8, i32)>; 2] = [None; 2];
         let mut used = 0;
@@ -381,6 +402,40 @@ impl<'a> Emitter<'a> {
             self.slow(&[from], Kind::Exec);
         }
         Ok(())
+    }
+
+    /// Checks the memory operand; says where it is. RCX holds what its linear address lacks to the host's.
+    fn place(&mut self, guest: &Instruction, access: OpAccess) -> Result<Place, Unsupported> {
+        if let Some(member) = self.accesses().operand {
+            let absolute = guest.is_ip_rel_memory_operand();
+            let register = (!absolute).then(|| guest.memory_base().number());
+            let displacement =
+                if absolute { guest.ip_rel_memory_address() as i64 } else { guest.memory_displacement64() as i64 };
+            self.reach(register, displacement, member);
+            let aligned = alignment(guest);
+            let (base, displacement) = match register {
+                None => {
+                    self.constant(14, displacement as u64);
+                    (14, 0)
+                }
+                Some(register) => (self.value(register, 14), displacement as i32),
+            };
+            let Some(aligned) = aligned else { return Ok(Place { base, displacement, slow: None }) };
+            let slot = self.groups.groups[member.group].slot as i32;
+            dynasm!(self.s
+                ; .arch x64
+                ; lea r14, [Rq(base) + displacement]
+                ; pext rcx, r14, [rsp + at::LOW + 8 * (aligned.trailing_zeros() as i32 - 4)]
+            );
+            let fits = jrcxz(self.s);
+            let slow = near(self.s, 0);
+            land8(self.s, fits);
+            dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::GROUPS + 8 * slot]);
+            return Ok(Place { base: 14, displacement: 0, slow: Some(slow) });
+        }
+        let fixed = self.address(guest);
+        let slow = self.check(access_of(guest, access, fixed)?);
+        Ok(Place { base: 14, displacement: 0, slow: Some(slow) })
     }
 
     /// Encodes an instruction whose operands are the host's.
@@ -446,6 +501,19 @@ impl<'a> Emitter<'a> {
                         self.jump_back(resume);
                     }
                 }
+                ColdKind::Ungroup { site } => {
+                    let refund = self.sites[(site - self.first_site) as usize].refund as i32;
+                    dynasm!(self.s
+                        ; .arch x64
+                        ; mov rcx, [BYTE rsp + (at::BUDGET as i8)]
+                        ; lea rcx, [rcx + refund]
+                        ; mov [BYTE rsp + (at::BUDGET as i8)], rcx
+                    );
+                    // Linked later; until then it leads to the next instruction.
+                    let end = near(self.s, 0);
+                    self.sites[(site - self.first_site) as usize].patch = end;
+                    self.leave(site);
+                }
                 ColdKind::Stub { stub, resume } => {
                     self.call_stub(stub);
                     self.jump_back(resume);
@@ -465,6 +533,18 @@ impl<'a> Emitter<'a> {
     fn jump_back(&mut self, to: usize) {
         let end = near(self.s, 0);
         self.s.patch_i32(end - 4, to as i32 - end as i32);
+    }
+
+    /// Sends the jump whose displacement ends at `from` out of the way, to a translation of this instruction and the rest of
+    /// the block that has no groups.
+    pub(crate) fn ungroup(&mut self, from: usize) {
+        let site = self.site(Kind::LinkUngrouped, self.rip, self.count - self.n + 1);
+        self.cold.push(Cold { from, what: ColdKind::Ungroup { site } });
+    }
+
+    /// Where the present instruction's accesses stand in groups.
+    pub(crate) fn accesses(&self) -> Accesses {
+        self.groups.accesses.get(self.n as usize - 1).copied().unwrap_or_default()
     }
 
     /// Sends the jump whose displacement ends at `from` out of the way, to leave at a site.

@@ -35,6 +35,10 @@ pub struct Frame {
     pub scratch: [u64; 2],
     /// By log2(alignment) − 4: what must be zero of an offset in a page for an aligned access.
     pub align_masks: [u64; 3],
+    /// Host addresses minus linear addresses of groups of accesses.
+    pub groups: [u64; crate::group::SLOTS],
+    /// By log2(alignment) − 4: what must be zero of an address for an aligned access.
+    pub low_masks: [u64; 3],
     /// Status flags for LAHF/SETO: SF, ZF, AF, PF, CF in bits 8–15, OF in bit 0.
     pub flags: u64,
     /// R15.
@@ -67,6 +71,8 @@ pub mod at {
     pub const TARGET: i32 = offset_of!(Frame, scratch) as i32;
     pub const CODE: i32 = offset_of!(Frame, scratch) as i32 + 8;
     pub const ALIGN: i32 = offset_of!(Frame, align_masks) as i32;
+    pub const GROUPS: i32 = offset_of!(Frame, groups) as i32;
+    pub const LOW: i32 = offset_of!(Frame, low_masks) as i32;
     pub const FLAGS: i32 = offset_of!(Frame, flags) as i32;
     pub const TLB: i32 = offset_of!(Frame, tlb) as i32;
     pub const RESUME: i32 = offset_of!(Frame, resume) as i32;

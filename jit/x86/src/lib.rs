@@ -9,6 +9,7 @@ mod classify;
 mod control;
 mod emit;
 mod frame;
+mod group;
 mod host;
 mod listing;
 mod memory;

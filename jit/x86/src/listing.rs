@@ -54,6 +54,7 @@ impl Translator {
             Kind::Exec => "exec",
             Kind::ExecLast => "exec-last",
             Kind::Link => "link",
+            Kind::LinkUngrouped => "link ungrouped",
             Kind::Budget => "budget",
             Kind::Stale => "stale",
         };

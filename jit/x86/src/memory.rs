@@ -1,6 +1,7 @@
 //! Memory operands: the address, and the TLB check that leaves the flags alone.
 
 use crate::emit::Emitter;
+use crate::group::Member;
 use crate::frame::{Home, TLB_BIAS, at, home};
 use crate::stubs::{jrcxz, near};
 use core::mem::offset_of;
@@ -102,7 +103,7 @@ impl Emitter<'_> {
     }
 
     /// LEA with base, scaled index and 32-bit displacement.
-    fn lea(&mut self, into: u8, wide: bool, base: Option<u8>, index: u8, scale: u8, displacement: i32) {
+    pub(crate) fn lea(&mut self, into: u8, wide: bool, base: Option<u8>, index: u8, scale: u8, displacement: i32) {
         let rex = 0x40
             | u8::from(wide) << 3
             | (into >> 3) << 2
@@ -114,7 +115,34 @@ impl Emitter<'_> {
         self.s.extend(displacement.to_le_bytes());
     }
 
-    /// Checks that an access at R14 may go to the host's memory, and leaves the host address minus R14 in RCX. Returns the
+    /// Puts into RCX what the group's linear addresses lack to host addresses, checking the group's whole range if this is
+    /// its first access. R14 is scratch. `base` is a guest register; without one the displacement is the address.
+    pub fn reach(&mut self, base: Option<usize>, displacement: i64, member: Member) {
+        let group = self.groups.groups[member.group];
+        let slot = at::GROUPS + 8 * group.slot as i32;
+        if group.established {
+            dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + slot]);
+            return;
+        }
+        self.groups.groups[member.group].established = true;
+        let first = displacement.wrapping_add(member.offset);
+        let fixed = match base {
+            Some(base) => {
+                let host = self.value(base, 14);
+                dynasm!(self.s ; .arch x64 ; lea r14, [Rq(host) + first as i32]);
+                None
+            }
+            None => {
+                self.constant(14, first as u64);
+                Some(first as u64)
+            }
+        };
+        let from = self.check(Access { size: group.size(), write: group.write, alignment: None, fixed });
+        self.ungroup(from);
+        dynasm!(self.s ; .arch x64 ; mov [rsp + slot], rcx);
+    }
+
+    /// Checks that an access at R14 may go may go to the host's memory, and leaves the host address minus R14 in RCX. Returns the
     /// end of the displacement of the jump that is taken if not.
     pub fn check(&mut self, access: Access) -> usize {
         let Access { size, write, alignment, fixed } = access;
@@ -138,7 +166,7 @@ impl Emitter<'_> {
             ),
             None if last == 0 => dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14] ; shrx rcx, rcx, r15),
             None => {
-                dynasm!(self.s ; .arch x64 ; lea rcx, [BYTE rcx + r14 + (last as i8)] ; shrx rcx, rcx, r15);
+                dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14 + last] ; shrx rcx, rcx, r15);
             }
         }
         let fits = jrcxz(&mut self.s);

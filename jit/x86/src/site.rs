@@ -11,6 +11,8 @@ pub enum Kind {
     ExecLast,
     /// A jump that is not linked (any more); `rip` is its target.
     Link,
+    /// As `Link`, to a translation without groups of memory accesses.
+    LinkUngrouped,
     /// The block is longer than the budget.
     Budget,
     /// The block is stale.

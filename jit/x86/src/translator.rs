@@ -112,6 +112,9 @@ impl Hasher for KeyHasher {
     }
 }
 
+/// In the mode of a key: without groups of memory accesses.
+const UNGROUPED: u32 = 1 << 31;
+
 /// RIP, guest-physical page, mode.
 type Key = (u64, u64, u32);
 
@@ -213,10 +216,11 @@ impl Translator {
         }
     }
 
-    /// The code at the CPU's RIP, translated now if it is hot (or `hot` says so).
-    fn find(&mut self, cpu: &mut Cpu, hot: bool) -> Option<u32> {
+    /// The code at the CPU's RIP, translated now if it is hot. Without groups of memory accesses it is in place of code that
+    /// is hot already.
+    fn find(&mut self, cpu: &mut Cpu, groups: bool) -> Option<u32> {
         let rip = cpu.rip();
-        if !hot {
+        if groups {
             let hits = &mut self.hits[hit(rip)];
             if *hits < self.options.threshold {
                 *hits += 1;
@@ -224,12 +228,14 @@ impl Translator {
             }
         }
         let page = cpu.code_page(rip)?;
-        let key = (rip, page.physical, cpu.mode.0);
+        let key = (rip, page.physical, cpu.mode.0 | if groups { 0 } else { UNGROUPED });
         let id = match self.by_key.get(&key).copied() {
             Some(id) if self.second_page_holds(cpu, id) => id,
             _ => self.translate(cpu, key, &page)?,
         };
-        cpu.tlb.insert_jump(rip, self.blocks[id as usize].entry);
+        if groups {
+            cpu.tlb.insert_jump(rip, self.blocks[id as usize].entry);
+        }
         Some(id)
     }
 
@@ -290,7 +296,7 @@ impl Translator {
             self.stubs,
             (rip, count),
         );
-        emitter.block(&guests, &insns, second.map(|(_, slot, token)| (slot, token)));
+        emitter.block(&guests, &insns, second.map(|(_, slot, token)| (slot, token)), key.2 & UNGROUPED == 0);
         let stale_site_code = emitter.stale_exit();
         let mut sites = core::mem::take(&mut emitter.sites);
         let Some(entry) = self.arena.push(self.sink.bytes()) else {
@@ -415,14 +421,14 @@ impl Translator {
                 frame.budget += i64::from(site.refund);
                 self.go_on(frame, cpu)
             }
-            Kind::Link => {
+            Kind::Link | Kind::LinkUngrouped => {
                 cpu.regs[REG_RIP as usize] = site.rip;
                 cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
                 if frame.budget == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
                 }
                 let forgotten = self.stats.flushes;
-                match self.find(cpu, false) {
+                match self.find(cpu, site.kind == Kind::Link) {
                     Some(id) => {
                         if self.stats.flushes == forgotten {
                             self.link(cpu, number, id);
@@ -459,7 +465,7 @@ impl Translator {
         let rip = cpu.rip();
         let code = match cpu.tlb.jump_code(rip) {
             Some(code) => code,
-            None => match self.find(cpu, false) {
+            None => match self.find(cpu, true) {
                 Some(id) => self.blocks[id as usize].entry,
                 None => return 0,
             },
@@ -477,7 +483,7 @@ impl Native for Translator {
         let rip = cpu.rip();
         let code = match cpu.tlb.jump_code(rip) {
             Some(code) => code,
-            None => match self.find(cpu, false) {
+            None => match self.find(cpu, true) {
                 Some(id) => self.blocks[id as usize].entry,
                 None => return false,
             },
@@ -604,6 +610,8 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         bases: [0; 2],
         scratch: [0; 2],
         align_masks: [15, 31, 63].map(|low| !PAGE_MASK | low),
+        groups: [0; crate::group::SLOTS],
+        low_masks: [15, 31, 63],
         flags: 0,
         tlb: 0,
         resume: 0,
