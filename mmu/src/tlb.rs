@@ -15,8 +15,6 @@ use std::collections::{HashMap, HashSet};
 
 /// Entries of a context; a power of two.
 pub const TLB_ENTRIES: usize = 4096;
-/// Entries of a context's jump cache; a power of two.
-pub const JUMPS: usize = 4096;
 /// Contexts that are kept at once.
 const CONTEXTS: usize = 64;
 /// How many contexts are found without hashing their keys.
@@ -45,21 +43,6 @@ static NO_PAGES: [u64; TLB_ENTRIES] = {
     pages
 };
 
-/// What an empty jump-cache slot holds: the address of slot 0 never sits in another slot, and slot 0 asks for slot 1's.
-const fn no_jump(slot: usize) -> u64 {
-    (((slot + 1) & 1) as u64).wrapping_neg()
-}
-
-static NO_JUMPS: [u64; JUMPS] = {
-    let mut jumps = [0; JUMPS];
-    let mut n = 0;
-    while n < JUMPS {
-        jumps[n] = no_jump(n);
-        n += 1;
-    }
-    jumps
-};
-
 /// One context's translations. Everything outside of this crate only reads the arrays.
 #[repr(C, align(64))]
 pub struct Translations {
@@ -69,15 +52,10 @@ pub struct Translations {
     pub write: [u64; TLB_ENTRIES],
     /// Host address minus linear address (wrapping).
     pub host: [u64; TLB_ENTRIES],
-    /// For pages that code was fetched from, the number of the pair (linear page, guest-physical page), see
+    /// For pages that code was fetched from, the number of linear page, guest-physical page and mode, see
     /// [`Tlb::fetch_token`]; 0 for others. Translated code asks it whether a jump to another page still leads to the
     /// code that it was linked to.
     pub fetch: [u32; TLB_ENTRIES],
-    /// The jump cache, where a translator keeps the code of linear addresses: the negated address. It is forgotten with
-    /// the pages that the code was fetched from. See [`Self::jump_slot`].
-    pub jump_linear: [u64; JUMPS],
-    /// The jump cache: the host address of the code.
-    pub jump_code: [usize; JUMPS],
     /// Guest-physical page of the data entry, and in the low bits page size as log2 and [`GLOBAL`].
     physical: [u64; TLB_ENTRIES],
     /// Negated linear page of the fetch entry, which is independent of the data entry in the same slot.
@@ -86,7 +64,6 @@ pub struct Translations {
     fetch_physical: [u64; TLB_ENTRIES],
     /// Slots that have been filled since the arrays were cleared; meaningless once it is full.
     used: Vec<u16>,
-    used_jumps: Vec<u16>,
     /// The pages of more than 4 KiB that were entered: number and size as log2.
     large: HashSet<(u64, u8)>,
     /// All writes are in the slow path if this is not the TLB's.
@@ -108,13 +85,10 @@ impl Translations {
             write: NO_PAGES,
             host: [0; TLB_ENTRIES],
             fetch: [0; TLB_ENTRIES],
-            jump_linear: NO_JUMPS,
-            jump_code: [0; JUMPS],
             physical: [0; TLB_ENTRIES],
             fetch_page: NO_PAGES,
             fetch_physical: [0; TLB_ENTRIES],
             used: Vec::with_capacity(JOURNAL),
-            used_jumps: Vec::with_capacity(JOURNAL),
             large: HashSet::new(),
             write_epoch: 0,
         })
@@ -132,7 +106,6 @@ impl Translations {
             self.fetch.fill(0);
         }
         self.used.clear();
-        self.clear_jumps();
         self.large.clear();
     }
 
@@ -144,9 +117,7 @@ impl Translations {
 
     fn clear_fetch(&mut self, n: usize) {
         self.fetch_page[n] = no_page(n);
-        if core::mem::take(&mut self.fetch[n]) != 0 {
-            self.clear_jumps();
-        }
+        self.fetch[n] = 0;
     }
 
     /// Clears all slots of the large pages that cover `linear`; says whether code was fetched from any.
@@ -168,30 +139,6 @@ impl Translations {
             }
         }
         code
-    }
-
-    fn clear_jumps(&mut self) {
-        if self.used_jumps.len() < JOURNAL {
-            for n in self.used_jumps.drain(..) {
-                self.jump_linear[usize::from(n)] = no_jump(usize::from(n));
-            }
-        } else {
-            self.jump_linear = NO_JUMPS;
-        }
-        self.used_jumps.clear();
-    }
-
-    /// The slot of an address in the jump cache.
-    #[inline(always)]
-    pub const fn jump_slot(linear: u64) -> usize {
-        linear as usize & (JUMPS - 1)
-    }
-
-    /// The code that the jump cache has for an address.
-    #[inline(always)]
-    pub fn jump(&self, linear: u64) -> Option<usize> {
-        let n = Self::jump_slot(linear);
-        (self.jump_linear[n].wrapping_add(linear) == 0).then(|| self.jump_code[n])
     }
 
     /// Whether `tag`, of `linear`'s slot in [`Self::read`] or [`Self::write`], matches an access of `size` bytes that stays
@@ -233,6 +180,8 @@ pub struct TlbEntry {
     pub page_shift: u8,
     /// The page is global: it is in every address space.
     pub global: bool,
+    /// What translated code depends on besides its page (a fetch only).
+    pub mode: u32,
 }
 
 /// Kind of an access.
@@ -276,7 +225,7 @@ pub struct Tlb<K> {
     barred: NonNull<Translations>,
     writers: Box<[Writer]>,
     write_epoch: u64,
-    tokens: HashMap<(u64, u64), u32>,
+    tokens: HashMap<(u64, u64, u32), u32>,
 }
 
 // SAFETY: the pointers are to boxes that this value owns alone.
@@ -414,10 +363,10 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         self.arrays(id).fetch_physical[slot(linear)] & !PAGE_MASK
     }
 
-    /// The number of the pair (linear page, guest-physical page).
-    pub fn fetch_token(&mut self, linear_page: u64, physical_page: u64) -> u32 {
+    /// The number of the triple (linear page, guest-physical page, mode).
+    pub fn fetch_token(&mut self, linear_page: u64, physical_page: u64, mode: u32) -> u32 {
         let next = self.tokens.len() as u32 + 1;
-        *self.tokens.entry((linear_page, physical_page)).or_insert(next)
+        *self.tokens.entry((linear_page, physical_page, mode)).or_insert(next)
     }
 
     /// How many tokens there are; a translator forgets all its code, and calls [`Self::forget_tokens`], when it is too many.
@@ -434,7 +383,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
     /// Enters a translation. Kinds of access that the slot already allows for the same page are kept.
     pub fn insert(&mut self, context: ContextId, linear: u64, entry: TlbEntry) {
         let page = linear & !PAGE_MASK;
-        let token = if entry.fetch { self.fetch_token(page, entry.physical_page) } else { 0 };
+        let token = if entry.fetch { self.fetch_token(page, entry.physical_page, entry.mode) } else { 0 };
         let epoch = self.write_epoch;
         let n = slot(linear);
         let arrays = self.arrays(context);
@@ -485,39 +434,6 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
             same if same == new => same,
             _ => Writer::Many,
         };
-    }
-
-    /// What the current context's jump cache has for a linear address.
-    #[inline(always)]
-    pub fn jump_code(&mut self, linear: u64) -> Option<usize> {
-        let id = self.current_id;
-        self.arrays(id).jump(linear)
-    }
-
-    /// Keeps translated code's address for the current context's linear address.
-    pub fn insert_jump(&mut self, linear: u64, code: usize) {
-        let id = self.current_id;
-        let arrays = self.arrays(id);
-        let n = Translations::jump_slot(linear);
-        arrays.jump_linear[n] = linear.wrapping_neg();
-        arrays.jump_code[n] = code;
-        if arrays.used_jumps.len() < JOURNAL {
-            arrays.used_jumps.push(n as u16);
-        }
-    }
-
-    /// Forgets what the current context's jump cache has for a linear address.
-    pub fn remove_jump(&mut self, linear: u64) {
-        let id = self.current_id;
-        let n = Translations::jump_slot(linear);
-        self.arrays(id).jump_linear[n] = no_jump(n);
-    }
-
-    /// Forgets all jumps of all contexts.
-    pub fn clear_jumps(&mut self) {
-        for n in 0..self.contexts.len() {
-            self.arrays(ContextId(n as u16)).clear_jumps();
-        }
     }
 
     /// Drops every entry of every context; the contexts keep their numbers.
@@ -651,7 +567,16 @@ mod tests {
     use super::*;
 
     fn entry(read: bool, write: bool, fetch: bool) -> TlbEntry {
-        TlbEntry { read, write, fetch, host: 0x7000, physical_page: 0x9000, page_shift: 12, global: false }
+        TlbEntry {
+            read,
+            write,
+            fetch,
+            host: 0x7000,
+            physical_page: 0x9000,
+            page_shift: 12,
+            global: false,
+            mode: 0,
+        }
     }
 
     const READ: TlbKind = TlbKind::Read;
@@ -665,7 +590,6 @@ mod tests {
             for size in [1, 8, 64] {
                 assert_eq!(arrays.read_pointer(linear, size), None, "{linear:#x}");
             }
-            assert_eq!(arrays.jump(linear), None);
         }
     }
 
@@ -744,7 +668,6 @@ mod tests {
         let first = tlb.context(&0);
         tlb.insert(first, 0x5000, entry(true, true, true));
         tlb.select(first, false);
-        tlb.insert_jump(0x5008, 77);
         let incarnation = tlb.incarnation(first);
         for key in 1..=CONTEXTS as u32 {
             let id = tlb.context(&key);
@@ -754,6 +677,5 @@ mod tests {
         assert_eq!(again, 1, "the first arrays belong to another key now");
         assert_ne!(tlb.incarnation(first), incarnation);
         assert_eq!(tlb.find(first, 0x5000, READ), None);
-        assert_eq!(tlb.arrays(first).jump(0x5008), None);
     }
 }

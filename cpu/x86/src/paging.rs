@@ -41,7 +41,7 @@ pub struct ContextKey {
     control: u32,
     pkru: u32,
     pkrs: u32,
-    /// [`crate::mode::Mode`]: a translator's jump cache depends on it.
+    /// [`crate::mode::Mode`]: fetch tokens depend on it.
     mode: u32,
 }
 
@@ -415,6 +415,7 @@ impl Cpu {
             host: (pointer as usize).wrapping_sub((linear & PAGE_MASK) as usize),
             physical_page: page.gpa.page().0,
             page_shift: page.shift,
+            mode: self.mode.0,
             global: page.global && self.cr4 & cr4::PGE != 0,
         };
         self.tlb.insert(context, linear, entry);

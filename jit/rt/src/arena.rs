@@ -7,6 +7,12 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 #[derive(Debug)]
 pub struct ArenaError(io::Error);
 
+impl From<io::Error> for ArenaError {
+    fn from(error: io::Error) -> Self {
+        Self(error)
+    }
+}
+
 impl core::fmt::Display for ArenaError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "the host gives no executable memory: {}", self.0)

@@ -1,7 +1,9 @@
 //! What every translator needs: executable memory, and something to emit into.
 
 mod arena;
+mod jumps;
 mod sink;
 
 pub use arena::{Arena, ArenaError};
+pub use jumps::{JUMPS, JumpCache};
 pub use sink::Sink;

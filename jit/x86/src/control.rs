@@ -12,8 +12,6 @@ use ringworld_core::PAGE_MASK;
 use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
 
 const FETCH: i32 = offset_of!(Translations, fetch) as i32 - TLB_BIAS;
-const JUMP_LINEAR: i32 = offset_of!(Translations, jump_linear) as i32 - TLB_BIAS;
-const JUMP_CODE: i32 = offset_of!(Translations, jump_code) as i32 - TLB_BIAS;
 /// Host register of guest RSP.
 const SP: u8 = match home(4) {
     Home::Host(host) => host,
@@ -94,7 +92,7 @@ impl Emitter<'_> {
         dynasm!(self.s
             ; .arch x64
             ; pext rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
-            ; mov rcx, [r15 + rcx * 8 + JUMP_LINEAR]
+            ; mov rcx, [rcx * 8 + self.jumps.0]
             ; lea rcx, [rcx + r14]
         );
         let hit = crate::stubs::jrcxz(self.s);
@@ -103,7 +101,7 @@ impl Emitter<'_> {
         dynasm!(self.s
             ; .arch x64
             ; pext rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
-            ; mov rcx, [r15 + rcx * 8 + JUMP_CODE]
+            ; mov rcx, [rcx * 8 + self.jumps.1]
         );
         miss
     }

@@ -64,6 +64,8 @@ pub struct Emitter<'a> {
     pub(crate) n: u32,
     pub(crate) rip: u64,
     pub(crate) insn: *const Insn,
+    /// Addresses of the jump cache.
+    pub(crate) jumps: (i32, i32),
     /// Memory accesses that share a check.
     pub(crate) groups: Groups,
 }
@@ -90,6 +92,7 @@ impl<'a> Emitter<'a> {
         (base, arena): (usize, usize),
         stubs: Stubs,
         (start, count): (u64, u32),
+        jumps: (i32, i32),
     ) -> Self {
         s.clear();
         Self {
@@ -109,15 +112,28 @@ impl<'a> Emitter<'a> {
             n: 0,
             rip: start,
             insn: core::ptr::null(),
+            jumps,
             groups: Groups::default(),
         }
     }
 
-    /// Emits the whole block. `second` is the slot and token of the second page that an only instruction reaches into.
-    pub fn block(&mut self, guests: &[Guest], insns: &[Insn], second: Option<(i32, i32)>, grouped: bool) {
+    /// Emits the whole block, and returns the offset of the entry for those who know that the page is this one; at the start
+    /// it is checked. `own` and `second` are slot and token of the block's page and of the slot and token of the second page that an only instruction reaches into.
+    pub fn block(
+        &mut self,
+        guests: &[Guest],
+        insns: &[Insn],
+        own: (i32, i32),
+        second: Option<(i32, i32)>,
+        grouped: bool,
+    ) -> usize {
         if grouped {
             self.groups = group::find(guests, self.info);
         }
+        let site = self.site(Kind::Page, self.start, 0);
+        dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + own.0] ; lea rcx, [rcx - own.1]);
+        self.leave_unless_rcx_zero(site, None);
+        let entry = self.s.len();
         if let Some((displacement, token)) = second {
             let site = self.site(Kind::Stale, self.start, 0);
             dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + displacement] ; lea rcx, [rcx - token]);
@@ -143,6 +159,7 @@ impl<'a> Emitter<'a> {
             self.link(self.rip);
         }
         self.finish();
+        entry
     }
 
     /// A new site; its number.
@@ -345,7 +362,8 @@ impl<'a> Emitter<'a> {
             i.set_memory_index_scale(1);
             let (mut base, mut index, mut displacement) = (place.base, Register::RCX, place.displacement);
             // RCX is wanted for something else, or no register beyond the first eight may be there.
-            let alone = if high_byte { Some(1) } else { (count_in_cl || any_framed && !r14_is_free).then_some(14) };
+            let alone =
+                if high_byte { Some(1) } else { (count_in_cl || any_framed && !r14_is_free).then_some(14) };
             if high_byte && (any_framed || count_in_cl) {
                 return Err(Unsupported);
             }
@@ -409,8 +427,11 @@ impl<'a> Emitter<'a> {
         if let Some(member) = self.accesses().operand {
             let absolute = guest.is_ip_rel_memory_operand();
             let register = (!absolute).then(|| guest.memory_base().number());
-            let displacement =
-                if absolute { guest.ip_rel_memory_address() as i64 } else { guest.memory_displacement64() as i64 };
+            let displacement = if absolute {
+                guest.ip_rel_memory_address() as i64
+            } else {
+                guest.memory_displacement64() as i64
+            };
             self.reach(register, displacement, member);
             let aligned = alignment(guest);
             let (base, displacement) = match register {

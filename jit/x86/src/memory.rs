@@ -1,8 +1,8 @@
 //! Memory operands: the address, and the TLB check that leaves the flags alone.
 
 use crate::emit::Emitter;
-use crate::group::Member;
 use crate::frame::{Home, TLB_BIAS, at, home};
+use crate::group::Member;
 use crate::stubs::{jrcxz, near};
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
@@ -103,7 +103,15 @@ impl Emitter<'_> {
     }
 
     /// LEA with base, scaled index and 32-bit displacement.
-    pub(crate) fn lea(&mut self, into: u8, wide: bool, base: Option<u8>, index: u8, scale: u8, displacement: i32) {
+    pub(crate) fn lea(
+        &mut self,
+        into: u8,
+        wide: bool,
+        base: Option<u8>,
+        index: u8,
+        scale: u8,
+        displacement: i32,
+    ) {
         let rex = 0x40
             | u8::from(wide) << 3
             | (into >> 3) << 2

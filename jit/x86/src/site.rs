@@ -15,6 +15,8 @@ pub enum Kind {
     LinkUngrouped,
     /// The block is longer than the budget.
     Budget,
+    /// The block's page is not known to be here.
+    Page,
     /// The block is stale.
     Stale,
 }

@@ -9,8 +9,8 @@ use crate::stubs::{self, Start, Stubs};
 use core::hash::{BuildHasherDefault, Hasher};
 use iced_x86::{Code, Decoder, Encoder, Instruction, InstructionInfoFactory};
 use ringworld_core::{PAGE_MASK, PAGE_SIZE};
-use ringworld_jit_rt::{Arena, ArenaError, Sink};
-use ringworld_mmu::tlb::{JUMPS, TLB_ENTRIES};
+use ringworld_jit_rt::{Arena, ArenaError, JUMPS, JumpCache, Sink};
+use ringworld_mmu::tlb::TLB_ENTRIES;
 use ringworld_x86::decode::{self, Decoded};
 use ringworld_x86::flags::bits;
 use ringworld_x86::insn::{REG_RIP, seg};
@@ -121,6 +121,8 @@ type Key = (u64, u64, u32);
 pub(crate) struct Block {
     pub(crate) key: Key,
     pub(crate) entry: usize,
+    /// Where it is entered by those who do not know whether its page is still the same.
+    pub(crate) checked: usize,
     /// Bytes of host code.
     pub(crate) host_len: usize,
     pub(crate) bytes: Box<[u8]>,
@@ -140,6 +142,7 @@ pub(crate) struct Block {
 pub struct Translator {
     pub(crate) options: JitOptions,
     pub(crate) arena: Arena,
+    jumps: JumpCache,
     pub(crate) stubs: Stubs,
     /// Code before this is kept when everything else is forgotten.
     stubs_end: usize,
@@ -184,6 +187,7 @@ impl Translator {
             options,
             stubs_end: arena.used(),
             arena,
+            jumps: JumpCache::new().map_err(JitError::Memory)?,
             stubs,
             sink,
             encoder: Encoder::new(64),
@@ -210,7 +214,7 @@ impl Translator {
         self.by_key.clear();
         self.by_page.clear();
         self.sites.clear();
-        cpu.tlb.clear_jumps();
+        self.jumps.clear();
         if cpu.tlb.tokens() > MAX_TOKENS {
             cpu.tlb.forget_tokens();
         }
@@ -234,7 +238,7 @@ impl Translator {
             _ => self.translate(cpu, key, &page)?,
         };
         if groups {
-            cpu.tlb.insert_jump(rip, self.blocks[id as usize].entry);
+            self.jumps.insert(rip, self.blocks[id as usize].checked);
         }
         Some(id)
     }
@@ -279,7 +283,7 @@ impl Translator {
             unsafe { core::ptr::copy_nonoverlapping(following.pointer, bytes[in_page..].as_mut_ptr(), want) };
             end = decode_block(cpu, rip, &bytes[..in_page + want], 1, &mut guests, &mut insns);
             end = end.min(usize::from(insns.first()?.len));
-            let token = cpu.tlb.fetch_token(next, following.physical);
+            let token = cpu.tlb.fetch_token(next, following.physical, cpu.mode.0);
             second = Some((following, fetch_slot(next), token as i32));
         }
         let id = self.blocks.len() as u32;
@@ -295,19 +299,27 @@ impl Translator {
             (base, arena_start),
             self.stubs,
             (rip, count),
+            (self.jumps.linear_base(), self.jumps.code_base()),
         );
-        emitter.block(&guests, &insns, second.map(|(_, slot, token)| (slot, token)), key.2 & UNGROUPED == 0);
+        let own = (fetch_slot(rip), cpu.tlb.fetch_token(rip & !PAGE_MASK, page.physical, cpu.mode.0) as i32);
+        let entry = emitter.block(
+            &guests,
+            &insns,
+            own,
+            second.map(|(_, slot, token)| (slot, token)),
+            key.2 & UNGROUPED == 0,
+        );
         let stale_site_code = emitter.stale_exit();
         let mut sites = core::mem::take(&mut emitter.sites);
-        let Some(entry) = self.arena.push(self.sink.bytes()) else {
+        let Some(checked) = self.arena.push(self.sink.bytes()) else {
             self.forget(cpu);
             // There is room for any block in an empty arena.
             return self.translate(cpu, key, page);
         };
         for site in &mut sites {
             if site.patch != 0 {
-                site.patch += entry;
-                site.token += if site.token != 0 { entry } else { 0 };
+                site.patch += checked;
+                site.token += if site.token != 0 { checked } else { 0 };
             }
             site.unlinked = 0;
         }
@@ -319,7 +331,8 @@ impl Translator {
         }
         self.blocks.push(Block {
             key,
-            entry,
+            entry: checked + entry,
+            checked,
             host_len: self.sink.len(),
             bytes: bytes[..end].into(),
             in_first,
@@ -328,7 +341,7 @@ impl Translator {
             _insns: insns,
             incoming: Vec::new(),
             stale: false,
-            stale_site_code: entry + stale_site_code,
+            stale_site_code: checked + stale_site_code,
         });
         self.by_key.insert(key, id);
         self.stats.blocks += 1;
@@ -384,7 +397,7 @@ impl Translator {
         self.sites[number as usize].target = id;
         self.arena.patch_jump(site.patch, target.entry);
         if site.token != 0 {
-            let token = cpu.tlb.fetch_token(target.key.0 & !PAGE_MASK, target.key.1);
+            let token = cpu.tlb.fetch_token(target.key.0 & !PAGE_MASK, target.key.1, cpu.mode.0);
             self.arena.patch(site.token - 4, &(token as i32).wrapping_neg().to_le_bytes());
         }
     }
@@ -440,10 +453,25 @@ impl Translator {
                     None => 0,
                 }
             }
+            Kind::Page => {
+                cpu.regs[REG_RIP as usize] = site.rip;
+                cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
+                if frame.budget == 0 || cpu.memory.code_epoch() != self.code_epoch {
+                    return 0;
+                }
+                match self.find(cpu, true) {
+                    Some(id) => {
+                        refresh(frame, cpu);
+                        frame.reload = reload;
+                        self.blocks[id as usize].entry
+                    }
+                    None => 0,
+                }
+            }
             Kind::Budget | Kind::Stale => {
                 cpu.regs[REG_RIP as usize] = site.rip;
                 if site.kind == Kind::Stale {
-                    cpu.tlb.remove_jump(site.rip);
+                    self.jumps.remove(site.rip);
                 }
                 frame.budget += i64::from(site.refund);
                 cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
@@ -463,7 +491,7 @@ impl Translator {
             return 0;
         }
         let rip = cpu.rip();
-        let code = match cpu.tlb.jump_code(rip) {
+        let code = match self.jumps.get(rip) {
             Some(code) => code,
             None => match self.find(cpu, true) {
                 Some(id) => self.blocks[id as usize].entry,
@@ -481,7 +509,7 @@ impl Native for Translator {
             return false;
         }
         let rip = cpu.rip();
-        let code = match cpu.tlb.jump_code(rip) {
+        let code = match self.jumps.get(rip) {
             Some(code) => code,
             None => match self.find(cpu, true) {
                 Some(id) => self.blocks[id as usize].entry,

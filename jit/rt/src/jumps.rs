@@ -1,0 +1,120 @@
+//! The jump cache: where the code of a guest address is.
+
+use crate::arena::ArenaError;
+use std::io;
+
+/// Entries; a power of two.
+pub const JUMPS: usize = 1 << 14;
+
+/// A direct-mapped table of guest addresses (negated) and host addresses, below 2 GiB so that translated code needs no
+/// register to reach it. An entry says where code *was* translated for an address: the code itself has to check that the
+/// address still leads to it.
+pub struct JumpCache {
+    linear: *mut u64,
+}
+
+// SAFETY: the mapping belongs to this value alone and is not bound to a thread.
+unsafe impl Send for JumpCache {}
+
+/// What an empty slot holds: address 0 never sits in another slot than 0, and slot 0 asks for 1.
+const fn empty(slot: usize) -> u64 {
+    (((slot + 1) & 1) as u64).wrapping_neg()
+}
+
+impl JumpCache {
+    /// Makes an empty table.
+    ///
+    /// # Errors
+    /// The host has no memory below 2 GiB.
+    pub fn new() -> Result<Self, ArenaError> {
+        // SAFETY: a new private mapping at an address of the kernel's choice.
+        let at = unsafe {
+            libc::mmap(
+                core::ptr::null_mut(),
+                16 * JUMPS,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT,
+                -1,
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(ArenaError::from(io::Error::last_os_error()));
+        }
+        let mut new = Self { linear: at.cast() };
+        new.clear();
+        Ok(new)
+    }
+
+    /// Address of the negated guest addresses: a positive 32-bit displacement.
+    pub fn linear_base(&self) -> i32 {
+        self.linear as usize as i32
+    }
+
+    /// Address of the host addresses.
+    pub fn code_base(&self) -> i32 {
+        self.linear_base() + 8 * JUMPS as i32
+    }
+
+    fn slot(linear: u64) -> usize {
+        linear as usize & (JUMPS - 1)
+    }
+
+    /// The code of an address.
+    pub fn get(&self, linear: u64) -> Option<usize> {
+        let n = Self::slot(linear);
+        // SAFETY: the mapping holds two arrays of `JUMPS` entries.
+        let (known, code) = unsafe { (*self.linear.add(n), *self.linear.add(JUMPS + n)) };
+        (known.wrapping_add(linear) == 0).then_some(code as usize)
+    }
+
+    fn set(&mut self, n: usize, linear: u64, code: usize) {
+        // SAFETY: as in `get`; translated code only reads.
+        unsafe {
+            *self.linear.add(n) = linear;
+            *self.linear.add(JUMPS + n) = code as u64;
+        }
+    }
+
+    /// Enters the code of an address.
+    pub fn insert(&mut self, linear: u64, code: usize) {
+        self.set(Self::slot(linear), linear.wrapping_neg(), code);
+    }
+
+    /// Forgets the code of an address.
+    pub fn remove(&mut self, linear: u64) {
+        let n = Self::slot(linear);
+        self.set(n, empty(n), 0);
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        for n in 0..JUMPS {
+            self.set(n, empty(n), 0);
+        }
+    }
+}
+
+impl Drop for JumpCache {
+    fn drop(&mut self) {
+        // SAFETY: our mapping, which nothing refers to any more.
+        unsafe { libc::munmap(self.linear.cast(), 16 * JUMPS) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_found_and_forgotten() {
+        let mut jumps = JumpCache::new().unwrap();
+        for linear in [0, 1, u64::MAX, 1 << 63, JUMPS as u64] {
+            assert_eq!(jumps.get(linear), None);
+            jumps.insert(linear, 7);
+            assert_eq!(jumps.get(linear), Some(7));
+            jumps.remove(linear);
+            assert_eq!(jumps.get(linear), None);
+        }
+    }
+}
