@@ -10,7 +10,7 @@
 
 use core::hash::Hash;
 use core::ptr::NonNull;
-use ringworld_core::{GuestVirt, PAGE_MASK};
+use ringworld_core::{FastMap, GuestVirt, PAGE_MASK};
 use std::collections::{HashMap, HashSet};
 
 /// Entries of a context; a power of two.
@@ -225,7 +225,7 @@ pub struct Tlb<K> {
     barred: NonNull<Translations>,
     writers: Box<[Writer]>,
     write_epoch: u64,
-    tokens: HashMap<(u64, u64, u32), u32>,
+    tokens: FastMap<(u64, u64, u32), u32>,
 }
 
 // SAFETY: the pointers are to boxes that this value owns alone.
@@ -257,7 +257,7 @@ impl<K: Eq + Hash + Clone> Default for Tlb<K> {
             barred,
             writers: vec![Writer::None; WRITERS].into_boxed_slice(),
             write_epoch: 0,
-            tokens: HashMap::new(),
+            tokens: FastMap::default(),
         }
     }
 }

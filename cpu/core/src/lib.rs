@@ -3,12 +3,14 @@
 
 mod addr;
 mod event;
+mod fast_map;
 mod hash;
 mod platform;
 mod time;
 
 pub use addr::{GuestPhys, GuestVirt, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 pub use event::{EventKey, EventQueue};
+pub use fast_map::{FastHasher, FastMap};
 pub use hash::StateHasher;
 pub use platform::{
     CpuId, Delivery, Destination, InterruptMessage, IoContext, Platform, PlatformAttention, TriggerMode,

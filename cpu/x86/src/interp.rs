@@ -11,10 +11,8 @@ use crate::native::{Native, NoNative};
 use crate::paging::{CodeStamp, Target};
 use crate::state::{Activity, boundary};
 use crate::{Cpu, Stop};
-use core::hash::{BuildHasherDefault, Hasher};
 use iced_x86::{Decoder, Instruction};
-use ringworld_core::{GuestPhys, PAGE_MASK, PAGE_SIZE};
-use std::collections::HashMap;
+use ringworld_core::{FastMap, GuestPhys, PAGE_MASK, PAGE_SIZE};
 
 /// Longest block, in instructions.
 const MAX_BLOCK: usize = 64;
@@ -63,26 +61,6 @@ struct Lookup {
     block: u32,
 }
 
-#[derive(Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0 ^ self.0 >> 32
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for &b in bytes {
-            self.write_u64(b.into());
-        }
-    }
-    fn write_u32(&mut self, n: u32) {
-        self.write_u64(n.into());
-    }
-    fn write_u64(&mut self, n: u64) {
-        self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-    }
-}
-
 /// Per-instruction and per-event observers; compiled out where they say so.
 pub trait Observer {
     /// Whether [`Self::instruction`] is called.
@@ -110,7 +88,7 @@ impl Observer for NoObserver {
 pub struct Interpreter {
     insns: Vec<Insn>,
     blocks: Vec<Block>,
-    by_address: HashMap<(u64, u32), u32, BuildHasherDefault<KeyHasher>>,
+    by_address: FastMap<(u64, u32), u32>,
     lookup: Box<[Lookup]>,
     scratch: Instruction,
     code_epoch: u64,
@@ -122,7 +100,7 @@ impl Default for Interpreter {
         Self {
             insns: Vec::new(),
             blocks: Vec::new(),
-            by_address: HashMap::default(),
+            by_address: FastMap::default(),
             lookup: vec![Lookup { linear: 0, stamp: CodeStamp::default(), block: 0 }; LOOKUP]
                 .into_boxed_slice(),
             scratch: Instruction::default(),

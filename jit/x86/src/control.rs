@@ -51,7 +51,7 @@ impl Emitter<'_> {
         self.cold_site(end, site);
     }
 
-    fn near_target(&self, i: &Instruction) -> Result<u64, Unsupported> {
+    pub(crate) fn near_target(&self, i: &Instruction) -> Result<u64, Unsupported> {
         let target = i.near_branch_target();
         // Whether others are canonical depends on the paging mode.
         let canonical = (target as i64) << 16 >> 16 == target as i64;
@@ -66,11 +66,7 @@ impl Emitter<'_> {
 
     pub(crate) fn branch(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let target = self.near_target(i)?;
-        let mut near_form = *i;
-        near_form.as_near_branch();
-        let condition = near_form.code().condition_code() as u8;
-        // iced numbers O, NO, B, ... from 1, in the order of the opcodes but for the last four pairs.
-        let opcode = condition_opcode(condition).ok_or(Unsupported)?;
+        let opcode = branch_opcode(i)?;
         if (target ^ self.start) & !PAGE_MASK == 0 {
             let site = self.site(Kind::Link, target, 0);
             let index = self.sites.len() - 1;
@@ -245,9 +241,11 @@ impl Emitter<'_> {
     }
 }
 
-/// Second opcode byte of the near jump of a condition as iced numbers them.
-fn condition_opcode(condition: u8) -> Option<u8> {
+/// Second opcode byte of a conditional branch's near form.
+pub(crate) fn branch_opcode(i: &Instruction) -> Result<u8, Unsupported> {
     use iced_x86::ConditionCode::*;
+    // In the order of the opcodes, which is not iced's.
     const ORDER: [iced_x86::ConditionCode; 16] = [o, no, b, ae, e, ne, be, a, s, ns, p, np, l, ge, le, g];
-    ORDER.iter().position(|&one| one as u8 == condition).map(|n| 0x80 + n as u8)
+    let condition = i.condition_code();
+    ORDER.iter().position(|&one| one == condition).map(|n| 0x80 + n as u8).ok_or(Unsupported)
 }

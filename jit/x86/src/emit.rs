@@ -1,8 +1,9 @@
 //! Emission of one block.
 
 use crate::classify::{Emit, Live, alignment, emit_of};
+use crate::control::branch_opcode;
 use crate::frame::{Home, at, home, is_high_byte, sized};
-use crate::group::{self, Accesses, Groups};
+use crate::group::{self, Accesses, Groups, MemoryAccesses};
 use crate::memory::{Access, address_is_64};
 use crate::site::{Kind, Site};
 use crate::stubs::{Stubs, jrcxz, land8, near};
@@ -34,6 +35,8 @@ enum ColdKind {
     Site { site: u32, resume: Option<usize> },
     /// Call a stub, and go on.
     Stub { stub: usize, resume: usize },
+    /// A branch that leaves in the middle: give back the rest of the block and go on at a target.
+    Side { target: u64, refund: u32 },
     /// Give back the rest of the block and go on at a site's link.
     Ungroup { site: u32 },
 }
@@ -46,6 +49,7 @@ pub struct Emitter<'a> {
     pub sites: Vec<Site>,
     pub(crate) encoder: &'a mut Encoder,
     pub(crate) info: &'a mut InstructionInfoFactory,
+    pub(crate) memory_accesses: &'a mut MemoryAccesses,
     /// Number of the first site.
     pub first_site: u32,
     /// Number of the block.
@@ -88,6 +92,7 @@ impl<'a> Emitter<'a> {
         s: &'a mut Sink,
         encoder: &'a mut Encoder,
         info: &'a mut InstructionInfoFactory,
+        memory_accesses: &'a mut MemoryAccesses,
         (first_site, block): (u32, u32),
         (base, arena): (usize, usize),
         stubs: Stubs,
@@ -100,6 +105,7 @@ impl<'a> Emitter<'a> {
             sites: Vec::new(),
             encoder,
             info,
+            memory_accesses,
             first_site,
             block,
             base,
@@ -128,7 +134,7 @@ impl<'a> Emitter<'a> {
         grouped: bool,
     ) -> usize {
         if grouped {
-            self.groups = group::find(guests, self.info);
+            self.groups = group::find(guests, self.info, self.memory_accesses);
         }
         let site = self.site(Kind::Page, self.start, 0);
         dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + own.0] ; lea rcx, [rcx - own.1]);
@@ -257,6 +263,7 @@ impl<'a> Emitter<'a> {
                 self.jump(i)?;
                 return Ok(false);
             }
+            Emit::Branch if self.n < self.count => self.side_exit(i)?,
             Emit::Branch => {
                 self.branch(i)?;
                 return Ok(false);
@@ -354,7 +361,7 @@ impl<'a> Emitter<'a> {
         let mut slow = None;
         let mut r14_is_free = true;
         if let Some(n) = memory {
-            let access = self.info.info(guest).op_access(n);
+            let access = self.memory_accesses.of(self.info, guest, n);
             let place = self.place(guest, access)?;
             slow = place.slow;
             r14_is_free = place.base != 14;
@@ -513,9 +520,39 @@ impl<'a> Emitter<'a> {
     }
 
     fn finish(&mut self) {
-        for cold in core::mem::take(&mut self.cold) {
+        // Links of side exits have cold parts of their own.
+        while !self.cold.is_empty() {
+            for cold in core::mem::take(&mut self.cold) {
+                self.cold(&cold);
+            }
+        }
+    }
+
+    fn give_back(&mut self, refund: u32) {
+        dynasm!(self.s
+            ; .arch x64
+            ; mov rcx, [BYTE rsp + (at::BUDGET as i8)]
+            ; lea rcx, [rcx + refund as i32]
+            ; mov [BYTE rsp + (at::BUDGET as i8)], rcx
+        );
+    }
+
+    /// A branch in the middle of a block: the block goes on where it is not taken.
+    fn side_exit(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let target = self.near_target(i)?;
+        let from = near(self.s, branch_opcode(i)?);
+        self.cold.push(Cold { from, what: ColdKind::Side { target, refund: self.count - self.n } });
+        Ok(())
+    }
+
+    fn cold(&mut self, cold: &Cold) {
+        {
             self.s.land(cold.from);
             match cold.what {
+                ColdKind::Side { target, refund } => {
+                    self.give_back(refund);
+                    self.link(target);
+                }
                 ColdKind::Site { site, resume } => {
                     self.leave(site);
                     if let Some(resume) = resume {
@@ -523,13 +560,8 @@ impl<'a> Emitter<'a> {
                     }
                 }
                 ColdKind::Ungroup { site } => {
-                    let refund = self.sites[(site - self.first_site) as usize].refund as i32;
-                    dynasm!(self.s
-                        ; .arch x64
-                        ; mov rcx, [BYTE rsp + (at::BUDGET as i8)]
-                        ; lea rcx, [rcx + refund]
-                        ; mov [BYTE rsp + (at::BUDGET as i8)], rcx
-                    );
+                    let refund = self.sites[(site - self.first_site) as usize].refund;
+                    self.give_back(refund);
                     // Linked later; until then it leads to the next instruction.
                     let end = near(self.s, 0);
                     self.sites[(site - self.first_site) as usize].patch = end;

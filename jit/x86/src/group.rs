@@ -19,6 +19,23 @@ pub const SLOTS: usize = 4;
 /// In the place of a register: constant addresses.
 const ABSOLUTE: usize = 16;
 
+/// How the memory operands of forms are accessed; iced's answer costs time, and is always the same.
+#[derive(Default)]
+pub struct MemoryAccesses {
+    known: Vec<Option<OpAccess>>,
+}
+
+impl MemoryAccesses {
+    /// The access to the memory operand of an instruction, which is operand `n`.
+    pub fn of(&mut self, factory: &mut InstructionInfoFactory, i: &Instruction, n: u32) -> OpAccess {
+        let code = i.code() as usize;
+        if self.known.len() <= code {
+            self.known.resize(code + 1, None);
+        }
+        *self.known[code].get_or_insert_with(|| factory.info(i).op_access(n))
+    }
+}
+
 /// Where an access stands in a group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Member {
@@ -74,7 +91,15 @@ struct Tracked {
 }
 
 /// Finds the groups of a block.
-pub fn find(guests: &[Guest], factory: &mut InstructionInfoFactory) -> Groups {
+pub fn find(guests: &[Guest], factory: &mut InstructionInfoFactory, accesses: &mut MemoryAccesses) -> Groups {
+    // Most blocks have none; the look at each instruction costs more than this one.
+    let candidates = guests.iter().filter(|guest| {
+        matches!(emit_of(guest.decoded.code()), Some(Emit::Push | Emit::Call | Emit::Pop | Emit::Return))
+            || plain(&guest.decoded).is_some()
+    });
+    if candidates.take(2).count() < 2 {
+        return Groups::default();
+    }
     let mut found = Groups::default();
     let mut registers = [Tracked::default(); 17];
     // Which group has each slot, and until when it may be needed is not known before the end: slots are not taken away
@@ -83,13 +108,12 @@ pub fn find(guests: &[Guest], factory: &mut InstructionInfoFactory) -> Groups {
     for guest in guests {
         let i = &guest.decoded;
         let emit = emit_of(i.code()).filter(|_| !guest.barred);
-        let info = factory.info_options(i, InstructionInfoOptions::NO_MEMORY_USAGE);
         let mut raw = [None, None];
         if let Some(Emit::Same | Emit::Vector(_)) = emit
             && let Some(n) = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)
             && let Some((base, displacement)) = plain(i)
         {
-            let access = info.op_access(n);
+            let access = accesses.of(factory, i, n);
             let write = !matches!(access, OpAccess::Read | OpAccess::CondRead);
             raw[0] = Some((base, displacement, i.memory_size().size() as i64, write));
         }
@@ -141,7 +165,7 @@ pub fn find(guests: &[Guest], factory: &mut InstructionInfoFactory) -> Groups {
             *member = Some(Member { group: number, offset: from });
         }
         found.accesses.push(Accesses { operand: members[0], stack: members[1] });
-        follow(i, emit, info.used_registers(), &mut registers, &mut slots);
+        follow(i, emit, factory, &mut registers, &mut slots);
     }
     for accesses in &mut found.accesses {
         for member in [&mut accesses.operand, &mut accesses.stack] {
@@ -172,7 +196,7 @@ fn plain(i: &Instruction) -> Option<(usize, i64)> {
 fn follow(
     i: &Instruction,
     emit: Option<Emit>,
-    used: &[iced_x86::UsedRegister],
+    factory: &mut InstructionInfoFactory,
     registers: &mut [Tracked; 17],
     slots: &mut [Option<usize>; SLOTS],
 ) {
@@ -206,13 +230,40 @@ fn follow(
             registers[n].delta += by;
         }
         _ => {
-            for used in used {
+            if let Some(written) = only_operand_0(i, emit) {
+                if let Some(n) = written {
+                    forget(registers, slots, n);
+                }
+                return;
+            }
+            let info = factory.info_options(i, InstructionInfoOptions::NO_MEMORY_USAGE);
+            for used in info.used_registers() {
                 let writes = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None);
                 if writes && used.register().is_gpr() {
                     forget(registers, slots, used.register().full_register().number());
                 }
             }
         }
+    }
+}
+
+/// For frequent instructions that write at most one general register, their first operand: which one, if any. `None` for
+/// all other instructions.
+fn only_operand_0(i: &Instruction, emit: Option<Emit>) -> Option<Option<usize>> {
+    use Mnemonic::*;
+    let operand = || {
+        let register = i.op0_register();
+        (i.op0_kind() == OpKind::Register && register.is_gpr()).then(|| register.full_register().number())
+    };
+    match (emit?, i.mnemonic()) {
+        (Emit::Nothing | Emit::Jump | Emit::Branch, _) | (Emit::Same, Cmp | Test | Bt) => Some(None),
+        (Emit::Vector(_) | Emit::Lea, _) => Some(operand()),
+        (
+            Emit::Same,
+            Mov | Movzx | Movsx | Movsxd | Add | Or | Adc | Sbb | And | Sub | Xor | Inc | Dec | Neg | Not
+            | Shl | Shr | Sar,
+        ) => Some(operand()),
+        _ => None,
     }
 }
 

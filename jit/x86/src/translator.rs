@@ -1,14 +1,15 @@
 //! The translator: blocks, their look-up, linking, and the loop between translated code and the rest.
 
+use crate::classify::{Emit, emit_of};
 use crate::control::fetch_slot;
 use crate::emit::{Emitter, Guest};
 use crate::frame::{Frame, TLB_BIAS};
+use crate::group::MemoryAccesses;
 use crate::host;
 use crate::site::{Kind, Site};
 use crate::stubs::{self, Start, Stubs};
-use core::hash::{BuildHasherDefault, Hasher};
 use iced_x86::{Code, Decoder, Encoder, Instruction, InstructionInfoFactory};
-use ringworld_core::{PAGE_MASK, PAGE_SIZE};
+use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE};
 use ringworld_jit_rt::{Arena, ArenaError, JUMPS, JumpCache, Sink};
 use ringworld_mmu::tlb::TLB_ENTRIES;
 use ringworld_x86::decode::{self, Decoded};
@@ -17,7 +18,6 @@ use ringworld_x86::insn::{REG_RIP, seg};
 use ringworld_x86::native::{CodePage, Native};
 use ringworld_x86::row::row;
 use ringworld_x86::{Cpu, Insn};
-use std::collections::HashMap;
 
 /// Longest block in instructions.
 const MAX_BLOCK: usize = 64;
@@ -92,26 +92,6 @@ pub struct JitStats {
     pub by_code: Vec<u64>,
 }
 
-#[derive(Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0 ^ self.0 >> 32
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for &b in bytes {
-            self.write_u64(b.into());
-        }
-    }
-    fn write_u32(&mut self, n: u32) {
-        self.write_u64(n.into());
-    }
-    fn write_u64(&mut self, n: u64) {
-        self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-    }
-}
-
 /// In the mode of a key: without groups of memory accesses.
 const UNGROUPED: u32 = 1 << 31;
 
@@ -149,9 +129,10 @@ pub struct Translator {
     sink: Sink,
     encoder: Encoder,
     info: InstructionInfoFactory,
+    memory_accesses: MemoryAccesses,
     pub(crate) blocks: Vec<Block>,
-    by_key: HashMap<Key, u32, BuildHasherDefault<KeyHasher>>,
-    by_page: HashMap<usize, Vec<u32>>,
+    by_key: FastMap<Key, u32>,
+    by_page: FastMap<usize, Vec<u32>>,
     pub(crate) sites: Vec<Site>,
     hits: Box<[u8]>,
     code_epoch: u64,
@@ -192,9 +173,10 @@ impl Translator {
             sink,
             encoder: Encoder::new(64),
             info: InstructionInfoFactory::new(),
+            memory_accesses: MemoryAccesses::default(),
             blocks: Vec::new(),
-            by_key: HashMap::default(),
-            by_page: HashMap::new(),
+            by_key: FastMap::default(),
+            by_page: FastMap::default(),
             sites: Vec::new(),
             hits: vec![0; HITS].into_boxed_slice(),
             code_epoch: 0,
@@ -295,6 +277,7 @@ impl Translator {
             &mut self.sink,
             &mut self.encoder,
             &mut self.info,
+            &mut self.memory_accesses,
             (self.sites.len() as u32, id),
             (base, arena_start),
             self.stubs,
@@ -605,7 +588,11 @@ fn decode_block(
                 guests.push(Guest { decoded: scratch, last, barred });
                 insns.push(insn);
                 end = decoder.position();
-                if last {
+                // Straight on after branches forward, which are the less taken ones.
+                let goes_on = !barred
+                    && emit_of(scratch.code()) == Some(Emit::Branch)
+                    && scratch.near_branch_target() > scratch.ip();
+                if last && !goes_on {
                     break;
                 }
             }
