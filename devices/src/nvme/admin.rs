@@ -79,7 +79,7 @@ impl Nvme {
             return Err(status::INVALID_SIZE);
         }
         // Physically contiguous, at a page.
-        if command.dword(11) & 1 == 0 || command.prp().0 % PAGE != 0 {
+        if command.dword(11) & 1 == 0 || !command.prp().0.is_multiple_of(PAGE) {
             return Err(status::INVALID_FIELD);
         }
         Ok((id, size))

@@ -22,7 +22,7 @@ pub(super) fn segments(dma: &Dma, prp: (u64, u64), len: u64) -> Result<Vec<Segme
         return Ok(parts);
     }
     if left <= PAGE {
-        if prp.1 % PAGE != 0 {
+        if !prp.1.is_multiple_of(PAGE) {
             return Err(status::INVALID_PRP);
         }
         add(prp.1, &mut left);
@@ -35,14 +35,14 @@ pub(super) fn segments(dma: &Dma, prp: (u64, u64), len: u64) -> Result<Vec<Segme
     let mut at = prp.1;
     while left > 0 {
         let entry = dma.read_u64(GuestPhys(at)).map_err(|_| status::DATA_TRANSFER)?;
-        if entry % PAGE != 0 {
+        if !entry.is_multiple_of(PAGE) {
             return Err(status::INVALID_PRP);
         }
         if at % PAGE == PAGE - 8 && left > PAGE {
             at = entry;
             // A list of lists only would go on for ever: each list has to bring at least one page.
             let first = dma.read_u64(GuestPhys(at)).map_err(|_| status::DATA_TRANSFER)?;
-            if first % PAGE != 0 {
+            if !first.is_multiple_of(PAGE) {
                 return Err(status::INVALID_PRP);
             }
             add(first, &mut left);

@@ -25,7 +25,7 @@ pub(super) struct Plain {
 }
 
 impl Plain {
-    pub(super) fn new() -> Box<dyn PciDevice> {
+    pub(super) fn boxed() -> Box<dyn PciDevice> {
         Box::new(Self { state: () })
     }
 }

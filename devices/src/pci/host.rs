@@ -113,15 +113,15 @@ impl PciHost {
             ecam: None,
             pirqs: [false; 8],
         };
-        host.add("host-bridge", PciPlace::Root(0, 0), chipset::host_bridge(), Plain::new());
-        host.add("lpc", PciPlace::Root(31, 0), chipset::lpc_bridge(pm_base), Plain::new());
+        host.add("host-bridge", PciPlace::Root(0, 0), chipset::host_bridge(), Plain::boxed());
+        host.add("lpc", PciPlace::Root(31, 0), chipset::lpc_bridge(pm_base), Plain::boxed());
         host
     }
 
     /// Adds a root port as device `device` of bus 0; the place behind it.
     pub(crate) fn add_root_port(&mut self, device: u8) -> PciPlace {
         let config = chipset::root_port(device);
-        PciPlace::Behind(self.add("root-port", PciPlace::Root(device, 0), config, Plain::new()), 0)
+        PciPlace::Behind(self.add("root-port", PciPlace::Root(device, 0), config, Plain::boxed()), 0)
     }
 
     /// Adds a function, and returns its number.

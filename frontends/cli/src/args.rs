@@ -95,7 +95,9 @@ pub struct ConformArgs {
 }
 
 /// What a snapshot's machine has already.
-const MACHINE_OPTIONS: [&str; 19] = [
+const MACHINE_OPTIONS: [&str; 21] = [
+    "console",
+    "device",
     "cdrom",
     "vga",
     "kernel",
@@ -217,6 +219,12 @@ pub struct MachineArgs {
     /// A graphics card: `std`, or `none` (what it shows: `screendump FILE.png` in the monitor, `--screendump`)
     #[arg(long, action = clap::ArgAction::Set, value_name = "std|none", default_value = "none", value_parser = parse_vga)]
     pub vga: bool,
+    /// What the console is: COM1 (`console=ttyS0`) or a virtio console (`console=hvc0`)
+    #[arg(long, value_enum, default_value_t = ConsoleKind::Serial)]
+    pub console: ConsoleKind,
+    /// Further devices (separated by commas)
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub device: Vec<DeviceKind>,
     /// Write what the graphics card shows at the end to a PNG file
     #[arg(long, value_name = "FILE")]
     pub screendump: Option<PathBuf>,
@@ -313,6 +321,24 @@ pub struct GuestArgs {
     /// amd64 or arm64
     #[arg(long, default_value = "amd64", value_parser = parse_architecture)]
     pub architecture: Architecture,
+}
+
+/// What the console is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ConsoleKind {
+    /// COM1
+    Serial,
+    /// A virtio console
+    Virtio,
+}
+
+/// Devices that are there once, if at all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum DeviceKind {
+    /// Random numbers, which follow from --seed
+    VirtioRng,
+    /// A memory balloon
+    VirtioBalloon,
 }
 
 /// What executes instructions.

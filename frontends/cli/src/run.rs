@@ -1,6 +1,6 @@
 //! `ringworld run`, and the part of every run: machine, console, monitor, what is told at the end.
 
-use crate::args::{Engine, MachineArgs, Rtc, RunArgs, Time};
+use crate::args::{ConsoleKind, DeviceKind, Engine, MachineArgs, Rtc, RunArgs, Time};
 use crate::console::{Console, KEYS, Want};
 use crate::gdb::{self, GdbServer};
 use crate::monitor::{self, Monitor, Outcome};
@@ -85,6 +85,9 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
         seed: args.seed,
         cpu_test: args.cpu_test,
         graphics: args.vga,
+        virtio_console: args.console == ConsoleKind::Virtio,
+        entropy: args.device.contains(&DeviceKind::VirtioRng),
+        balloon: args.device.contains(&DeviceKind::VirtioBalloon),
         drives: args
             .drive
             .iter()

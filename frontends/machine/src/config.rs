@@ -182,6 +182,12 @@ pub struct MachineConfig {
     pub firmware_variables: Option<DiskOptions>,
     /// Whether there is a graphics card.
     pub graphics: bool,
+    /// The first serial backend is a virtio console in place of COM1.
+    pub virtio_console: bool,
+    /// Whether there is a virtio entropy device.
+    pub entropy: bool,
+    /// Whether there is a virtio memory balloon.
+    pub balloon: bool,
     /// Disks.
     pub drives: Vec<Drive>,
     /// Network cards.
@@ -217,6 +223,9 @@ impl Default for MachineConfig {
             firmware: None,
             firmware_variables: None,
             graphics: false,
+            virtio_console: false,
+            entropy: false,
+            balloon: false,
             drives: Vec::new(),
             networks: Vec::new(),
             time: TimeMode::Deterministic,

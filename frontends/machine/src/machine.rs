@@ -83,6 +83,8 @@ pub struct Machine {
     pub(crate) resets: u64,
     /// Each network card's place among the board's PCI devices, and the network behind it, until it is started.
     pub(crate) networks: Vec<(usize, Option<Prepared>)>,
+    /// The virtio console's place among the board's PCI devices, if it takes COM1's.
+    pub(crate) console: Option<usize>,
 }
 
 /// The CPU model, if the configuration is possible.
@@ -140,8 +142,13 @@ impl Machine {
         let low_memory = map.low_ram_end().0;
         let serial_ports = backends.serial.len();
         let muted = Arc::new(AtomicBool::new(false));
-        let peripherals = peripherals::build(&config, &muted)?;
         let mutable = |inner| -> Box<dyn CharBackend> { Box::new(Mutable { inner, muted: muted.clone() }) };
+        let mut serial: Vec<_> = backends.serial.into_iter().map(mutable).collect();
+        let mut console = None;
+        if let Some(first) = serial.first_mut().filter(|_| config.virtio_console) {
+            console = Some(std::mem::replace(first, Box::new(|_: &[u8]| {})));
+        }
+        let peripherals = peripherals::build(&config, &muted, console)?;
         let board = Arc::new(Board::new(BoardConfig {
             memory: Some(memory.clone()),
             pci: peripherals.slots,
@@ -151,7 +158,7 @@ impl Machine {
                 high_memory: config.memory - low_memory,
                 cpus: config.cpus,
             },
-            serial: backends.serial.into_iter().map(mutable).collect(),
+            serial,
             debug_console: backends.debug_console.map(mutable),
             debug_exit: config.debug_exit,
             acpi_mode: false,
@@ -192,6 +199,7 @@ impl Machine {
             at_breakpoint: None,
             resets: 0,
             networks: peripherals.networks,
+            console: peripherals.console,
             config,
             memory,
             board,

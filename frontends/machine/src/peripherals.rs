@@ -12,8 +12,10 @@ use ringworld_devices::pci::{
 };
 use ringworld_devices::storage::{DiskError, DiskOptions, open_disk};
 use ringworld_devices::vga::{VIDEO_MEMORY, vga};
-use ringworld_devices::virtio::{VirtioBlk, VirtioDevice, VirtioNet, virtio_pci};
-use ringworld_devices::{Board, Pflash, Region};
+use ringworld_devices::virtio::{
+    VirtioBalloon, VirtioBlk, VirtioConsole, VirtioDevice, VirtioNet, VirtioRng, virtio_pci,
+};
+use ringworld_devices::{Board, CharBackend, Pflash, Region};
 use ringworld_firmware::{AcpiConfig, Framebuffer, Image, MemoryMap, PciConfig};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -43,14 +45,20 @@ pub(crate) fn pci_config(memory: &MemoryMap) -> PciConfig {
 
 /// What a recording says of the devices.
 pub(crate) fn describe(config: &MachineConfig) -> String {
-    let graphics = config.graphics.then(|| "graphics".to_string());
+    let on = [
+        (config.graphics, "graphics"),
+        (config.virtio_console, "virtio console"),
+        (config.entropy, "virtio entropy"),
+        (config.balloon, "virtio balloon"),
+    ];
+    let single = on.into_iter().filter(|(on, _)| *on).map(|(_, name)| name.to_string());
     let networks =
         config.networks.iter().enumerate().map(|(n, card)| format!("network {:02x?}", card.mac(n)));
     let drives = config.drives.iter().map(|drive| {
         let size = std::fs::metadata(&drive.disk.file).map_or(0, |file| file.len());
         format!("{:?} drive of {size} bytes, read only {}", drive.interface, drive.disk.read_only)
     });
-    graphics.into_iter().chain(networks).chain(drives).collect::<Vec<_>>().join("; ")
+    single.chain(networks).chain(drives).collect::<Vec<_>>().join("; ")
 }
 
 /// The board as ACPI describes it.
@@ -110,10 +118,16 @@ pub(crate) struct Peripherals {
     pub slots: Vec<PciSlot>,
     /// Each network card's place among them, and the network behind it, until it is started.
     pub networks: Vec<(usize, Option<Prepared>)>,
+    /// The virtio console's place among them.
+    pub console: Option<usize>,
 }
 
 /// Builds the devices.
-pub(crate) fn build(config: &MachineConfig, muted: &Arc<AtomicBool>) -> Result<Peripherals, MachineError> {
+pub(crate) fn build(
+    config: &MachineConfig,
+    muted: &Arc<AtomicBool>,
+    console_backend: Option<Box<dyn CharBackend>>,
+) -> Result<Peripherals, MachineError> {
     let mut slots = Slots { list: Vec::new(), ahci: Vec::new(), next: FIRST_DEVICE };
     let mut networks = Vec::new();
     if config.graphics {
@@ -137,8 +151,18 @@ pub(crate) fn build(config: &MachineConfig, muted: &Arc<AtomicBool>) -> Result<P
     for (number, drive) in config.drives.iter().enumerate() {
         slots.drive(number, drive)?;
     }
+    let console = console_backend.map(|backend| {
+        slots.virtio("virtio-console".into(), VirtioConsole::new(backend));
+        slots.list.len() - 1
+    });
+    if config.entropy {
+        slots.virtio("virtio-rng".into(), VirtioRng::new(config.seed));
+    }
+    if config.balloon {
+        slots.virtio("virtio-balloon".into(), VirtioBalloon::new());
+    }
     slots.finish()?;
-    Ok(Peripherals { slots: slots.list, networks })
+    Ok(Peripherals { slots: slots.list, networks, console })
 }
 
 struct Slots {

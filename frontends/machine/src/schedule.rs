@@ -311,6 +311,10 @@ impl Machine {
 
     fn apply(&mut self, event: &HostEvent) -> Result<(), Break> {
         match event {
+            HostEvent::Serial { port: 0, bytes } if self.console.is_some() => {
+                let slot = self.console.unwrap_or_default();
+                self.board.input(HostInput::Pci(slot), bytes, self.now);
+            }
             HostEvent::Serial { port, bytes } => self.board.input(HostInput::Serial(*port), bytes, self.now),
             HostEvent::Network { port, frames } => {
                 if let Some(&(slot, _)) = self.networks.get(*port) {

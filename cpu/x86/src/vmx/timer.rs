@@ -14,7 +14,8 @@ impl Cpu {
         let (now, tsc) = (self.now(), self.tsc());
         self.virt.vmx.timer_deadline = vmx.pin(PREEMPTION_TIMER).then(|| {
             let ticks = vmx.vmcs.get(Field::PreemptionTimerValue);
-            let end = if ticks == 0 { tsc } else { (tsc >> TIMER_SHIFT).saturating_add(ticks) << TIMER_SHIFT };
+            let end =
+                if ticks == 0 { tsc } else { (tsc >> TIMER_SHIFT).saturating_add(ticks) << TIMER_SHIFT };
             now.0.saturating_add(end.saturating_sub(tsc))
         });
         if self.virt.vmx.timer_deadline.is_some() {
