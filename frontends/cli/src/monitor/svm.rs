@@ -62,10 +62,10 @@ fn value(field: &Field, bytes: &[u8]) -> String {
             number(at + 4, 4),
             number(at + 8, 8)
         ),
-        len => bytes[at..at + len].chunks(4).map(hex).collect::<Vec<_>>().join(" "),
+        len => bytes[at..at + len].chunks(4).map(word).collect::<Vec<_>>().join(" "),
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn word(bytes: &[u8]) -> String {
+    bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect()
 }
