@@ -162,7 +162,11 @@ fn translator(jit: &TranslatorStats, instructions: u64) -> String {
         jit.nanoseconds as f64 / 1e6,
         per(jit.nanoseconds, jit.instructions)
     );
-    let _ = writeln!(text, "  stale blocks               {:>16}, all forgotten {} times", jit.invalidated, jit.flushes);
+    let _ = writeln!(
+        text,
+        "  stale blocks               {:>16}, all forgotten {} times",
+        jit.invalidated, jit.flushes
+    );
     let _ = writeln!(text, "  entries from the loop      {:>16}", jit.entries);
     let _ = writeln!(
         text,

@@ -7,6 +7,7 @@ use super::{Exit, ExitCode};
 use crate::mem::{Kind, Privilege};
 use crate::nested::{Rights, SecondStage};
 use crate::paging::unpaged;
+use crate::vmx::inspect::NestedWalk;
 use crate::{Cpu, Stop};
 use ringworld_core::{GuestPhys, GuestVirt};
 use ringworld_mmu::x86::paging::{
@@ -249,6 +250,42 @@ impl Cpu {
         });
         let tables = &mut Inspector::new(&self.memory);
         walk_both(paging.as_ref(), npt, linear, access, tables).ok().map(|(page, ..)| page.gpa)
+    }
+
+    /// What a read of a guest-physical address would meet in the nested tables.
+    pub(crate) fn svm_inspect_nested(&self, npt: &Paging, address: GuestPhys) -> NestedWalk {
+        let mut inspector = Inspector::new(&self.memory);
+        let result = match walk_second_stage(npt, address, AccessKind::Read, &mut inspector) {
+            Ok(page) => Ok(page.gpa),
+            Err(WalkFault::Page(fault)) => {
+                Err(format!("nested page fault, error code {:#x}", fault.error_code))
+            }
+            Err(WalkFault::Table(never)) => match never {},
+        };
+        NestedWalk { references: inspector.references, result }
+    }
+
+    /// What a read of a linear address would meet in both stages.
+    pub(crate) fn svm_inspect_both(&self, npt: &Paging, linear: u64) -> NestedWalk {
+        let paging = self.spaces.paging.map(|mut paging| {
+            (paging.pkru, paging.pkrs) = (0, 0);
+            paging
+        });
+        let access = Access { kind: AccessKind::Read, user: false, ac: true };
+        let mut inspector = Inspector::new(&self.memory);
+        let result = match walk_both(paging.as_ref(), npt, linear, access, &mut inspector) {
+            Ok((page, ..)) => Ok(page.gpa),
+            Err(GuestFault::Page(fault)) => {
+                Err(format!("page fault of the guest, error code {:#x}", fault.error_code))
+            }
+            Err(GuestFault::Nested(fault, in_tables)) => Err(format!(
+                "{}nested page fault at {}, error code {:#x}",
+                if in_tables { "in the guest's tables: " } else { "" },
+                fault.address,
+                fault.error_code
+            )),
+        };
+        NestedWalk { references: inspector.references, result }
     }
 
     /// A guest's PDPTEs are read by walks.

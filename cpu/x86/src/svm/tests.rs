@@ -352,6 +352,21 @@ fn nested_faults_tell_where_they_arose() {
 }
 
 #[test]
+fn a_walk_of_both_stages_shows_every_reference() {
+    // Three levels each, down to pages of 2 MiB: (3 + 1) * 3 of the nested tables, 3 of the guest's (APM 2 15.25.1).
+    let mut setup = Setup::new(&[0xeb, 0xfe]);
+    setup.nested();
+    setup.run();
+    let walk = setup.cpu.inspect_nested(CODE + 5).unwrap();
+    assert_eq!(walk.result, Ok(GuestPhys(CODE + 5)));
+    let stages: Vec<bool> = walk.references.iter().map(|r| r.stage == ringworld_mmu::Stage::First).collect();
+    let level = [false, false, false, true];
+    assert_eq!(stages, [level, level, level].concat().into_iter().chain([false; 3]).collect::<Vec<_>>());
+    assert_eq!(setup.cpu.inspect_ept(GuestPhys(0x1234)).unwrap().references.len(), 3);
+    assert!(setup.cpu.inspect_nested(1 << 30).unwrap().result.is_err());
+}
+
+#[test]
 fn nested_writes_set_flags_at_both_levels() {
     // MOV [RAX], RAX: dirty flags in both page entries, accessed flags above (APM 2 15.25.5).
     let mut setup = Setup::new(&[0x48, 0x89, 0x00, 0x0f, 0x01, 0xd9]);

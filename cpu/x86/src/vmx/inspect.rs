@@ -50,8 +50,11 @@ impl Cpu {
         }
     }
 
-    /// Walks the extended page tables for a guest-physical address; `None` if there are none.
+    /// Walks the extended or nested page tables for a guest-physical address; `None` if there are none.
     pub fn inspect_ept(&self, address: GuestPhys) -> Option<NestedWalk> {
+        if let Some(SecondStage::Npt(npt)) = &self.spaces.second_stage {
+            return Some(self.svm_inspect_nested(npt, address));
+        }
         let ept = self.inspected_ept()?;
         let mut inspector = Inspector::new(&self.memory);
         let result: Result<EptTranslation, EptFault<Infallible>> =
@@ -60,8 +63,11 @@ impl Cpu {
         Some(NestedWalk { references: inspector.references, result })
     }
 
-    /// Walks both stages for a linear address of the running guest; `None` if none runs, or without EPT.
+    /// Walks both stages for a linear address of the running guest; `None` if none runs, or without a second stage.
     pub fn inspect_nested(&self, linear: u64) -> Option<NestedWalk> {
+        if let Some(SecondStage::Npt(npt)) = &self.spaces.second_stage {
+            return Some(self.svm_inspect_both(npt, linear));
+        }
         let Some(SecondStage::Ept(ept)) = self.spaces.second_stage else { return None };
         let mut inspector = Inspector::new(&self.memory);
         let access = Access { kind: AccessKind::Read, user: false, ac: true };

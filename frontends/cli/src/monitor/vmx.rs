@@ -45,14 +45,14 @@ pub fn why_failed(machine: &Machine, cpu: usize, out: &mut String) -> Result<(),
 /// `ept ADDR`: the walk of a guest-physical address.
 pub fn ept(machine: &Machine, cpu: usize, at: u64, out: &mut String) -> Result<(), String> {
     let cpu = machine.cpu(cpu).ok_or("there is no such CPU")?;
-    show(&cpu.inspect_ept(GuestPhys(at)).ok_or("there are no extended page tables")?, at, out);
+    show(&cpu.inspect_ept(GuestPhys(at)).ok_or("there are no extended or nested page tables")?, at, out);
     Ok(())
 }
 
 /// `walk2d ADDR`: every reference of the two-dimensional walk of a linear address.
 pub fn walk2d(machine: &Machine, cpu: usize, at: u64, out: &mut String) -> Result<(), String> {
     let cpu = machine.cpu(cpu).ok_or("there is no such CPU")?;
-    show(&cpu.inspect_nested(at).ok_or("no guest with extended page tables runs")?, at, out);
+    show(&cpu.inspect_nested(at).ok_or("no guest with extended or nested page tables runs")?, at, out);
     Ok(())
 }
 
@@ -62,7 +62,7 @@ fn show(walk: &NestedWalk, at: u64, out: &mut String) {
         _ = writeln!(
             out,
             "{n:>3}  {:<7} level {level} at {:012x}: {:016x}",
-            if stage == ringworld_mmu::Stage::First { "guest" } else { "    EPT" },
+            if stage == ringworld_mmu::Stage::First { "guest" } else { "  nested" },
             reference.address.0,
             reference.entry
         );
