@@ -78,7 +78,7 @@ pub struct ConformArgs {
     #[arg(long, value_name = "MODEL[,+FEATURE][,-FEATURE]")]
     pub cpu: Option<String>,
     /// What executes instructions
-    #[arg(long, value_enum, default_value_t = Engine::Interp)]
+    #[arg(long, value_enum, default_value_t = Engine::Auto)]
     pub engine: Engine,
     /// A file of expected failures: lines TEST or TEST: SUB-TEST
     #[arg(long, value_name = "FILE")]
@@ -239,7 +239,7 @@ pub struct MachineArgs {
     #[arg(long, value_name = "user,...", value_parser = crate::net::parse_net)]
     pub net: Vec<ringworld_machine::Network>,
     /// What executes instructions
-    #[arg(long, value_enum, default_value_t = Engine::Interp)]
+    #[arg(long, value_enum, default_value_t = Engine::Auto)]
     pub engine: Engine,
     /// What time follows: the instruction count alone, or the wall clock, too [default: real on a terminal, else
     /// deterministic]
@@ -344,6 +344,8 @@ pub enum DeviceKind {
 /// What executes instructions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Engine {
+    /// The translator, where the host can run its code
+    Auto,
     /// The interpreter
     Interp,
     /// The translator
@@ -354,6 +356,7 @@ impl Engine {
     /// As on the command line.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::Interp => "interp",
             Self::Jit => "jit",
         }

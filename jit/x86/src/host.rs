@@ -61,7 +61,7 @@ features! {
     AVX512_BF16: "avx512bf16",
 }
 
-/// What the emitted sequences themselves need.
+/// Whether the host has what the emitted sequences themselves need: BMI1, BMI2, and LAHF in 64-bit mode.
 pub fn is_enough() -> bool {
     std::is_x86_feature_detected!("bmi1") && std::is_x86_feature_detected!("bmi2") && lahf()
 }

@@ -19,4 +19,5 @@ mod translator;
 
 pub use classify::{Emit, Live, emit_of};
 pub use listing::{HostCode, Leaving};
+pub use host::is_enough as host_can_translate;
 pub use translator::{JitError, JitOptions, JitStats, Translator};
