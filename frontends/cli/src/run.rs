@@ -78,7 +78,9 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
         engine: match args.engine {
             Engine::Auto if ringworld_machine::host_can_translate() => ringworld_machine::Engine::Jit,
             Engine::Auto => {
-                eprintln!("ringworld: this host's processor lacks BMI2: the interpreter runs in place of the translator");
+                eprintln!(
+                    "ringworld: this host's processor lacks BMI2: the interpreter runs in place of the translator"
+                );
                 ringworld_machine::Engine::Interp
             }
             Engine::Interp => ringworld_machine::Engine::Interp,

@@ -57,8 +57,8 @@ pub use stats::{CpuStats, RegionStats, Stats, TranslatorStats};
 pub use stop::{RunUntil, StopReason};
 
 pub use ringworld_devices::CharBackend;
-pub use ringworld_jit_x86::host_can_translate;
 pub use ringworld_devices::storage::{DiskError, DiskOptions, ImageFormat};
 pub use ringworld_firmware::{BootFile, LoadError};
+pub use ringworld_jit_x86::host_can_translate;
 pub use ringworld_x86::interp::{NoObserver, Observer};
 pub use ringworld_x86::watch::Watchpoint;

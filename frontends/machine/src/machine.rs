@@ -331,7 +331,9 @@ impl Machine {
             virtual_ns: self.now().0,
             resets: self.resets,
             cpus: self.cores.iter().map(cpu).collect(),
-            translator: TranslatorStats::sum(self.cores.iter().filter_map(|core| Some(&core.translator.as_ref()?.stats))),
+            translator: TranslatorStats::sum(
+                self.cores.iter().filter_map(|core| Some(&core.translator.as_ref()?.stats)),
+            ),
             ports: Vec::new(),
             mmio: Vec::new(),
             unclaimed_ports: 0,

@@ -18,6 +18,6 @@ mod stubs;
 mod translator;
 
 pub use classify::{Emit, Live, emit_of};
-pub use listing::{HostCode, Leaving};
 pub use host::is_enough as host_can_translate;
+pub use listing::{HostCode, Leaving};
 pub use translator::{JitError, JitOptions, JitStats, Translator};
