@@ -275,6 +275,12 @@ pub struct MachineArgs {
     /// Keep the past in memory, so that the monitor and gdb can go back
     #[arg(long)]
     pub reverse: bool,
+    /// Take commands as lines of JSON from a socket (loopback unless an address is given)
+    #[arg(long, value_name = "unix:PATH|[ADDRESS:]PORT")]
+    pub control: Option<crate::control::ControlAddress>,
+    /// Wait for the control socket's `cont` before the guest starts
+    #[arg(long, requires = "control")]
+    pub paused: bool,
     /// Listen for gdb (on the loopback interface unless an address is given)
     #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = crate::gdb::parse_address)]
     pub gdb: Option<std::net::SocketAddr>,

@@ -202,6 +202,11 @@ impl Console {
         Ok(lines)
     }
 
+    /// Whether the run is to end.
+    pub fn has_want(&self) -> bool {
+        lock(&self.0.want).is_some()
+    }
+
     /// Takes the reason why the run was to end.
     pub fn take_want(&self) -> Option<Want> {
         lock(&self.0.want).take()

@@ -2,6 +2,7 @@
 
 use crate::args::{ConsoleKind, DeviceKind, Engine, MachineArgs, Rtc, RunArgs, Time};
 use crate::console::{Console, KEYS, Want};
+use crate::control::Control;
 use crate::gdb::{self, GdbServer};
 use crate::monitor::{self, Monitor, Outcome};
 use crate::stats::{self, Watch};
@@ -173,7 +174,12 @@ pub fn start(mut from: Start, args: &MachineArgs, script: Script) -> anyhow::Res
     }
     let gdb =
         args.gdb.map(|address| GdbServer::listen(address, args.gdb_wait, machine.handle())).transpose()?;
-    let mut session = Session { args, machine, monitor, console, gdb, watch: Watch::start() };
+    let control = args
+        .control
+        .as_ref()
+        .map(|address| Control::listen(address, args.paused, machine.handle()))
+        .transpose()?;
+    let mut session = Session { args, machine, monitor, console, gdb, control, watch: Watch::start() };
     session.run(!replaying)
 }
 
@@ -183,6 +189,7 @@ struct Session<'a> {
     monitor: Monitor,
     console: Console,
     gdb: Option<GdbServer>,
+    control: Option<Control>,
     watch: Watch,
 }
 
@@ -206,6 +213,11 @@ impl Session<'_> {
                     break (StopReason::UserRequest, Some(Want::Leave));
                 }
             }
+            if let Some(control) = &mut self.control
+                && control.serve(&mut self.machine, &mut self.monitor, || self.console.has_want())
+            {
+                break (StopReason::UserRequest, Some(Want::Leave));
+            }
             let handle = self.machine.handle();
             let stop = match self.gdb.as_mut().and_then(|gdb| gdb.connection(&handle)) {
                 None => self.run_machine()?,
@@ -216,8 +228,9 @@ impl Session<'_> {
                 },
             };
             let want = self.console.take_want();
-            if stop == StopReason::UserRequest && want.is_none() && self.gdb.is_some() {
-                // gdb has connected.
+            let outside = self.gdb.is_some() || self.control.is_some();
+            if stop == StopReason::UserRequest && want.is_none() && outside {
+                // gdb has connected, or a command has come.
                 continue;
             }
             in_monitor = match (&stop, want) {

@@ -99,6 +99,9 @@ fn files_that_cannot_be_read_or_written() {
     let port = taken.local_addr().unwrap().port().to_string();
     refused(&run(&["--gdb", &port]), 1, &["gdb", &port, "in use", "another port"]);
     refused(&run(&["--gdb", "host:x"]), 2, &["--gdb", "port"]);
+    refused(&run(&["--control", &port]), 1, &["control", &port, "in use"]);
+    refused(&run(&["--control", "unix:/nonexistent/x"]), 1, &["control", "/nonexistent/x"]);
+    refused(&run(&["--paused"]), 2, &["--control"]);
 }
 
 #[test]

@@ -24,6 +24,11 @@ pub enum HostEvent {
         /// The frames.
         frames: Vec<Frame>,
     },
+    /// Keys of the keyboard going down (true) or up: each its set 1 code, with bit 7 set if 0xe0 comes before.
+    Keys {
+        /// The keys in their order.
+        keys: Vec<(u8, bool)>,
+    },
     /// Somebody presses the power button.
     PowerButton,
     /// A non-maskable interrupt at every CPU's LINT1.
@@ -117,6 +122,11 @@ impl MachineHandle {
     /// Forgets a request to stop that the machine has not seen yet.
     pub fn forget_stop(&self) {
         self.lock().stop = None;
+    }
+
+    /// The request to stop that the machine has not seen yet.
+    pub fn pending_stop(&self) -> Option<StopReason> {
+        self.lock().stop.clone()
     }
 
     pub(crate) fn take_stop(&self) -> Option<StopReason> {

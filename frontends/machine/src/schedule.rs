@@ -10,7 +10,7 @@ use crate::interrupts;
 use crate::machine::Machine;
 use crate::{HostEvent, MachineError, RunUntil, StopReason};
 use ringworld_core::{Platform, VirtualTime};
-use ringworld_devices::{HostInput, PowerRequest};
+use ringworld_devices::{HostInput, PowerRequest, key_event};
 use ringworld_x86::interp::{NoObserver, Observer, RunEnd};
 use ringworld_x86::state::Activity;
 use ringworld_x86::watch::WatchHit;
@@ -322,6 +322,12 @@ impl Machine {
                         self.board.input(HostInput::Pci(slot), &frame.0, self.now);
                     }
                 }
+            }
+            HostEvent::Keys { keys } => {
+                // A key of code 0 does not exist: it would be taken for the mouse.
+                let keys = keys.iter().filter(|(key, _)| *key != 0);
+                let bytes: Vec<u8> = keys.flat_map(|(key, down)| key_event(*key, *down)).collect();
+                self.board.input(HostInput::Keyboard, &bytes, self.now);
             }
             HostEvent::PowerButton => self.board.input(HostInput::PowerButton, &[], self.now),
             // Bit 7 of port 0x70 cuts the button off.
