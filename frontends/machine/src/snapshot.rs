@@ -115,8 +115,23 @@ impl Snapshot {
         Ok(Self { header, body: body.to_vec() })
     }
 
+    /// The same snapshot with other bytes in place of its state, for fuzzers: a file with a right checksum may hold anything.
+    pub fn with_changed_state(&self, change: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let body = zstd::decode_all(&self.body[..]).unwrap_or_default();
+        let (length, rest) = body.split_at_checked(8).unwrap_or_default();
+        let length = length.try_into().map_or(0, u64::from_le_bytes) as usize;
+        let (state, rest) = rest.split_at_checked(length).unwrap_or_default();
+        let mut state = state.to_vec();
+        change(&mut state);
+        let changed = [&(state.len() as u64).to_le_bytes()[..], &state, rest].concat();
+        Self { header: self.header.clone(), body: zstd::encode_all(&changed[..], LEVEL).unwrap_or_default() }
+    }
+
     /// The file's bytes.
-    fn to_bytes(&self) -> Result<Vec<u8>, MachineError> {
+    ///
+    /// # Errors
+    /// A description that cannot be written.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, MachineError> {
         let description = serde_json::to_vec(&self.header).map_err(bad)?;
         let payload = [&description, &self.body[..]].concat();
         let mut bytes = Vec::with_capacity(START + payload.len());

@@ -4,6 +4,7 @@
 //! A case is made from its number alone, so a finding is replayed by `--case`. A finding is a panic (a failed check is
 //! one, too) or a case that does not end.
 
+mod arguments;
 mod command_line;
 mod cpio;
 mod decoder;
@@ -15,6 +16,7 @@ mod loaders;
 mod peripherals;
 mod qcow2;
 mod random;
+mod sessions;
 
 use clap::Parser;
 use random::Random;
@@ -36,6 +38,10 @@ const TARGETS: &[(&str, Run)] = &[
     ("decoder", decoder::run),
     ("guest", guest::run),
     ("devices", devices::run),
+    ("arguments", arguments::run),
+    ("snapshot", sessions::snapshot),
+    ("gdb", sessions::gdb),
+    ("control", sessions::control),
     ("pci", peripherals::pci),
     ("virtqueues", peripherals::virtqueues),
     ("nvme", peripherals::nvme_commands),
