@@ -34,6 +34,8 @@ pub struct AcpiConfig {
     pub serial_ports: usize,
     /// Whether there is an HPET.
     pub hpet: bool,
+    /// Whether there is a VGA.
+    pub vga: bool,
     /// The PCI Express root complex, if there is one.
     pub pci: Option<PciConfig>,
 }
@@ -60,7 +62,7 @@ impl Tables {
         // ACPI 5.2.10: the FACS lies on a 64-byte boundary.
         let facs = area.add(&bytes_of(&FACS::new()), 64);
         let dsdt = area.add(&dsdt::table(config), 16);
-        let fadt_bytes = fadt::table(facs, dsdt);
+        let fadt_bytes = fadt::table(facs, dsdt, config.vga);
         let fadt = area.add(&fadt_bytes, 16);
         let mut tables = vec![fadt, area.add(&madt::table(config.cpus), 16)];
         if config.hpet {
@@ -201,7 +203,8 @@ mod tests {
     fn tables(cpus: u32, hpet: bool) -> Result<Vec<u8>, LoadError> {
         let map = MemoryMap::pc(64 << 20).unwrap();
         let mut placer = Placer::new(&map);
-        let rsdp = place(&mut placer, &AcpiConfig { cpus, serial_ports: 2, hpet, pci: hpet.then(pci) })?;
+        let rsdp =
+            place(&mut placer, &AcpiConfig { cpus, serial_ports: 2, hpet, vga: hpet, pci: hpet.then(pci) })?;
         assert_eq!(rsdp.0, BIOS_AREA);
         let image = placer.finish(Entry::real(0, 0, crate::Registers::default()));
         Ok(image.pieces()[0].bytes().to_vec())

@@ -26,11 +26,12 @@ const CENTURY: u8 = 0x32;
 /// No C2 and C3 states (ACPI 5.2.9: above 100 and 1000 microseconds).
 const NO_C2: u16 = 101;
 const NO_C3: u16 = 1001;
-/// IAPC_BOOT_ARCH: legacy devices, an 8042, no VGA (ACPI table 5-10).
-const BOOT_ARCHITECTURE: u16 = 0b111;
+/// IAPC_BOOT_ARCH: legacy devices, an 8042; no VGA (ACPI table 5-10).
+const BOOT_ARCHITECTURE: u16 = 0b011;
+const NO_VGA: u16 = 0b100;
 
 /// The FADT that points to the other two fixed tables.
-pub(super) fn table(facs: u32, dsdt: u32) -> Vec<u8> {
+pub(super) fn table(facs: u32, dsdt: u32, vga: bool) -> Vec<u8> {
     let io = |port: u16, bytes: u8| {
         let access = match bytes {
             2 => AccessSize::WordAccess,
@@ -67,7 +68,7 @@ pub(super) fn table(facs: u32, dsdt: u32) -> Vec<u8> {
     fadt.p_lvl2_lat = NO_C2.into();
     fadt.p_lvl3_lat = NO_C3.into();
     fadt.century = CENTURY;
-    fadt.iapc_boot_arch = BOOT_ARCHITECTURE.into();
+    fadt.iapc_boot_arch = (BOOT_ARCHITECTURE | if vga { 0 } else { NO_VGA }).into();
     fadt.reset_reg = io(RESET_PORT, 1);
     fadt.reset_value = RESET_VALUE;
     // The power button is the fixed one; there is no sleep button; the RTC wakes by fixed hardware; the PM timer has 32

@@ -54,7 +54,7 @@ pub fn try_load(
         ..BootFile::new("/some where/initrd", vec![0xab; size])
     };
     let modules = modules.iter().map(module).collect();
-    let acpi = AcpiConfig { cpus: 2, serial_ports: 1, hpet: false, pci: None };
+    let acpi = AcpiConfig { cpus: 2, serial_ports: 1, hpet: false, vga: false, pci: None };
     let request =
         BootRequest { kernel, kind, modules, command_line, memory: &memory, framebuffer: None, acpi };
     load(&request).map(|image| Guest { image })

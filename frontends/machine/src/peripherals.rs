@@ -63,7 +63,13 @@ pub(crate) fn describe(config: &MachineConfig) -> String {
 
 /// The board as ACPI describes it.
 pub(crate) fn acpi_config(config: &MachineConfig, serial_ports: usize, memory: &MemoryMap) -> AcpiConfig {
-    AcpiConfig { cpus: config.cpus, serial_ports, hpet: true, pci: Some(pci_config(memory)) }
+    AcpiConfig {
+        cpus: config.cpus,
+        serial_ports,
+        hpet: true,
+        vga: config.graphics,
+        pci: Some(pci_config(memory)),
+    }
 }
 
 /// The files of the configuration device, which firmware reads.

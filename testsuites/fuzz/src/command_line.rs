@@ -64,7 +64,7 @@ fn kernel(random: &mut Random) -> &'static str {
         command_line: &text,
         memory: &memory,
         framebuffer: None,
-        acpi: AcpiConfig { cpus: 1, serial_ports: 1, hpet: true, pci: None },
+        acpi: AcpiConfig { cpus: 1, serial_ports: 1, hpet: true, vga: false, pci: None },
     };
     let result = load(&request);
     if let Ok(image) = &result {

@@ -137,7 +137,8 @@ pub fn run(random: &mut Random) -> &'static str {
         })
         .collect();
     let cpus = if random.one_in(64) { random.below(5000) as u32 } else { 1 + random.below(300) as u32 };
-    let acpi = AcpiConfig { cpus, serial_ports: random.below(5), hpet: random.one_in(2), pci: None };
+    let acpi =
+        AcpiConfig { cpus, serial_ports: random.below(5), hpet: random.one_in(2), vga: false, pci: None };
     // What is detected need not load, but must not fail by itself.
     let _ = detect(&kernel);
     let request = BootRequest {
