@@ -136,7 +136,14 @@ fn models_have_their_vendors_registers() {
     let mut intel = cpu("Skylake-Server");
     check(
         &mut intel,
-        &[(0xc001_0015, 0, None), (0x3a, 5, None), (0x1a0, 0x1801, Some(0x1881)), (0x1fc, 2, Some(2))],
+        &[
+            (0xc001_0015, 0, None),
+            (0x3a, 7, None),
+            (0x3a, 5, Some(5)),
+            (0x3a, 5, None),
+            (0x1a0, 0x1801, Some(0x1881)),
+            (0x1fc, 2, Some(2)),
+        ],
     );
 }
 
