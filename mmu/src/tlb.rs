@@ -11,7 +11,7 @@
 use core::hash::Hash;
 use core::ptr::NonNull;
 use ringworld_core::{FastMap, GuestVirt, PAGE_MASK};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 /// Entries of a context; a power of two.
 pub const TLB_ENTRIES: usize = 4096;
@@ -212,7 +212,7 @@ pub struct Tlb<K> {
     contexts: Vec<NonNull<Translations>>,
     keys: Vec<Option<K>>,
     incarnations: Vec<u64>,
-    by_key: HashMap<K, ContextId>,
+    by_key: FastMap<K, ContextId>,
     /// The contexts that were asked for last.
     recent: [Option<(K, ContextId)>; RECENT],
     next_recent: usize,
@@ -224,6 +224,8 @@ pub struct Tlb<K> {
     /// Matches nothing: for accesses that all must take the slow path.
     barred: NonNull<Translations>,
     writers: Box<[Writer]>,
+    /// Entries of `writers` that may not be [`Writer::None`]; meaningless once it is full.
+    used_writers: Vec<u32>,
     write_epoch: u64,
     tokens: FastMap<(u64, u64, u32), u32>,
 }
@@ -247,7 +249,7 @@ impl<K: Eq + Hash + Clone> Default for Tlb<K> {
             contexts: Vec::new(),
             keys: Vec::new(),
             incarnations: Vec::new(),
-            by_key: HashMap::new(),
+            by_key: FastMap::default(),
             recent: [const { None }; RECENT],
             next_recent: 0,
             hand: 0,
@@ -256,6 +258,7 @@ impl<K: Eq + Hash + Clone> Default for Tlb<K> {
             current_id: ContextId(u16::MAX),
             barred,
             writers: vec![Writer::None; WRITERS].into_boxed_slice(),
+            used_writers: Vec::with_capacity(JOURNAL),
             write_epoch: 0,
             tokens: FastMap::default(),
         }
@@ -426,9 +429,23 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         }
     }
 
+    fn clear_writers(&mut self) {
+        if self.used_writers.len() < JOURNAL {
+            for at in self.used_writers.drain(..) {
+                self.writers[at as usize] = Writer::None;
+            }
+        } else {
+            self.writers.fill(Writer::None);
+        }
+        self.used_writers.clear();
+    }
+
     fn note_writer(&mut self, physical_page: u64, context: u16, slot: u16) {
         let at = (physical_page >> 12) as usize & (WRITERS - 1);
         let new = Writer::One { context, slot };
+        if self.writers[at] == Writer::None && self.used_writers.len() < JOURNAL {
+            self.used_writers.push(at as u32);
+        }
         self.writers[at] = match self.writers[at] {
             Writer::None => new,
             same if same == new => same,
@@ -441,7 +458,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         for n in 0..self.contexts.len() {
             self.arrays(ContextId(n as u16)).clear();
         }
-        self.writers.fill(Writer::None);
+        self.clear_writers();
     }
 
     /// Drops the contexts whose keys will not come again.
@@ -512,7 +529,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
     /// Sends all writes to the slow path (dirty tracking was reset, or another CPU decoded code).
     pub fn drop_all_writes(&mut self) {
         self.write_epoch += 1;
-        self.writers.fill(Writer::None);
+        self.clear_writers();
         if usize::from(self.current_id.0) < self.contexts.len() {
             let epoch = self.write_epoch;
             let id = self.current_id;

@@ -8,13 +8,12 @@ use crate::nested::{GuestTag, Rights, SecondStage};
 use crate::state::boundary;
 use crate::{Cpu, Stop};
 use core::convert::Infallible;
-use ringworld_core::{GuestPhys, GuestVirt, PAGE_MASK};
+use ringworld_core::{FastMap, GuestPhys, GuestVirt, PAGE_MASK};
 use ringworld_mmu::tlb::{ContextId, TlbEntry, TlbKind};
 use ringworld_mmu::x86::paging::{
     self, Access, AccessKind, EntryFormat, Mode, Paging, Translation, WalkFault, load_pdptes,
 };
 use ringworld_mmu::{Inspector, PhysicalTables};
-use std::collections::HashMap;
 
 /// Where an access goes.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +71,7 @@ pub(crate) struct CodeStamp {
 #[derive(Debug)]
 pub struct AddressSpaces {
     /// The present incarnation of each PCID of the host and of each guest.
-    spaces: HashMap<(Option<GuestTag>, u16), u32>,
+    spaces: FastMap<(Option<GuestTag>, u16), u32>,
     next_space: u32,
     /// The contexts of the present address space: supervisor, supervisor with EFLAGS.AC, user.
     keys: [ContextKey; 3],
@@ -87,7 +86,7 @@ pub struct AddressSpaces {
 impl Default for AddressSpaces {
     fn default() -> Self {
         Self {
-            spaces: HashMap::new(),
+            spaces: FastMap::default(),
             next_space: 1,
             keys: [ContextKey::default(); 3],
             paging: None,
