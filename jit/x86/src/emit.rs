@@ -546,31 +546,29 @@ impl<'a> Emitter<'a> {
     }
 
     fn cold(&mut self, cold: &Cold) {
-        {
-            self.s.land(cold.from);
-            match cold.what {
-                ColdKind::Side { target, refund } => {
-                    self.give_back(refund);
-                    self.link(target);
-                }
-                ColdKind::Site { site, resume } => {
-                    self.leave(site);
-                    if let Some(resume) = resume {
-                        self.jump_back(resume);
-                    }
-                }
-                ColdKind::Ungroup { site } => {
-                    let refund = self.sites[(site - self.first_site) as usize].refund;
-                    self.give_back(refund);
-                    // Linked later; until then it leads to the next instruction.
-                    let end = near(self.s, 0);
-                    self.sites[(site - self.first_site) as usize].patch = end;
-                    self.leave(site);
-                }
-                ColdKind::Stub { stub, resume } => {
-                    self.call_stub(stub);
+        self.s.land(cold.from);
+        match cold.what {
+            ColdKind::Side { target, refund } => {
+                self.give_back(refund);
+                self.link(target);
+            }
+            ColdKind::Site { site, resume } => {
+                self.leave(site);
+                if let Some(resume) = resume {
                     self.jump_back(resume);
                 }
+            }
+            ColdKind::Ungroup { site } => {
+                let refund = self.sites[(site - self.first_site) as usize].refund;
+                self.give_back(refund);
+                // Linked later; until then it leads to the next instruction.
+                let end = near(self.s, 0);
+                self.sites[(site - self.first_site) as usize].patch = end;
+                self.leave(site);
+            }
+            ColdKind::Stub { stub, resume } => {
+                self.call_stub(stub);
+                self.jump_back(resume);
             }
         }
     }

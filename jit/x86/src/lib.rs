@@ -5,6 +5,9 @@
 //! nothing that is emitted between guest instructions touches them. Whatever is not plain calls the instruction's own
 //! function, so there is no second definition of anything.
 
+// dynasm's macro converts register numbers that are bytes already.
+#![allow(clippy::useless_conversion)]
+
 mod classify;
 mod control;
 mod emit;

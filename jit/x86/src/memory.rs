@@ -177,9 +177,9 @@ impl Emitter<'_> {
                 dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14 + last] ; shrx rcx, rcx, r15);
             }
         }
-        let fits = jrcxz(&mut self.s);
-        let slow = near(&mut self.s, 0);
-        crate::stubs::land8(&mut self.s, fits);
+        let fits = jrcxz(self.s);
+        let slow = near(self.s, 0);
+        crate::stubs::land8(self.s, fits);
         match fixed {
             Some(fixed) => dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + HOST + slot(fixed)]),
             None => dynasm!(self.s
