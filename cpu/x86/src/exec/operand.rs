@@ -131,6 +131,8 @@ pub trait Source {
 
 /// A place that can be read, written, and modified.
 pub trait Place: Source {
+    /// Whether it is in memory.
+    const MEMORY: bool = false;
     /// Writes it.
     fn write<T: Int>(cpu: &mut Cpu, i: &crate::Insn, value: T) -> Result<(), crate::Stop>;
     /// Reads it, and writes what `f` makes of it; faults before `f` runs.
@@ -188,6 +190,7 @@ impl Source for Mem {
 }
 
 impl Place for Mem {
+    const MEMORY: bool = true;
     #[inline(always)]
     fn write<T: Int>(cpu: &mut Cpu, i: &crate::Insn, value: T) -> Result<(), crate::Stop> {
         cpu.store(i, value)

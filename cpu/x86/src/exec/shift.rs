@@ -6,7 +6,8 @@ use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
 trait Shift {
-    /// Rotates by an immediate other than 1 leave OF, which is undefined then, as it was (on silicon: Intel, Golden Cove).
+    /// Rotates of a register by an immediate other than 1 leave OF, which is undefined then, as it was; of memory they set
+    /// it as rotates by CL do (on silicon: Intel, Golden Cove).
     const ROTATES: bool = false;
     /// Shifts by `count`, which is masked and not zero, setting flags.
     fn run<T: Int>(cpu: &mut Cpu, a: T, count: u32) -> T;
@@ -120,7 +121,7 @@ fn shift<O: Shift, T: Int, D: Place, S: Source>(cpu: &mut Cpu, i: &Insn) -> Resu
     D::modify::<T>(cpu, i, |cpu, a| {
         let of = cpu.flags.of();
         let r = O::run(cpu, a, count);
-        if O::ROTATES && S::IMMEDIATE && count != 1 {
+        if O::ROTATES && S::IMMEDIATE && !D::MEMORY && count != 1 {
             let cf = cpu.flags.cf();
             cpu.flags.set_cf_of(cf, of);
         }
