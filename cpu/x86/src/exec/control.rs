@@ -255,7 +255,12 @@ fn invpcid<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
             if !cpu.is_canonical_max(linear) {
                 return Err(cpu.gp0());
             }
-            cpu.flush_page(linear);
+            // Of another address space all is forgotten, which is allowed (SDM 3A 4.10.4.1).
+            if cpu.cr4 & cr4::PCIDE == 0 || pcid == cpu.cr3 as u16 & 0xfff {
+                cpu.flush_page(linear);
+            } else {
+                cpu.flush_pcid(pcid);
+            }
         }
         1 => cpu.flush_pcid(pcid),
         2 => cpu.flush_all(),

@@ -655,7 +655,7 @@ fn control_register_checks() {
         (true, 4, |v| v | 1 << 31, gp(0)),
         (true, 4, |v| v | 1 << 63, gp(0)),
         (true, 4, |v| v | 1 << 15, gp(0)),
-        (true, 4, |v| v | c4::VMXE, gp(0)),
+        (true, 4, |v| v | c4::VMXE, None),
         (true, 8, |_| 15, None),
         (true, 8, |_| 16, gp(0)),
     ];
