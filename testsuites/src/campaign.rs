@@ -3,6 +3,7 @@
 use crate::case::{Case, Outcome};
 use crate::compare::differences;
 use crate::emulated::Emulated;
+use crate::engines::Engines;
 use crate::forms::{Unasked, askable};
 use crate::generate::{Sequences, generate, generate_sequence};
 use crate::native::Native;
@@ -60,20 +61,46 @@ pub struct FormResult {
     pub mismatches: u64,
     /// How many cases raised an exception on the host.
     pub faults: u64,
+    /// Runs that translated code did alone, without a call of the instruction's function.
+    pub emitted: u64,
     /// The first mismatches.
     pub examples: Vec<String>,
 }
 
-/// Both runners.
+/// What runs a case on our side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Engine {
+    /// The function of each instruction.
+    Exec,
+    /// The translator, which must also agree with the interpreter on the whole state, undefined flags and all.
+    Jit,
+}
+
+/// All runners.
 pub struct Bench {
     native: Native,
     emulated: Emulated,
+    engines: Option<Engines>,
 }
 
 impl Bench {
     /// Takes the process's signals.
-    pub fn new() -> Result<Self> {
-        Ok(Self { native: Native::new()?, emulated: Emulated::new()? })
+    pub fn new(engine: Engine) -> Result<Self> {
+        let engines = if engine == Engine::Jit { Some(Engines::new()?) } else { None };
+        Ok(Self { native: Native::new()?, emulated: Emulated::new()?, engines })
+    }
+
+    /// How the engines differ on a case.
+    pub fn engines(&mut self, case: &Case, cut: Option<u64>) -> Result<Option<Mismatch>> {
+        let Some(engines) = &mut self.engines else { return Ok(None) };
+        let differences = engines.compare(case, cut)?;
+        Ok((!differences.is_empty()).then(|| Mismatch {
+            text: case.text(),
+            differences,
+            case: case.clone(),
+            host: Outcome { state: case.state, fault: None },
+            ours: None,
+        }))
     }
 
     /// Runs a case on both; `None` if they agree. With true the host raised an exception.
@@ -81,10 +108,18 @@ impl Bench {
         let host = self.native.run(case);
         let faulted = host.fault.is_some();
         let host_memory = self.native.window();
-        let ours = catch_unwind(AssertUnwindSafe(|| self.emulated.run(case)));
+        let ours = catch_unwind(AssertUnwindSafe(|| match &mut self.engines {
+            Some(engines) => {
+                let outcome = engines.translator.run_as_machine(case, None);
+                (outcome, engines.translator.window())
+            }
+            None => {
+                let outcome = self.emulated.run(case);
+                (outcome, self.emulated.window())
+            }
+        }));
         let (differences, ours) = match ours {
-            Ok(ours) => {
-                let our_memory = self.emulated.window();
+            Ok((ours, our_memory)) => {
                 (differences(case, (&host, &host_memory), (&ours, &our_memory)), Some(ours))
             }
             Err(_) => (vec!["the emulator panicked".to_string()], None),
@@ -106,7 +141,15 @@ impl Bench {
         let (mut wrong, mut examples) = (0, Vec::new());
         for _ in 0..count {
             let Some(case) = generate_sequence(&forms, &mut random) else { continue };
-            let (Some(mismatch), _) = self.compare(&case) else { continue };
+            let mismatch = match self.compare(&case).0 {
+                Some(mismatch) => Some(mismatch),
+                None => {
+                    // Whole, and stopped once in the middle.
+                    let cut = random.below(u64::from(case.steps) + 1);
+                    self.engines(&case, (cut > 0).then_some(cut))?
+                }
+            };
+            let Some(mismatch) = mismatch else { continue };
             wrong += 1;
             if examples.len() < 10 {
                 examples.push(format!("{} | {}", mismatch.text, mismatch.differences.join(" | ")));
@@ -127,6 +170,7 @@ impl Bench {
             verdict: Verdict::NotGenerated,
             mismatches: 0,
             faults: 0,
+            emitted: 0,
             examples: Vec::new(),
         };
         match askable(code) {
@@ -142,11 +186,16 @@ impl Bench {
         }
         let mut random = Random::new(seed ^ (code as u64) << 32);
         let mut compared = 0;
+        let emitted_before = self.engines.as_ref().map_or(0, Engines::emitted);
         for _ in 0..cases {
             let Some(case) = generate(code, &mut random) else { continue };
             compared += 1;
             let (mismatch, faulted) = self.compare(&case);
             result.faults += u64::from(faulted);
+            let mismatch = match mismatch {
+                Some(mismatch) => Some(mismatch),
+                None => self.engines(&case, None)?,
+            };
             let Some(mismatch) = mismatch else { continue };
             result.mismatches += 1;
             if result.examples.len() < MAX_KEPT {
@@ -161,6 +210,7 @@ impl Bench {
         if compared > 0 {
             result.verdict = Verdict::Compared(compared);
         }
+        result.emitted = self.engines.as_ref().map_or(0, Engines::emitted).saturating_sub(emitted_before);
         Ok(result)
     }
 }
@@ -172,6 +222,8 @@ pub struct Plan {
     pub cases: u64,
     /// Selects the cases.
     pub seed: u64,
+    /// What runs them.
+    pub engine: Engine,
     /// Worker processes.
     pub jobs: usize,
     /// Where mismatches are kept.
@@ -212,6 +264,9 @@ fn work(plan: &Plan, mut codes: VecDeque<Code>) -> Result<Vec<FormResult>> {
     while !codes.is_empty() {
         let mut command = Command::new(&plan.program);
         command.args(["worker", "--cases", &plan.cases.to_string(), "--seed", &plan.seed.to_string()]);
+        if plan.engine == Engine::Jit {
+            command.args(["--engine", "jit"]);
+        }
         if let Some(save) = &plan.save {
             command.arg("--save").arg(save);
         }
@@ -234,7 +289,14 @@ fn work(plan: &Plan, mut codes: VecDeque<Code>) -> Result<Vec<FormResult>> {
         if let Some(code) = codes.pop_front() {
             let examples = vec![format!("the worker ended: {status}")];
             let verdict = Verdict::Crashed;
-            results.push(FormResult { code: code as u16, verdict, mismatches: 1, faults: 0, examples });
+            results.push(FormResult {
+                code: code as u16,
+                verdict,
+                mismatches: 1,
+                faults: 0,
+                emitted: 0,
+                examples,
+            });
         }
     }
     Ok(results)
@@ -253,8 +315,8 @@ fn watchdog() {
 }
 
 /// A worker: reads forms from standard input, writes results to standard output.
-pub fn worker(cases: u64, seed: u64, save: Option<&Path>) -> Result<()> {
-    let mut bench = Bench::new()?;
+pub fn worker(engine: Engine, cases: u64, seed: u64, save: Option<&Path>) -> Result<()> {
+    let mut bench = Bench::new(engine)?;
     std::panic::set_hook(Box::new(|_| {}));
     for line in std::io::stdin().lines() {
         let code = Code::try_from(line?.parse::<usize>()?).map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -5,8 +5,9 @@ use crate::case::{
     CODE, CODE_SIZE, Case, DATA, DATA_SELECTOR, DATA_SIZE, Fault, Mode, Outcome, State, WRITABLE, X87State,
 };
 use anyhow::Result;
-use iced_x86::{Decoder, Instruction};
+use iced_x86::{Decoder, FlowControl, Instruction};
 use ringworld_core::{CpuId, GuestPhys, InterruptMessage, IoContext, Platform, PlatformAttention};
+use ringworld_jit_x86::{JitOptions, JitStats, Translator};
 use ringworld_mmu::{GuestMemory, MemoryRegion, RegionKind};
 use ringworld_x86::control::{cr0, cr4, efer, xcr0};
 use ringworld_x86::decode::{Decoded, decode};
@@ -14,6 +15,7 @@ use ringworld_x86::insn::seg;
 use ringworld_x86::interp::{Interpreter, NoObserver};
 use ringworld_x86::model::Model;
 use ringworld_x86::segment::Segment;
+use ringworld_x86::snapshot::CpuState;
 use ringworld_x86::state::TableRegister;
 use ringworld_x86::{Activity, Cpu, Stop};
 use std::sync::Arc;
@@ -88,11 +90,17 @@ const FORGET: u64 = 1000;
 /// Most re-executions of one REP-prefixed instruction.
 const MAX_STEPS: u32 = 4096;
 
+/// Ends a block where a sequence ends: a jump to itself.
+const END: [u8; 2] = [0xeb, 0xfe];
+/// Code memory of the translator: small, so that it overflows now and then.
+const ARENA: usize = 4 << 20;
+
 /// The emulated runner.
 pub struct Emulated {
     cpu: Cpu,
     scratch: Instruction,
     interpreter: Interpreter,
+    translator: Option<Translator>,
     sequences: u64,
 }
 
@@ -154,7 +162,75 @@ impl Emulated {
         put(GDT + TSS + 0x60, 0xffff << 48)?;
         let base = SYSTEM + TSS;
         cpu.tr = Segment { selector: 0x40, rights: 0x8b, limit: 0x67, base, unusable: false };
-        Ok(Self { cpu, scratch: Instruction::default(), interpreter: Interpreter::default(), sequences: 0 })
+        let scratch = Instruction::default();
+        Ok(Self { cpu, scratch, interpreter: Interpreter::default(), translator: None, sequences: 0 })
+    }
+
+    /// As [`Self::new`], with a translator that translates code before it runs for the first time.
+    pub fn translated() -> Result<Self> {
+        let options = JitOptions { arena: ARENA, threshold: 0, ..JitOptions::default() };
+        Ok(Self { translator: Some(Translator::with(options)?), ..Self::new()? })
+    }
+
+    /// What the translator has done.
+    pub fn jit_stats(&self) -> JitStats {
+        self.translator.as_ref().map(|translator| translator.stats.clone()).unwrap_or_default()
+    }
+
+    /// Runs a case as a machine would, by blocks. If `cut` says so, it stops after so many instructions before it goes on.
+    pub fn run_as_machine(&mut self, case: &Case, cut: Option<u64>) -> Outcome {
+        self.set_state(case);
+        self.cpu.flags.set(case.state.rflags);
+        // What the last case left outside of the case's state.
+        self.cpu.icount = 0;
+        self.cpu.cr2 = 0;
+        let stack = self.cpu.memory.write(GuestPhys(GDT + STACK - 64), &[0; 64]);
+        debug_assert!(stack.is_ok(), "the stack is in RAM");
+        let code = GuestPhys(CODE_PHYS + (case.state.rip - CODE));
+        let bytes = [&case.bytes, &END[..]].concat();
+        for (address, bytes) in [(GuestPhys(DATA_PHYS), &case.window()), (code, &bytes)] {
+            let written = self.cpu.memory.write(address, bytes);
+            debug_assert!(written.is_ok(), "the windows are in RAM");
+        }
+        // With the jump at the end the last block fits the limit.
+        let falls = case.instructions().last().is_none_or(|last| last.flow_control() == FlowControl::Next);
+        let limit = u64::from(case.steps) + u64::from(falls);
+        if let Some(cut) = cut {
+            self.run_to(limit.min(cut));
+        }
+        let fault = match self.cpu.cpl {
+            3 => {
+                self.run_to(limit);
+                self.delivered()
+            }
+            _ => self.delivered(),
+        };
+        let cleared = self.cpu.memory.write(code, &vec![0; bytes.len()]);
+        debug_assert!(cleared.is_ok(), "the code is in RAM");
+        Outcome { state: self.state(case.mode), fault }
+    }
+
+    fn run_to(&mut self, limit: u64) {
+        self.sequences += 1;
+        if self.sequences.is_multiple_of(FORGET) {
+            self.interpreter.forget(&mut self.cpu);
+        }
+        match &mut self.translator {
+            Some(translator) => {
+                self.interpreter.run_with(&mut self.cpu, limit, translator, &mut NoObserver);
+            }
+            None => {
+                self.interpreter.run(&mut self.cpu, limit, &mut NoObserver);
+            }
+        }
+    }
+
+    /// Everything that could differ between engines: the processor, and all memory.
+    pub fn whole(&self) -> (CpuState, Vec<u8>) {
+        let mut memory = vec![0; RAM as usize];
+        let read = self.cpu.memory.read(GuestPhys(0), &mut memory);
+        debug_assert!(read.is_ok(), "all of RAM");
+        (self.cpu.state(), memory)
     }
 
     fn set_state(&mut self, case: &Case) {
@@ -188,6 +264,7 @@ impl Emulated {
         cpu.seg[seg::FS as usize].base = state.fs_base;
         cpu.seg[seg::GS as usize].base = state.gs_base;
         cpu.cpl = 3;
+        cpu.activity = Activity::Active;
         cpu.pending = Default::default();
         cpu.shadow = Default::default();
         cpu.boundary = 0;
@@ -264,6 +341,12 @@ impl Emulated {
             self.interpreter.forget(cpu);
         }
         self.interpreter.run(cpu, cpu.icount + u64::from(case.steps), &mut NoObserver);
+        self.delivered()
+    }
+
+    /// The exception that was delivered through the IDT, if one was; undoes its delivery.
+    fn delivered(&mut self) -> Option<Fault> {
+        let cpu = &mut self.cpu;
         cpu.activity = Activity::Active;
         if cpu.cpl == 3 {
             return None;
@@ -305,8 +388,8 @@ impl Emulated {
         cpu.boundary = 0;
         match (insn.exec)(cpu, &insn) {
             Ok(()) => Ok(()),
-            // User mode under Linux has CR0.NE set, so that nothing waits: let the comparison fail.
-            Err(Stop::Wait) => Err(Fault { vector: u8::MAX, error: 0, address: 0 }),
+            // User mode under Linux has CR0.NE set, so that nothing waits, and is nobody's guest: let the comparison fail.
+            Err(Stop::Wait | Stop::Exit) => Err(Fault { vector: u8::MAX, error: 0, address: 0 }),
             Err(Stop::Exception) => {
                 cpu.set_rip(rip);
                 let e = cpu.pending;

@@ -7,6 +7,7 @@ pub mod campaign;
 pub mod case;
 pub mod compare;
 pub mod emulated;
+pub mod engines;
 pub mod forms;
 pub mod generate;
 pub mod native;

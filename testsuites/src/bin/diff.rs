@@ -3,7 +3,8 @@
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use iced_x86::Code;
-use ringworld_testsuites::campaign::{self, Bench, FormResult, Mismatch, Plan, Verdict};
+use ringworld_jit_x86::emit_of;
+use ringworld_testsuites::campaign::{self, Bench, Engine, FormResult, Mismatch, Plan, Verdict};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +20,9 @@ struct Arguments {
 enum Action {
     /// Run random cases of all forms
     Run {
+        /// What runs them: with `jit` only forms that the translator emits, and the engines are compared, too
+        #[arg(long, value_enum, default_value = "exec")]
+        engine: Engine,
         /// Only forms whose name contains this (ignoring case); several, separated by commas
         #[arg(long)]
         filter: Option<String>,
@@ -40,6 +44,9 @@ enum Action {
     },
     /// Run random sequences of 10 to 20 instructions, ours by the interpreter's blocks
     Sequences {
+        /// What runs them: with `jit` only forms that the translator emits, and the engines are compared, too
+        #[arg(long, value_enum, default_value = "exec")]
+        engine: Engine,
         /// How many
         #[arg(long, default_value_t = 10_000)]
         count: u64,
@@ -52,12 +59,18 @@ enum Action {
     },
     /// Run kept mismatches again
     Replay {
+        /// What runs them: with `jit` only forms that the translator emits, and the engines are compared, too
+        #[arg(long, value_enum, default_value = "exec")]
+        engine: Engine,
         /// Files
         files: Vec<PathBuf>,
     },
     /// What `run` starts
     #[command(hide = true)]
     Worker {
+        /// What runs them: with `jit` only forms that the translator emits, and the engines are compared, too
+        #[arg(long, value_enum, default_value = "exec")]
+        engine: Engine,
         #[arg(long)]
         cases: u64,
         #[arg(long)]
@@ -79,14 +92,20 @@ fn main() -> ExitCode {
 
 fn act() -> Result<()> {
     match Arguments::parse().command {
-        Action::Run { filter, cases, seed, jobs, save, verbose } => {
-            let codes: Vec<Code> =
-                ringworld_x86::row::implemented().filter(|code| selected(*code, filter.as_deref())).collect();
-            let plan = Plan { cases, seed, jobs, save, program: std::env::current_exe()? };
-            report(&campaign::run(&plan, &codes)?, verbose)
+        Action::Run { engine, filter, cases, seed, jobs, save, verbose } => {
+            let codes: Vec<Code> = ringworld_x86::row::implemented()
+                .filter(|&code| selected(code, filter.as_deref()))
+                .filter(|&code| engine == Engine::Exec || emit_of(code).is_some())
+                .collect();
+            let plan = Plan { cases, seed, engine, jobs, save, program: std::env::current_exe()? };
+            let results = campaign::run(&plan, &codes)?;
+            if engine == Engine::Jit {
+                coverage(&results);
+            }
+            report(&results, verbose)
         }
-        Action::Sequences { count, seed, save } => {
-            let (wrong, examples) = Bench::new()?.sequences(count, seed, save.as_deref())?;
+        Action::Sequences { engine, count, seed, save } => {
+            let (wrong, examples) = Bench::new(engine)?.sequences(count, seed, save.as_deref())?;
             for example in examples {
                 println!("{example}");
             }
@@ -96,8 +115,10 @@ fn act() -> Result<()> {
             }
             Ok(())
         }
-        Action::Replay { files } => replay(&files),
-        Action::Worker { cases, seed, save } => campaign::worker(cases, seed, save.as_deref()),
+        Action::Replay { engine, files } => replay(engine, &files),
+        Action::Worker { engine, cases, seed, save } => {
+            campaign::worker(engine, cases, seed, save.as_deref())
+        }
     }
 }
 
@@ -105,6 +126,22 @@ fn selected(code: Code, filter: Option<&str>) -> bool {
     let Some(filter) = filter else { return true };
     let name = format!("{code:?}").to_lowercase();
     filter.split(',').any(|part| name.contains(&part.to_lowercase()))
+}
+
+/// How many forms are emitted, and which of them no case got translated code to do alone.
+fn coverage(results: &[FormResult]) {
+    let implemented: Vec<Code> = ringworld_x86::row::implemented().collect();
+    let emitted = implemented.iter().filter(|&&code| emit_of(code).is_some()).count();
+    println!("{emitted} of {} implemented forms are emitted", implemented.len());
+    let never: Vec<String> = results
+        .iter()
+        .filter(|result| matches!(result.verdict, Verdict::Compared(_)) && result.emitted == 0)
+        .filter_map(|result| Code::try_from(usize::from(result.code)).ok())
+        .map(|code| format!("{code:?}"))
+        .collect();
+    if !never.is_empty() {
+        println!("{} never ran without their function: {}", never.len(), never.join(" "));
+    }
 }
 
 fn report(results: &[FormResult], verbose: bool) -> Result<()> {
@@ -154,8 +191,8 @@ fn report(results: &[FormResult], verbose: bool) -> Result<()> {
     Ok(())
 }
 
-fn replay(files: &[PathBuf]) -> Result<()> {
-    let mut bench = Bench::new()?;
+fn replay(engine: Engine, files: &[PathBuf]) -> Result<()> {
+    let mut bench = Bench::new(engine)?;
     let mut wrong = 0;
     for file in files {
         let kept: Mismatch = serde_json::from_slice(&std::fs::read(file)?)?;
@@ -163,7 +200,11 @@ fn replay(files: &[PathBuf]) -> Result<()> {
         let case = &kept.case;
         println!("  {:?}, bytes {:02x?}", case.mode, case.bytes);
         println!("  rip {:#x} rflags {:#x} gpr {:x?}", case.state.rip, case.state.rflags, case.state.gpr);
-        match bench.compare(case).0 {
+        let mismatch = match bench.compare(case).0 {
+            Some(mismatch) => Some(mismatch),
+            None => bench.engines(case, None)?,
+        };
+        match mismatch {
             None => println!("  agrees now"),
             Some(mismatch) => {
                 wrong += 1;

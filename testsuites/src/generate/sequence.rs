@@ -30,6 +30,8 @@ fn fits(code: Code) -> bool {
         Wrfsbase | Wrgsbase | Maskmovq | Maskmovdqu | Vmaskmovdqu | Movdir64b | Bt | Bts | Btr | Btc => true,
         // The answer is the host's, or lost when the next single step goes through the kernel.
         Xgetbv | Les | Lds | Lfs | Lgs | Lss => true,
+        // A random register may select a descriptor that only some kernels have.
+        Lar | Lsl | Verr | Verw => true,
         // Pointers to the last x87 instruction are not compared.
         Fnstenv | Fstenv | Fnsave | Fsave | Fxsave | Fxsave64 => true,
         mnemonic => is_transcendental(mnemonic),
