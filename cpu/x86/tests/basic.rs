@@ -4,6 +4,7 @@ mod common;
 use common::*;
 use iced_x86::code_asm::*;
 use ringworld_x86::interp::RunEnd;
+use ringworld_x86::native::NoNative as Native;
 
 #[test]
 fn a_loop_runs_and_counts_exactly() {

@@ -5,6 +5,7 @@ use common::*;
 use iced_x86::code_asm::*;
 use ringworld_core::VirtualTime;
 use ringworld_x86::Activity;
+use ringworld_x86::native::NoNative as Native;
 use ringworld_x86::interp::{NoObserver, RunEnd};
 
 const BTF: u64 = 2;

@@ -67,6 +67,8 @@ pub mod sel {
 pub struct Rig {
     pub cpu: Cpu,
     pub interpreter: Interpreter,
+    /// What runs translated code: nothing, or (where the translator runs the same tests) the translator.
+    pub native: crate::Native,
 }
 
 impl Rig {
@@ -76,7 +78,7 @@ impl Rig {
                 .expect("64 MiB of guest memory");
         static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| Arc::new(Model::as_if_complete("max")));
         let cpu = Cpu::new(CpuId(0), MODEL.clone(), Arc::new(memory), Arc::new(Nothing::default()));
-        Self { cpu, interpreter: Interpreter::default() }
+        Self { cpu, interpreter: Interpreter::default(), native: Default::default() }
     }
 
     /// Real-address mode, all segments 0, at [`CODE`] minus nothing: CS base is 0x10000.
@@ -224,7 +226,7 @@ impl Rig {
         let limit = self.cpu.icount + count;
         loop {
             // There is no machine around that could want attention.
-            let end = self.interpreter.run(&mut self.cpu, limit, &mut NoObserver);
+            let end = self.interpreter.run_with(&mut self.cpu, limit, &mut self.native, &mut NoObserver);
             if end != RunEnd::Attention {
                 return end;
             }

@@ -16,3 +16,5 @@ mod smc;
 mod tasks;
 mod transfers;
 mod v8086;
+
+use ringworld_x86::native::NoNative as Native;

@@ -1,0 +1,190 @@
+//! Faults, MXCSR, indirect branches, and code memory that overflows.
+
+use crate::Native;
+use crate::common::*;
+use crate::pair::{put, run, stats};
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+use ringworld_x86::Activity;
+
+type Part = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
+/// Handlers that halt, for all exceptions, on a stack of their own (IST1); the code runs from [`CODE`].
+fn program(f: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Rig {
+    let mut rig = Rig::long();
+    rig.gates();
+    rig.poke(TSS + 0x24, STACK - 0x2000);
+    for vector in 0..32 {
+        let gate = rig.peek(IDT + 16 * vector);
+        rig.poke(IDT + 16 * vector, gate | 1 << 32);
+    }
+    put(&mut rig, CODE, f);
+    rig
+}
+
+/// An access of which only the second page is missing does nothing at all.
+#[test]
+fn an_access_into_a_missing_page_writes_nothing() {
+    // The rig maps one GiB.
+    const LAST: u64 = (1 << 30) - 4;
+    let stores: &[Part] = &[
+        |a| a.mov(qword_ptr(rdi), rax),
+        |a| a.add(qword_ptr(rdi), rax),
+        |a| a.movups(xmmword_ptr(rdi), xmm0),
+        |a| a.xchg(qword_ptr(rdi), rax),
+    ];
+    for store in stores {
+        let rig = run(|| {
+            program(|a| {
+                a.mov(rdi, LAST)?;
+                a.mov(rax, -1_i64)?;
+                a.movq(xmm0, rax)?;
+                store(a)?;
+                a.hlt()
+            })
+        });
+        assert_eq!((rig.cpu.rip(), rig.cpu.cr2, rig.cpu.regs[0]), (0x900f, 1 << 30, u64::MAX));
+    }
+}
+
+/// SDM 1 11.5: with an exception unmasked in MXCSR the instruction that causes it faults (#XM), and no other does.
+#[test]
+fn unmasked_exceptions_fault_at_their_instruction() {
+    for masked in [true, false] {
+        let rig = run(|| {
+            program(|a| {
+                a.mov(r15, DATA)?;
+                a.mov(dword_ptr(r15), if masked { 0x1f80 } else { 0x1d80 })?;
+                a.ldmxcsr(dword_ptr(r15))?;
+                a.mov(eax, 0x3f80_0000)?;
+                a.movd(xmm0, eax)?;
+                a.pxor(xmm1, xmm1)?;
+                a.addss(xmm0, xmm0)?;
+                a.movaps(xmm2, xmm0)?;
+                a.divss(xmm0, xmm1)?;
+                a.stmxcsr(dword_ptr(r15 + 4))?;
+                a.mov(ebx, 1)?;
+                a.hlt()
+            })
+        });
+        let (reached, mxcsr) = (rig.cpu.regs[3], rig.cpu.mxcsr);
+        if masked {
+            assert_eq!((reached, mxcsr & 0x3f, rig.cpu.zmm[0][0] as u32), (1, 4, 0x7f80_0000));
+        } else {
+            assert_eq!((reached, mxcsr & 0x3f, rig.cpu.zmm[0][0] as u32), (0, 4, 0x4000_0000));
+            assert_eq!(rig.cpu.rip(), 0x9001 + 19);
+        }
+    }
+}
+
+/// MXCSR's flags and rounding are the guest's, and come back.
+#[test]
+fn rounding_and_flags_of_mxcsr_are_the_guests() {
+    for (rounding, third) in [(0, 0x3eaa_aaab_u32), (1, 0x3eaa_aaaa), (2, 0x3eaa_aaab), (3, 0x3eaa_aaaa)] {
+        let rig = run(|| {
+            program(|a| {
+                a.mov(r15, DATA)?;
+                a.mov(dword_ptr(r15), 0x1f80 | rounding << 13)?;
+                a.ldmxcsr(dword_ptr(r15))?;
+                a.mov(eax, 1)?;
+                a.mov(ecx, 3)?;
+                a.cvtsi2ss(xmm0, eax)?;
+                a.cvtsi2ss(xmm1, ecx)?;
+                a.divss(xmm0, xmm1)?;
+                a.movd(ebx, xmm0)?;
+                a.hlt()
+            })
+        });
+        assert_eq!(rig.cpu.regs[3] as u32, third, "rounding {rounding}");
+        assert_eq!(rig.cpu.mxcsr, 0x1fa0 | (rounding as u32) << 13);
+    }
+}
+
+/// A table of jumps and calls through registers and memory, returns, and a return to elsewhere than the call.
+#[test]
+fn indirect_branches_find_their_code() {
+    let rig = run(|| {
+        program(|a| {
+            let mut again = a.create_label();
+            let mut targets: Vec<_> = (0..8).map(|_| a.create_label()).collect();
+            let mut odd = a.create_label();
+            let mut join = a.create_label();
+            a.mov(r15, DATA)?;
+            for (n, target) in targets.iter().enumerate() {
+                a.lea(rax, ptr(*target))?;
+                a.mov(qword_ptr(r15 + 8 * n as i32), rax)?;
+            }
+            a.xor(ebx, ebx)?;
+            a.mov(ecx, 64)?;
+            a.set_label(&mut again)?;
+            a.mov(eax, ecx)?;
+            a.and(eax, 7)?;
+            a.jmp(qword_ptr(r15 + rax * 8))?;
+            for (n, target) in targets.iter_mut().enumerate() {
+                a.set_label(target)?;
+                a.add(ebx, n as i32)?;
+                if n % 2 == 1 {
+                    a.call(odd)?;
+                }
+                a.jmp(join)?;
+            }
+            a.set_label(&mut odd)?;
+            // Returns somewhere else.
+            a.lea(rdx, ptr(join))?;
+            a.mov(qword_ptr(rsp), rdx)?;
+            a.ret()?;
+            a.set_label(&mut join)?;
+            a.dec(ecx)?;
+            a.jnz(again)?;
+            a.hlt()
+        })
+    });
+    assert_eq!(rig.cpu.regs[3], 8 * 28);
+}
+
+/// Code memory that overflows is given up, and the guest goes on; links into forgotten code are gone.
+#[test]
+fn a_guest_with_more_code_than_the_arena_runs_on() {
+    const FUNCTIONS: u64 = 3000;
+    let prepare = || {
+        let mut rig = Rig::long();
+        rig.gates();
+        put(&mut rig, CODE, |a| {
+            let (mut round, mut call) = (a.create_label(), a.create_label());
+            a.mov(ebx, 3)?;
+            a.set_label(&mut round)?;
+            a.mov(r14, DATA)?;
+            a.mov(ecx, FUNCTIONS as i32)?;
+            a.set_label(&mut call)?;
+            a.call(r14)?;
+            a.add(r14, 64)?;
+            a.dec(ecx)?;
+            a.jnz(call)?;
+            a.dec(ebx)?;
+            a.jnz(round)?;
+            a.hlt()
+        });
+        for n in 0..FUNCTIONS {
+            put(&mut rig, DATA + 64 * n, |a| {
+                a.add(rax, n as i32)?;
+                a.rol(rax, 7)?;
+                a.mov(qword_ptr(rsp - 64), rax)?;
+                a.ret()
+            });
+        }
+        rig
+    };
+    let (mut small, mut interpreted) = (prepare(), prepare());
+    small.native = Native::with(64 << 10, 64);
+    interpreted.native = Native(None);
+    for rig in [&mut small, &mut interpreted] {
+        rig.run(1_000_000);
+        assert_eq!(rig.cpu.activity, Activity::Halted);
+    }
+    assert_eq!(small.cpu.state(), interpreted.cpu.state());
+    let stats = stats(&small);
+    assert!(stats.flushes > 10 && stats.blocks > 3 * FUNCTIONS, "{stats:?}");
+    let used: usize =
+        small.native.0.iter().flat_map(|native| native.host_code()).map(|block| block.code.len()).sum();
+    assert!(used <= 64 << 10, "{used}");
+}

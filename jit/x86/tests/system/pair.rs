@@ -1,0 +1,63 @@
+//! The same program on both engines.
+
+use crate::Native;
+use crate::common::*;
+use iced_x86::IcedError;
+use iced_x86::code_asm::CodeAssembler;
+use ringworld_core::GuestPhys;
+use ringworld_jit_x86::JitStats;
+use ringworld_x86::Activity;
+
+/// Bytes of memory that are compared.
+const COMPARED: usize = 4 << 20;
+
+/// Assembles code at `at`.
+pub fn put(rig: &mut Rig, at: u64, f: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) {
+    rig.assemble(at, |a| f(a).expect("encodable"));
+}
+
+fn memory(rig: &Rig) -> Vec<u8> {
+    let mut bytes = vec![0; COMPARED];
+    rig.cpu.memory.read(GuestPhys(0), &mut bytes).expect("in memory");
+    bytes
+}
+
+fn same(translated: &Rig, interpreted: &Rig, what: &str) {
+    assert_eq!(translated.cpu.state(), interpreted.cpu.state(), "{what}");
+    let (a, b) = (memory(translated), memory(interpreted));
+    if let Some(at) = (0..COMPARED).find(|&at| a[at] != b[at]) {
+        panic!("{what}: memory at {at:#x}: translated {:#x}, interpreted {:#x}", a[at], b[at]);
+    }
+}
+
+/// Runs what `prepare` makes until it halts, on the translator with all block lengths and with stops in between, and
+/// compares with the interpreter at each stop; returns the translator's machine at the end.
+pub fn run(prepare: impl Fn() -> Rig) -> Rig {
+    let mut last = None;
+    // (block length, instructions between stops): stops cut blocks at every place.
+    for (max_block, step) in [(64, 100_000), (64, 1), (64, 3), (7, 5), (1, 100_000), (2, 7)] {
+        let what = format!("blocks of {max_block}, stops after {step}");
+        let mut translated = prepare();
+        translated.native = Native::with(1 << 20, max_block);
+        let mut interpreted = prepare();
+        interpreted.native = Native(None);
+        let mut run = 0;
+        while interpreted.cpu.activity == Activity::Active && run < 100_000 {
+            interpreted.run(step);
+            translated.run(step);
+            run += step;
+            same(&translated, &interpreted, &what);
+        }
+        assert_eq!(translated.cpu.activity, Activity::Halted, "{what}: at {:#x}", translated.cpu.rip());
+        if step == 100_000 {
+            assert!(stats(&translated).entries > 0, "{what}: nothing was translated");
+        }
+        last.get_or_insert(translated);
+    }
+    last.expect("there was a run")
+}
+
+/// What the translator of a machine has done.
+pub fn stats(rig: &Rig) -> JitStats {
+    rig.native.0.as_ref().map(|translator| translator.stats.clone()).unwrap_or_default()
+}
