@@ -5,8 +5,8 @@ use common::*;
 use iced_x86::code_asm::*;
 use ringworld_core::VirtualTime;
 use ringworld_x86::Activity;
-use ringworld_x86::native::NoNative as Native;
 use ringworld_x86::interp::{NoObserver, RunEnd};
+use ringworld_x86::native::NoNative as Native;
 
 const BTF: u64 = 2;
 const DEBUGCTL: u32 = 0x1d9;

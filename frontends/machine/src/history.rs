@@ -300,7 +300,10 @@ impl Machine {
     }
 
     /// Goes to the last checkpoint that `fits`; false if there is none.
-    pub(crate) fn to_checkpoint(&mut self, fits: impl Fn(u64, &[u64]) -> bool) -> Result<bool, MachineError> {
+    pub(crate) fn return_to_checkpoint(
+        &mut self,
+        fits: impl Fn(u64, &[u64]) -> bool,
+    ) -> Result<bool, MachineError> {
         let Some(history) = &mut self.history else { return Ok(false) };
         let Some(index) = history.checkpoints.iter().rposition(|c| fits(c.instructions, &c.cpus)) else {
             return Ok(false);

@@ -18,7 +18,7 @@ impl Machine {
         }
         let here = self.instructions();
         // A checkpoint on the way saves time.
-        self.to_checkpoint(|at, _| at <= count && (count < here || at > here))?;
+        self.return_to_checkpoint(|at, _| at <= count && (count < here || at > here))?;
         self.run(&RunUntil::instructions(count))
     }
 
@@ -34,16 +34,16 @@ impl Machine {
         else {
             return Ok(StopReason::HistoryStart);
         };
-        if !self.to_checkpoint(|_, cpus| cpus.get(cpu).is_some_and(|count| *count <= before))? {
-            self.to_checkpoint(|_, _| true)?;
-            return self.to_start();
+        if !self.return_to_checkpoint(|_, cpus| cpus.get(cpu).is_some_and(|count| *count <= before))? {
+            self.return_to_checkpoint(|_, _| true)?;
+            return self.return_to_start();
         }
         self.run(&RunUntil { cpu_instructions: Some((cpu, before)), ..RunUntil::default() })
     }
 
-    fn to_start(&mut self) -> Result<StopReason, MachineError> {
+    fn return_to_start(&mut self) -> Result<StopReason, MachineError> {
         let start = self.history().map_or(0, |range| range.start);
-        self.to_checkpoint(|at, _| at <= start)?;
+        self.return_to_checkpoint(|at, _| at <= start)?;
         Ok(StopReason::HistoryStart)
     }
 
@@ -55,7 +55,7 @@ impl Machine {
     pub fn reverse_continue(&mut self, until: &RunUntil) -> Result<StopReason, MachineError> {
         self.history().ok_or_else(Self::no_history)?;
         let mut end = self.instructions();
-        while self.to_checkpoint(|at, _| at < end)? {
+        while self.return_to_checkpoint(|at, _| at < end)? {
             let start = self.instructions();
             let mut last = None;
             loop {
@@ -76,15 +76,15 @@ impl Machine {
                 }
             }
             if let Some((count, stop)) = last {
-                return self.to_stop(count, stop, until);
+                return self.return_to_stop(count, stop, until);
             }
             end = start;
         }
-        self.to_start()
+        self.return_to_start()
     }
 
     /// Goes to a stop that was found.
-    fn to_stop(
+    fn return_to_stop(
         &mut self,
         count: u64,
         stop: StopReason,

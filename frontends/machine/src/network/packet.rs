@@ -157,10 +157,10 @@ pub(super) fn dhcp(message: &[u8], from_mac: [u8; 6]) -> Option<Vec<u8>> {
     let asked = option(50).and_then(|address| <[u8; 4]>::try_from(address).ok());
     let current: [u8; 4] = message[12..16].try_into().ok()?;
     let wants = asked.or((current != [0; 4]).then_some(current));
-    let kind = match option(53)?.first()? {
-        &DISCOVER => OFFER,
-        &REQUEST if wants.is_none_or(|address| address == GUEST.octets()) => ACK,
-        &REQUEST => NAK,
+    let kind = match *option(53)?.first()? {
+        DISCOVER => OFFER,
+        REQUEST if wants.is_none_or(|address| address == GUEST.octets()) => ACK,
+        REQUEST => NAK,
         _ => return None,
     };
     let mut reply = vec![0; OPTIONS];

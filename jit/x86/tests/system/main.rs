@@ -13,9 +13,9 @@ mod helpers;
 mod interrupts;
 #[path = "../../../../cpu/x86/tests/system/modes.rs"]
 mod modes;
-mod pair;
 #[path = "../../../../cpu/x86/tests/system/paging.rs"]
 mod paging;
+mod pair;
 #[path = "../../../../cpu/x86/tests/system/restart.rs"]
 mod restart;
 #[path = "../../../../cpu/x86/tests/system/segmentation.rs"]
