@@ -478,7 +478,8 @@ fn parse_architecture(text: &str) -> Result<Architecture, String> {
 
 /// QEMU's options with one dash, as this program's.
 pub fn qemu_forms(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    const FORMS: [&str; 8] = ["-kernel", "-initrd", "-append", "-cpu", "-smp", "-drive", "-bios", "-vga"];
+    const FORMS: [&str; 9] =
+        ["-kernel", "-initrd", "-append", "-cpu", "-smp", "-drive", "-bios", "-vga", "-cdrom"];
     arguments
         .map(|argument| match argument.to_str() {
             Some(text) if FORMS.contains(&text) => format!("-{text}").into(),
