@@ -93,3 +93,32 @@ fn two_cpus_work_and_a_session_replays() {
     assert_eq!(output.stdout, replayed.stdout);
     assert_eq!(json(&stats)["state_hash"], json(&replay_stats)["state_hash"]);
 }
+
+/// Interpreter and translator, compared as they go, to the guest's power-off.
+fn engines_agree(cpus: &str) {
+    if !fetched() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script");
+    fs::write(&script, "#!/bin/sh\nsha256sum /bin/busybox | gzip | gunzip\n").unwrap();
+    let script = script.to_str().unwrap();
+    let output = common::output(&["lockstep", "--", "boot", "debian", "--cpus", cpus, "--script", script]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    if stderr(&output).contains("BMI2") {
+        eprintln!("skipped: {}", stderr(&output));
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
+    assert!(text.contains("no difference") && text.contains("PowerOff"), "{text}");
+}
+
+#[test]
+fn engines_agree_over_a_boot() {
+    engines_agree("1");
+}
+
+#[test]
+fn engines_agree_over_a_boot_of_four_cpus() {
+    engines_agree("4");
+}

@@ -1,0 +1,219 @@
+//! Translates one sample and tells its host code as text.
+
+use crate::families::START;
+use iced_x86::{Decoder, DecoderOptions, FastFormatter, FlowControl, Instruction, Register};
+use ringworld_core::{CpuId, GuestPhys, InterruptMessage, IoContext, Platform, PlatformAttention};
+use ringworld_jit_x86::{HostCode, JitOptions, Translator};
+use ringworld_mmu::{GuestMemory, MemoryRegion, RegionKind};
+use ringworld_x86::Cpu;
+use ringworld_x86::control::{cr0, cr4, efer};
+use ringworld_x86::interp::{Interpreter, NoObserver};
+use ringworld_x86::model::Model;
+use ringworld_x86::segment::Segment;
+use std::sync::Arc;
+
+/// No devices.
+#[derive(Default)]
+struct Nothing(PlatformAttention);
+
+impl Platform for Nothing {
+    fn mmio_read(&self, _: IoContext, _: GuestPhys, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn mmio_write(&self, _: IoContext, _: GuestPhys, _: &[u8]) {}
+    fn port_read(&self, _: IoContext, _: u16, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn port_write(&self, _: IoContext, _: u16, _: &[u8]) {}
+    fn acknowledge(&self, _: IoContext) -> u8 {
+        0xff
+    }
+    fn send(&self, _: IoContext, _: InterruptMessage) {}
+    fn end_of_interrupt(&self, _: IoContext, _: u8) {}
+    fn attention(&self) -> &PlatformAttention {
+        &self.0
+    }
+}
+
+/// The host code of a sample.
+pub struct Listing {
+    /// The guest's instructions.
+    pub title: String,
+    /// How many.
+    pub guest: usize,
+    /// Host instructions on the straight path.
+    pub instructions: usize,
+    /// The host's code.
+    pub lines: Vec<String>,
+}
+
+/// One item of host code.
+enum Item {
+    Instruction(Instruction),
+    /// A call that leaves: what for, and where in the guest.
+    Leave(&'static str, u64),
+}
+
+/// Translates samples.
+pub struct Lister {
+    model: Arc<Model>,
+    memory: Arc<GuestMemory>,
+    /// Items that every block begins with.
+    prologue: usize,
+}
+
+impl Lister {
+    pub fn new() -> Self {
+        let region = MemoryRegion { base: GuestPhys(0), size: 1 << 20, kind: RegionKind::Ram };
+        let memory = Arc::new(GuestMemory::new(&[region]).expect("a MiB"));
+        let poke =
+            |at: u64, value: u64| memory.write(GuestPhys(at), &value.to_le_bytes()).expect("in memory");
+        poke(0x1000, 0x2007);
+        poke(0x2000, 0x3007);
+        poke(0x3000, 0x87);
+        let mut lister = Self { model: Arc::new(Model::as_if_complete("max")), memory, prologue: 0 };
+        // A NOP is nothing but what every block has: up to its jump to the next block.
+        let (items, _) = lister.translate(&[0x90]);
+        lister.prologue = items
+            .iter()
+            .take_while(|(_, item)| !matches!(item, Item::Instruction(i) if is_jump(i) && leaves(&items, i).is_some_and(|(what, _)| what == "link")))
+            .count();
+        lister
+    }
+
+    fn cpu(&self) -> Cpu {
+        let mut cpu =
+            Cpu::new(CpuId(0), self.model.clone(), self.memory.clone(), Arc::new(Nothing::default()));
+        cpu.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP;
+        cpu.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
+        cpu.xcr0 = 0xe7;
+        cpu.efer = efer::LME | efer::LMA | efer::NXE | efer::SCE;
+        cpu.cr3 = 0x1000;
+        cpu.seg = [Segment::from_descriptor(0x10, 0x00cf_9300_0000_ffff); 6];
+        cpu.seg[1] = Segment::from_descriptor(8, 0x00af_9b00_0000_ffff);
+        cpu.set_rip(START);
+        cpu.flush_all();
+        cpu.update_mode();
+        cpu
+    }
+
+    /// The host code of the block, by address.
+    fn translate(&self, code: &[u8]) -> (Vec<(u64, Item)>, usize) {
+        self.memory.write(GuestPhys(START), code).expect("in memory");
+        let mut decoder = Decoder::with_ip(64, code, START, DecoderOptions::NONE);
+        let guest = (&mut decoder).into_iter().count();
+        let options = JitOptions { arena: 64 << 10, threshold: 0, max_block: guest };
+        let mut translator = Translator::with(options).expect("a host that can run translated code");
+        let mut cpu = self.cpu();
+        // Blocks are translated where they are first run; with one instruction left nothing follows.
+        let limit = cpu.icount + 1;
+        cpu.boundary = 0;
+        Interpreter::default().run_with(&mut cpu, limit, &mut translator, &mut NoObserver);
+        let block = translator.host_code().find(|block| block.rip == START).expect("a block at the start");
+        (items(&translator, &block), guest)
+    }
+
+    /// Lists a sample.
+    pub fn list(&self, code: &[u8]) -> Listing {
+        let (items, guest) = self.translate(code);
+        let mut decoder = Decoder::with_ip(64, code, START, DecoderOptions::NONE);
+        let title = (&mut decoder).into_iter().map(|i| text(&i)).collect::<Vec<_>>().join("; ");
+        // Labels in the order of their places, for jumps that stay within the block.
+        let mut targets: Vec<u64> = items
+            .iter()
+            .filter_map(|(_, item)| match item {
+                Item::Instruction(i) if is_jump(i) && leaves(&items, i).is_none() => {
+                    Some(i.near_branch_target())
+                }
+                _ => None,
+            })
+            .collect();
+        targets.sort_unstable();
+        targets.dedup();
+        let mut lines = Vec::new();
+        let (mut instructions, mut straight) = (0, true);
+        for (address, item) in items.iter().skip(self.prologue) {
+            if let Ok(label) = targets.binary_search(address) {
+                lines.push(format!("L{label}:"));
+            }
+            match item {
+                Item::Leave("link" | "budget" | "stale" | "page", _) => straight = false,
+                Item::Leave(what, at) => {
+                    // A function call in the line of the code is part of it.
+                    lines.push(format!("{what} +{}", at.wrapping_sub(START)));
+                    instructions += usize::from(straight);
+                }
+                Item::Instruction(i) if is_jump(i) => {
+                    let mnemonic = text(i).split(' ').next().unwrap_or_default().to_owned();
+                    let line = match leaves(&items, i) {
+                        Some((what, at)) => format!("{mnemonic} {what} +{}", at.wrapping_sub(START)),
+                        None => {
+                            let label = targets.binary_search(&i.near_branch_target()).unwrap_or_default();
+                            format!("{mnemonic} L{label}")
+                        }
+                    };
+                    lines.push(line);
+                    instructions += usize::from(straight);
+                }
+                Item::Instruction(i) => {
+                    lines.push(text(i));
+                    instructions += usize::from(straight);
+                }
+            }
+        }
+        Listing { title, guest, instructions, lines }
+    }
+}
+
+fn is_jump(i: &Instruction) -> bool {
+    matches!(i.flow_control(), FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch)
+}
+
+/// What a jump leaves for, if it leads to where the block is left for good.
+fn leaves(items: &[(u64, Item)], jump: &Instruction) -> Option<(&'static str, u64)> {
+    items.iter().find_map(|(address, item)| match item {
+        Item::Leave(what, at) if *address == jump.near_branch_target() => Some((*what, *at)),
+        _ => None,
+    })
+}
+
+fn items(translator: &Translator, block: &HostCode) -> Vec<(u64, Item)> {
+    let leaving = translator.leaving();
+    let mut decoder = Decoder::with_ip(64, &block.code, block.address, DecoderOptions::NONE);
+    let mut items = Vec::new();
+    while decoder.can_decode() {
+        let i = decoder.decode();
+        let call = if i.is_call_near() { i.near_branch_target() } else { 0 };
+        let item = if call == leaving.at_site {
+            let at = decoder.position();
+            let number =
+                block.code.get(at..at + 4).map_or([0; 4], |bytes| [bytes[0], bytes[1], bytes[2], bytes[3]]);
+            decoder.set_position(at + 4).expect("within the code");
+            decoder.set_ip(i.next_ip() + 4);
+            let (what, rip) = translator.site(u32::from_le_bytes(number)).expect("a site of the block");
+            Item::Leave(what, rip)
+        } else if call == leaving.load_sse {
+            Item::Leave("load-sse", START)
+        } else if call == leaving.load_full {
+            Item::Leave("load-full", START)
+        } else {
+            Item::Instruction(i)
+        };
+        items.push((i.ip(), item));
+    }
+    items
+}
+
+fn text(i: &Instruction) -> String {
+    let mut text = String::new();
+    FastFormatter::new().format(i, &mut text);
+    // The jump cache is wherever the host has put it.
+    if i.memory_base() == Register::None
+        && i.memory_index() == Register::RCX
+        && i.memory_index_scale() == 8
+        && let Some((before, _)) = text.split_once("[rcx*8+")
+    {
+        text = format!("{before}[rcx*8+jumps]");
+    }
+    text
+}
