@@ -72,6 +72,8 @@ pub struct Emitter<'a> {
     pub(crate) jumps: (i32, i32),
     /// Memory accesses that share a check.
     pub(crate) groups: Groups,
+    /// The groups whose checks have been emitted, by number; a block has at most two for each of its 64 instructions.
+    pub(crate) established: u128,
 }
 
 /// Where a checked memory operand is: base register, RCX, displacement.
@@ -120,6 +122,7 @@ impl<'a> Emitter<'a> {
             insn: core::ptr::null(),
             jumps,
             groups: Groups::default(),
+            established: 0,
         }
     }
 
@@ -225,7 +228,7 @@ impl<'a> Emitter<'a> {
     fn instruction(&mut self, guest: &Guest) -> bool {
         let start = self.s.len();
         let (sites, cold, live) = (self.sites.len(), self.cold.len(), self.live);
-        let groups = self.groups.groups.clone();
+        let established = self.established;
         if !guest.barred
             && let Some(emit) = emit_of(guest.decoded.code())
         {
@@ -236,7 +239,7 @@ impl<'a> Emitter<'a> {
                     self.sites.truncate(sites);
                     self.cold.truncate(cold);
                     self.live = live;
-                    self.groups.groups = groups;
+                    self.established = established;
                 }
             }
         }

@@ -55,8 +55,6 @@ pub struct Group {
     pub write: bool,
     /// Slot in the frame.
     pub slot: usize,
-    /// The check has been emitted.
-    pub established: bool,
 }
 
 impl Group {
@@ -145,14 +143,7 @@ pub fn find(guests: &[Guest], factory: &mut InstructionInfoFactory, accesses: &m
                     let number = found.groups.len();
                     slots[slot] = Some(number);
                     tracked.open = Some(number);
-                    found.groups.push(Group {
-                        min: from,
-                        max: to,
-                        members: 0,
-                        write: false,
-                        slot,
-                        established: false,
-                    });
+                    found.groups.push(Group { min: from, max: to, members: 0, write: false, slot });
                     number
                 }
             };

@@ -128,11 +128,11 @@ impl Emitter<'_> {
     pub fn reach(&mut self, base: Option<usize>, displacement: i64, member: Member) {
         let group = self.groups.groups[member.group];
         let slot = at::GROUPS + 8 * group.slot as i32;
-        if group.established {
+        if self.established >> member.group & 1 != 0 {
             dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + slot]);
             return;
         }
-        self.groups.groups[member.group].established = true;
+        self.established |= 1 << member.group;
         let first = displacement.wrapping_add(member.offset);
         let fixed = match base {
             Some(base) => {

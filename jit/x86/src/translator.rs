@@ -63,7 +63,7 @@ pub struct JitOptions {
 
 impl Default for JitOptions {
     fn default() -> Self {
-        Self { arena: 128 << 20, threshold: 12, max_block: MAX_BLOCK }
+        Self { arena: 128 << 20, threshold: 24, max_block: MAX_BLOCK }
     }
 }
 
@@ -130,6 +130,8 @@ pub struct Translator {
     encoder: Encoder,
     info: InstructionInfoFactory,
     memory_accesses: MemoryAccesses,
+    /// Room for the instructions of a block.
+    guests: Vec<Guest>,
     pub(crate) blocks: Vec<Block>,
     by_key: FastMap<Key, u32>,
     by_page: FastMap<usize, Vec<u32>>,
@@ -174,6 +176,7 @@ impl Translator {
             encoder: Encoder::new(64),
             info: InstructionInfoFactory::new(),
             memory_accesses: MemoryAccesses::default(),
+            guests: Vec::new(),
             blocks: Vec::new(),
             by_key: FastMap::default(),
             by_page: FastMap::default(),
@@ -248,7 +251,8 @@ impl Translator {
         let room = in_page.min(BYTES - 16);
         // SAFETY: `code_page` gave a pointer into a mapped guest page, and `room` bytes are left in it.
         unsafe { core::ptr::copy_nonoverlapping(page.pointer, bytes.as_mut_ptr(), room) };
-        let mut guests = Vec::with_capacity(16);
+        let mut guests = core::mem::take(&mut self.guests);
+        guests.clear();
         let mut insns = Vec::with_capacity(16);
         let longest = self.options.max_block.clamp(1, MAX_BLOCK);
         let mut end = decode_block(cpu, rip, &bytes[..room], longest, &mut guests, &mut insns);
@@ -327,6 +331,7 @@ impl Translator {
             stale_site_code: checked + stale_site_code,
         });
         self.by_key.insert(key, id);
+        self.guests = guests;
         self.stats.blocks += 1;
         self.stats.instructions += u64::from(count);
         self.stats.guest_bytes += end as u64;
