@@ -35,6 +35,8 @@ pub struct Guest<'a> {
     pub memory: u32,
     /// More options for `ringworld run`.
     pub ringworld_options: &'a [String],
+    /// A disk and a network card. What is measured then is elapsed time, in place of CPU time.
+    pub devices: Option<&'a crate::io::Devices>,
     /// A guest that is not done after this time is stopped.
     pub timeout: Duration,
 }
@@ -80,14 +82,21 @@ impl Emulator {
                 command.arg("run").arg("--kernel").arg(guest.kernel).arg("--initrd").arg(guest.initrd);
                 command.args(["--append", APPEND, "--memory", &format!("{}M", guest.memory)]);
                 command.args(guest.ringworld_options);
+                if let Some(devices) = guest.devices {
+                    command.args(["--drive", &drive(&devices.disk), "--net", "user"]);
+                }
             }
             Self::Qemu => {
                 command.args(["-accel", "tcg", "-cpu", "max", "-m", &guest.memory.to_string()]);
                 command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
                 command.args(["-serial", "stdio", "-append", APPEND]);
                 command.arg("-kernel").arg(guest.kernel).arg("-initrd").arg(guest.initrd);
+                if let Some(devices) = guest.devices {
+                    command.args(["-drive", &drive(&devices.disk), "-nic", "user,model=virtio-net-pci"]);
+                }
             }
             Self::Bochs => {
+                ensure!(guest.devices.is_none(), "Bochs has no virtio devices");
                 command.args(["-q", "-f"]).arg(crate::bochs::prepare(guest, folder)?).current_dir(folder);
             }
         }
@@ -108,7 +117,7 @@ impl Emulator {
         }
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let console = child.stdout.take().context("no standard output")?;
-        let mut run = watch(Stopped(child), console, guest.timeout)?;
+        let mut run = watch(Stopped(child), console, guest)?;
         if let Some(failure) = &mut run.failure {
             let text = std::fs::read(&errors).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
@@ -131,15 +140,22 @@ impl Drop for Stopped {
     }
 }
 
-fn watch(mut child: Stopped, console: ChildStdout, timeout: Duration) -> Result<Run> {
-    let pid = child.0.id();
+/// A virtio disk, in the words of Ringworld and of QEMU.
+fn drive(disk: &Path) -> String {
+    format!("file={},if=virtio,format=raw", disk.display().to_string().replace(',', ",,"))
+}
+
+fn watch(mut child: Stopped, console: ChildStdout, guest: &Guest) -> Result<Run> {
+    let (pid, begin, timeout) = (child.0.id(), Instant::now(), guest.timeout);
+    let elapsed = guest.devices.is_some();
     let (sender, lines) = mpsc::channel();
     // The thread samples the clock at once; it ends with the console, which ends with the child.
     std::thread::spawn(move || {
         let mut console = BufReader::new(console);
         let mut line = Vec::new();
         while console.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-            let message = (String::from_utf8_lossy(&line).into_owned(), cpu_time::of_process(pid));
+            let seconds = if elapsed { Ok(begin.elapsed().as_secs_f64()) } else { cpu_time::of_process(pid) };
+            let message = (String::from_utf8_lossy(&line).into_owned(), seconds);
             if sender.send(message).is_err() {
                 return;
             }
@@ -218,6 +234,7 @@ mod tests {
             initrd: Path::new("initrd"),
             memory: 64,
             ringworld_options: &["--engine=none".into()],
+            devices: None,
             timeout: Duration::from_secs(timeout),
         };
         // Another test's fork may hold the script open for writing for a moment ("text file busy").

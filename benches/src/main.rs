@@ -5,6 +5,7 @@ mod chart;
 mod cpu_time;
 mod emulator;
 mod image;
+mod io;
 mod markers;
 mod native;
 mod programs;
@@ -19,7 +20,7 @@ use ringworld_guests::{Architecture, Guests, terminal_progress};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,6 +35,9 @@ struct Options {
     /// Only these benchmarks (see --list)
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Measure virtio disk and network instead: MiB a second of elapsed time
+    #[arg(long)]
+    io: bool,
     /// Lists the benchmarks
     #[arg(long)]
     list: bool,
@@ -119,15 +123,37 @@ fn run(options: &Options) -> Result<bool> {
         for program in programs::all() {
             println!("{:<12} {}", program.name, format!("{:?}", program.group).to_lowercase());
         }
+        io::names().for_each(|name| println!("{name:<12} --io"));
         return Ok(true);
     }
     for name in &options.only {
-        if !programs::all().any(|program| program.name == name) {
+        let mut names = programs::all().map(|program| program.name);
+        if !(if options.io { io::names().any(|io| io == name) } else { names.any(|program| program == name) })
+        {
             bail!("there is no benchmark '{name}': see --list");
         }
     }
     let emulators = emulators(options)?;
     let guests = Guests::open()?;
+    if options.io {
+        let installed = guests.ensure(Debian, Architecture::Amd64, &mut terminal_progress())?;
+        let plan =
+            io::Plan { installed: &installed, only: &options.only, scale: options.scale, runs: options.runs };
+        let guest = Guest {
+            kernel: &installed.kernel,
+            initrd: Path::new(""),
+            memory: options.memory,
+            ringworld_options: &options.ringworld_options,
+            devices: None,
+            timeout: Duration::from_secs(options.timeout),
+        };
+        let report = io::run(&plan, &emulators, guest)?;
+        print!("{}", report.text());
+        if let Some(path) = &options.json {
+            write_json(path, &report)?;
+        }
+        return Ok(report.problems.is_empty());
+    }
     let (kernel, busybox) = match (&options.kernel, &options.busybox) {
         (Some(kernel), Some(busybox)) => (kernel.clone(), busybox.clone()),
         (kernel, busybox) => {
@@ -149,6 +175,7 @@ fn run(options: &Options) -> Result<bool> {
         initrd: &initrd,
         memory: options.memory,
         ringworld_options: &options.ringworld_options,
+        devices: None,
         timeout: Duration::from_secs(options.timeout),
     };
 
@@ -231,13 +258,17 @@ fn run(options: &Options) -> Result<bool> {
     report.finish();
     print!("{}", report.text());
     if let Some(path) = &options.json {
-        fs::write(path, serde_json::to_string_pretty(&report)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        write_json(path, &report)?;
     }
     if let Some(path) = &options.svg {
         chart::draw(&report, path)?;
     }
     Ok(report.problems.is_empty())
+}
+
+fn write_json(path: &Path, report: &impl serde::Serialize) -> Result<()> {
+    fs::write(path, serde_json::to_string_pretty(report)?)
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Replaces the last such line of a terminal.

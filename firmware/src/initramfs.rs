@@ -19,6 +19,9 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts 2>/dev/null
 mount -t tmpfs tmpfs /tmp
 hostname ringworld
+for module in /lib/modules/load/*; do [ -e "$module" ] && insmod "$module"; done
+# A console whose driver was a module was not there when the kernel opened this program's.
+grep -q console=hvc0 /proc/cmdline && exec </dev/hvc0 >/dev/hvc0 2>&1
 cd /root
 echo "RINGWORLD-USERSPACE"
 if [ -x /etc/ringworld/script ]; then
@@ -37,6 +40,8 @@ const GROUP: &str = "root:x:0:\n";
 /// Builds the initial file system around a static busybox.
 pub struct Initramfs {
     archive: Archive,
+    /// How many modules there are.
+    modules: usize,
 }
 
 impl Initramfs {
@@ -61,12 +66,19 @@ impl Initramfs {
         archive.file("etc/passwd", 0o644, PASSWD)?;
         archive.file("etc/group", 0o644, GROUP)?;
         archive.file("init", 0o755, INIT)?;
-        Ok(Self { archive })
+        Ok(Self { archive, modules: 0 })
     }
 
     /// Runs this script, with its `#!` line, in place of the shell; the guest switches off when it ends.
     pub fn script(&mut self, script: &str) -> Result<&mut Self, CpioError> {
         self.archive.file(SCRIPT, 0o755, script)?;
+        Ok(self)
+    }
+
+    /// Has `/init` load a kernel module, after those added before.
+    pub fn module(&mut self, file: &str, data: impl Into<Vec<u8>>) -> Result<&mut Self, CpioError> {
+        self.archive.file(&format!("lib/modules/load/{:03}-{file}", self.modules), 0o644, data)?;
+        self.modules += 1;
         Ok(self)
     }
 
@@ -96,10 +108,12 @@ mod tests {
         let mut initramfs = Initramfs::new(*b"busybox").unwrap();
         let plain = initramfs.finish();
         initramfs.script("#!/bin/sh\necho done\n").unwrap();
+        initramfs.module("b.ko", *b"b").unwrap().module("a.ko", *b"a").unwrap();
         initramfs.archive().file("bin/bench", 0o755, *b"bench").unwrap();
         let extended = initramfs.finish();
         assert!(extended.len() > plain.len());
         let find = |needle: &[u8]| extended.windows(needle.len()).any(|window| window == needle);
         assert!(find(b"etc/ringworld/script\0") && find(b"echo done") && find(b"bin/bench\0"));
+        assert!(find(b"lib/modules/load/000-b.ko\0") && find(b"lib/modules/load/001-a.ko\0"));
     }
 }

@@ -4,12 +4,13 @@ use crate::args::BootArgs;
 use crate::run::{Script, Start, config, start};
 use anyhow::Context;
 use ringworld_firmware::{Initramfs, USERSPACE_MARKER};
-use ringworld_guests::{Architecture, Guest, Guests, Installed, terminal_progress};
-use ringworld_machine::{BootFile, MachineConfig, Source};
+use ringworld_guests::{Architecture, Driver, Guest, Guests, Installed, terminal_progress};
+use ringworld_machine::{BootFile, Interface, MachineConfig, Source};
 use std::path::Path;
 
 /// What the kernel is always told: where its console is.
 const COMMAND_LINE: &str = "console=ttyS0";
+const VIRTIO_COMMAND_LINE: &str = "console=hvc0";
 
 /// Fetches the guest if need be, and boots it.
 pub fn boot(args: &BootArgs) -> anyhow::Result<i32> {
@@ -33,24 +34,56 @@ pub fn machine(args: &BootArgs) -> anyhow::Result<(MachineConfig, Script)> {
     let (initrd, script) = match &args.initrd {
         Some(initrd) => (Source::Path(initrd.clone()), Script::default()),
         None => {
-            let initrd = BootFile::new("initramfs", initramfs(&guest()?.busybox, args.script.as_deref())?);
+            let guest = guest()?;
+            // Another kernel has modules of its own.
+            let drivers = if args.kernel.is_none() { guest.drivers(&drivers(&options))? } else { Vec::new() };
+            let initrd = initramfs(&guest.busybox, args.script.as_deref(), drivers)?;
+            let initrd = BootFile::new("initramfs", initrd);
             // The shell ends after the last line of a piped script; /init then powers off.
             (Source::Memory(initrd), Script { ready: Some(USERSPACE_MARKER), farewell: "exit\n" })
         }
     };
+    let console = if options.virtio_console { VIRTIO_COMMAND_LINE } else { COMMAND_LINE };
     let machine = MachineConfig {
         kernel: Source::Path(kernel),
         modules: vec![initrd],
-        command_line: [COMMAND_LINE, &args.append].join(" ").trim_end().into(),
+        command_line: [console, &args.append].join(" ").trim_end().into(),
         ..options
     };
     Ok((machine, script))
 }
 
-/// The initial file system around busybox, with a script in place of the shell.
-fn initramfs(busybox: &Path, script: Option<&Path>) -> anyhow::Result<Vec<u8>> {
+/// What the machine's devices want of the kernel besides what every kernel has.
+fn drivers(config: &MachineConfig) -> Vec<Driver> {
+    let disk = |interface| config.drives.iter().any(|drive| drive.interface == interface);
+    let virtio = [
+        (disk(Interface::Virtio), Driver::Block),
+        (!config.networks.is_empty(), Driver::Network),
+        (config.virtio_console, Driver::Console),
+        (config.entropy, Driver::Entropy),
+        (config.balloon, Driver::Balloon),
+    ];
+    let others = [
+        (disk(Interface::Ahci) || disk(Interface::AhciCdrom), Driver::Ahci),
+        (disk(Interface::Nvme), Driver::Nvme),
+        (!config.drives.is_empty(), Driver::FileSystem),
+    ];
+    let transport = (virtio.iter().any(|(wanted, _)| *wanted), Driver::Virtio);
+    let all = [transport].into_iter().chain(virtio).chain(others);
+    all.filter(|(wanted, _)| *wanted).map(|(_, driver)| driver).collect()
+}
+
+/// The initial file system around busybox, with a script in place of the shell, and modules to load.
+fn initramfs(
+    busybox: &Path,
+    script: Option<&Path>,
+    modules: Vec<(String, Vec<u8>)>,
+) -> anyhow::Result<Vec<u8>> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let mut initramfs = Initramfs::new(read(busybox)?)?;
+    for (file, data) in modules {
+        initramfs.module(&file, data)?;
+    }
     if let Some(path) = script {
         let text =
             String::from_utf8(read(path)?).with_context(|| format!("{} is no text", path.display()))?;

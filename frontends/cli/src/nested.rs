@@ -5,7 +5,7 @@
 
 use crate::args::{BootArgs, NestedArgs, Switch, Virtualisation};
 use crate::run::{Script, config};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use goblin::elf::Elf;
 use ringworld_firmware::{Initramfs, USERSPACE_MARKER};
 use ringworld_guests::{Architecture, Guests, Installed, terminal_progress};
@@ -79,9 +79,9 @@ fn initramfs(
     archive.file("init", 0o755, init(args, levels))?;
     archive.file("nested/vmlinuz", 0o644, read(kernel)?)?;
     archive.file("nested/initrd", 0o644, inner)?;
-    let modules = guest.modules.as_deref().context("the kernel's package has no modules")?;
     for module in module_names(args.vendor) {
-        let (path, data) = find_module(modules, module)?;
+        let (path, data) =
+            guest.module(module)?.with_context(|| format!("the kernel's package has no module {module}"))?;
         archive.file(&format!("nested/{path}"), 0o644, data)?;
     }
     for file in FIRMWARE {
@@ -101,24 +101,6 @@ fn initramfs(
 fn module_names(vendor: Virtualisation) -> [&'static str; 3] {
     let last = if vendor == Virtualisation::Amd { "kvm-amd" } else { "kvm-intel" };
     ["irqbypass", "kvm", last]
-}
-
-/// A module's file, in whatever folder and with whatever compression busybox's insmod can read.
-fn find_module(folder: &Path, name: &str) -> anyhow::Result<(String, Vec<u8>)> {
-    let mut folders = vec![folder.join("kernel")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let file = entry.file_name().to_string_lossy().into_owned();
-            if path.is_dir() {
-                folders.push(path);
-            } else if file.strip_prefix(name).is_some_and(|rest| matches!(rest, ".ko" | ".ko.gz" | ".ko.xz"))
-            {
-                return Ok((file, read(&path)?));
-            }
-        }
-    }
-    bail!("{} has no module {name}", folder.display())
 }
 
 /// A file in the tree of packages, through symbolic links inside of it.

@@ -6,12 +6,14 @@
 //! records versions and hashes.
 
 mod apt;
+mod drivers;
 mod error;
 mod packages;
 mod progress;
 mod sources;
 mod store;
 
+pub use drivers::Driver;
 pub use error::GuestError;
 pub use progress::{Progress, terminal_progress};
 pub use store::{FileRecord, Guests, Installed, PackageRecord};
