@@ -184,6 +184,12 @@ impl Emitter<'_> {
         let mut froms = Vec::new();
         match i.op0_kind() {
             OpKind::Memory => {
+                // The operand's slow path goes on after the whole instruction, past a check of the stack's group in it.
+                if let Some(member) = self.accesses().stack
+                    && self.established >> member.group & 1 == 0
+                {
+                    self.reach(Some(4), -8, member);
+                }
                 froms.extend(self.operand(i)?);
                 dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TARGET as i8)], r14);
                 froms.extend(self.stack(-8, STACK_WRITE));

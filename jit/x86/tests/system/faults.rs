@@ -100,6 +100,31 @@ fn rounding_and_flags_of_mxcsr_are_the_guests() {
     }
 }
 
+/// The operand of a push comes from a page that is not in the TLB: its function does it all, and the pushes and pops after
+/// it, which share the stack's check, go on.
+#[test]
+fn a_push_from_a_new_page_leaves_the_stacks_check_valid() {
+    let rig = run(|| {
+        program(|a| {
+            let mut again = a.create_label();
+            a.mov(r15, DATA)?;
+            a.mov(ecx, 64)?;
+            a.xor(ebx, ebx)?;
+            a.set_label(&mut again)?;
+            a.push(qword_ptr(r15))?;
+            a.push(rcx)?;
+            a.pop(rax)?;
+            a.add(rbx, rax)?;
+            a.pop(rax)?;
+            a.add(r15, 4096)?;
+            a.dec(ecx)?;
+            a.jnz(again)?;
+            a.hlt()
+        })
+    });
+    assert_eq!(rig.cpu.regs[3], 64 * 65 / 2);
+}
+
 /// A table of jumps and calls through registers and memory, returns, and a return to elsewhere than the call.
 #[test]
 fn indirect_branches_find_their_code() {
