@@ -37,6 +37,7 @@ mod timers;
 pub mod virt;
 pub mod vmx;
 pub mod watch;
+pub mod worlds;
 pub mod x87;
 
 pub use fault::Stop;

@@ -220,7 +220,9 @@ impl Cpu {
     /// Leaves the guest for the reason noted with [`Stop::Exit`].
     #[cold]
     pub(crate) fn take_exit(&mut self) {
+        self.world_ends();
         by_level!(self, (), vmx_take_exit, svm_take_exit());
+        self.world_begins();
         self.virt.vectoring = None;
         self.stepping = false;
         self.end_block();

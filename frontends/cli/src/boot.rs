@@ -40,7 +40,10 @@ pub fn machine(args: &BootArgs) -> anyhow::Result<(MachineConfig, Script)> {
             let initrd = initramfs(&guest.busybox, args.script.as_deref(), drivers)?;
             let initrd = BootFile::new("initramfs", initrd);
             // The shell ends after the last line of a piped script; /init then powers off.
-            (Source::Memory(initrd), Script { ready: Some(USERSPACE_MARKER), farewell: "exit\n" })
+            (
+                Source::Memory(initrd),
+                Script { ready: Some(USERSPACE_MARKER), farewell: "exit\n", worlds: false },
+            )
         }
     };
     let console = if options.virtio_console { VIRTIO_COMMAND_LINE } else { COMMAND_LINE };

@@ -20,6 +20,7 @@ mod screen;
 mod stats;
 mod terminal;
 mod trace;
+mod worlds;
 
 use args::{Cli, Command, Suite};
 use clap::Parser;

@@ -49,7 +49,7 @@ pub fn machine(args: &BootArgs) -> anyhow::Result<(MachineConfig, Script)> {
         command_line: [COMMAND_LINE, &args.append].join(" ").trim_end().into(),
         ..options
     };
-    let script = Script { ready: Some(USERSPACE_MARKER), farewell: "exit\n" };
+    let script = Script { ready: Some(USERSPACE_MARKER), farewell: "exit\n", worlds: true };
     Ok((config, script))
 }
 

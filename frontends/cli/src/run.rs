@@ -37,6 +37,8 @@ pub struct Script {
     pub ready: Option<&'static str>,
     /// The guest gets this after the input's end.
     pub farewell: &'static str,
+    /// The end's table of exits, and of what the guest's levels took.
+    pub worlds: bool,
 }
 
 /// Runs `ringworld run`.
@@ -179,12 +181,18 @@ pub fn start(mut from: Start, args: &MachineArgs, script: Script) -> anyhow::Res
         .as_ref()
         .map(|address| Control::listen(address, args.paused, machine.handle()))
         .transpose()?;
-    let mut session = Session { args, machine, monitor, console, gdb, control, watch: Watch::start() };
+    if script.worlds {
+        machine.time_worlds();
+    }
+    let worlds = script.worlds;
+    let mut session =
+        Session { args, worlds, machine, monitor, console, gdb, control, watch: Watch::start() };
     session.run(!replaying)
 }
 
 struct Session<'a> {
     args: &'a MachineArgs,
+    worlds: bool,
     machine: Machine,
     monitor: Monitor,
     console: Console,
@@ -290,6 +298,9 @@ impl Session<'_> {
         }
         if let Some(path) = &self.args.screendump {
             crate::screen::dump(&self.machine, path)?;
+        }
+        if self.worlds {
+            eprint!("{}", crate::worlds::table(&self.machine.stats()));
         }
         stats::report(&self.machine, stop, &self.watch, &self.args.stats)?;
         match want {

@@ -1,6 +1,7 @@
 //! `--stats`: counters at the end of a run, as a table or JSON.
 
 use crate::args::StatsTarget;
+use crate::worlds;
 use anyhow::Context;
 use ringworld_machine::{Machine, RegionStats, Stats, StopReason, TranslatorStats};
 use serde::Serialize;
@@ -107,18 +108,9 @@ pub fn counters(stats: &Stats) -> String {
         let name = EXCEPTIONS.get(vector).copied().unwrap_or_default();
         line(&format!("exception {vector} {name}"), count);
     }
-    let mut exits = std::collections::BTreeMap::<_, u64>::new();
-    for (code, count) in stats.cpus.iter().flat_map(|cpu| cpu.counters.svm_exits.iter()) {
-        *exits.entry(code.0).or_default() += count;
-    }
-    for (code, count) in exits {
-        line(&format!("#VMEXIT {}", ringworld_x86::svm::ExitCode(code)), count);
-    }
     line("VM entries", stats.total(|c| c.vmx_entries));
-    let longest = stats.cpus.iter().map(|cpu| cpu.counters.vmx_exits.len()).max().unwrap_or(0);
-    for reason in 0..longest {
-        let count = stats.total(|c| c.vmx_exits.get(reason).copied().unwrap_or(0));
-        line(&format!("VM exit {reason} {}", ringworld_x86::vmx::reason::name(reason as u16)), count);
+    for (name, count) in worlds::exits(stats) {
+        line(&name, count);
     }
     line("page walks (TLB misses)", stats.total(|c| c.walks));
     line("slow memory accesses", stats.total(|c| c.slow_accesses));

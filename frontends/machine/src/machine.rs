@@ -15,7 +15,7 @@ use ringworld_mmu::GuestMemory;
 use ringworld_x86::Cpu;
 use ringworld_x86::interp::{Interpreter, Observer, RunEnd};
 use ringworld_x86::model::Model;
-use ringworld_x86::state::{Activity, boundary};
+use ringworld_x86::state::{Activity, Counters, boundary};
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -298,6 +298,12 @@ impl Machine {
         self.cores.get(self.turn).map_or(self.now, |core| core.cpu.now())
     }
 
+    /// Measures from now on how much of the host's time guests, their hosts and the ways between them take
+    /// ([`ringworld_x86::worlds`]).
+    pub fn time_worlds(&mut self) {
+        self.cores.iter_mut().for_each(|core| core.cpu.counters.worlds.start_timing());
+    }
+
     /// A hash of the whole machine's state. Two machines with the same hash go on in the same way, given the same
     /// inputs.
     pub fn state_hash(&self) -> u128 {
@@ -324,7 +330,10 @@ impl Machine {
         let cpu = |core: &Core| CpuStats {
             instructions: core.cpu.icount,
             idle_ns: core.cpu.clock.skipped,
-            counters: core.cpu.counters.clone(),
+            counters: Counters {
+                worlds: core.cpu.counters.worlds.until(core.cpu.icount),
+                ..core.cpu.counters.clone()
+            },
         };
         let stats = Stats {
             instructions: self.instructions(),

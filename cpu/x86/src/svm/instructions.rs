@@ -77,7 +77,10 @@ fn vmrun<const MASK: u64>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.svm_enabled()?;
     cpu.intercept(Intercept::Vmrun, i)?;
     let vmcb = cpu.svm_vmcb_address(MASK)?;
-    cpu.svm_run(vmcb)
+    cpu.world_ends();
+    let entered = cpu.svm_run(vmcb);
+    cpu.world_begins();
+    entered
 }
 
 fn vmmcall(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {

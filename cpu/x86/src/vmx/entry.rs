@@ -35,6 +35,8 @@ impl Cpu {
     /// goes on.
     pub(super) fn vmx_enter(&mut self, launch: bool) -> Result<(), EntryRefused> {
         self.counters.vmx_entries += 1;
+        self.counters.vmx_entered.0 = self.virt.vmx.current.unwrap_or(u64::MAX);
+        self.virt.vmx.vmcs.copy_to(&mut self.counters.vmx_entered.1);
         if let Some(check) = self.vmx_view().first_violation() {
             tracing::debug!(
                 target: "ringworld::vmx",

@@ -32,6 +32,13 @@ impl Cpu {
         Some(shown.map(|info| (info, self.virt.vmx.vmcs.get(info.field))))
     }
 
+    /// A field's value at the last VM entry, if that was with the current VMCS.
+    pub fn vmcs_field_at_entry(&self, field: Field) -> Option<u64> {
+        let (address, fields) = &self.counters.vmx_entered;
+        let same = self.virt.vmx.current == Some(*address);
+        fields.get(field as usize).copied().filter(|_| same)
+    }
+
     /// All checks that a VM entry with the current VMCS would violate now.
     pub fn vm_entry_violations(&self) -> Vec<&'static VmEntryCheck> {
         self.vmx_view().violations()

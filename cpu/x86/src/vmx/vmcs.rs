@@ -311,6 +311,11 @@ impl Vmcs {
         }
     }
 
+    /// All fields, in the order of [`FIELDS`].
+    pub(super) fn copy_to(&self, copy: &mut Vec<u64>) {
+        copy.clone_from(&self.fields);
+    }
+
     /// The field `n` places after `first` (segment registers, PDPTEs, CR3 targets: their fields are in a row).
     pub fn nth(&self, first: Field, n: usize) -> u64 {
         self.fields.get(first as usize + n).copied().unwrap_or(0)

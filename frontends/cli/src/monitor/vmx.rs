@@ -8,7 +8,7 @@ use ringworld_x86::vmx::reason;
 use ringworld_x86::vmx::vmcs::Field;
 use std::fmt::Write;
 
-/// `vmcs`: every field of the current VMCS.
+/// `vmcs`: every field of the current VMCS, and what has changed since the last VM entry with it.
 pub fn vmcs(machine: &Machine, cpu: usize, out: &mut String) -> Result<(), String> {
     let cpu = machine.cpu(cpu).ok_or("there is no such CPU")?;
     let fields = cpu.vmcs_fields().ok_or("there is no current VMCS")?;
@@ -17,7 +17,9 @@ pub fn vmcs(machine: &Machine, cpu: usize, out: &mut String) -> Result<(), Strin
     let launched = if vmx.vmcs.launched { "launched" } else { "clear" };
     _ = writeln!(out, "VMCS at {:#x}, {launched}; {place}", vmx.current.unwrap_or(0));
     for (info, value) in fields {
-        _ = writeln!(out, "{:04x} {:<36} {value:#x}", info.encoding, info.name);
+        let changed = cpu.vmcs_field_at_entry(info.field).filter(|old| *old != value);
+        let changed = changed.map_or_else(String::new, |old| format!("  (was {old:#x} at the last entry)"));
+        _ = writeln!(out, "{:04x} {:<36} {value:#x}{changed}", info.encoding, info.name);
     }
     let last = vmx.vmcs.get(Field::ExitReason) as u32;
     let failed = if last & reason::ENTRY_FAILURE != 0 { " (VM entry failed)" } else { "" };

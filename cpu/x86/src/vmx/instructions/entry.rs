@@ -24,9 +24,11 @@ fn enter(cpu: &mut Cpu, launch: bool) {
         (false, false) => return cpu.vm_fail(error::VMRESUME_NOT_LAUNCHED),
         _ => {}
     }
+    cpu.world_ends();
     if let Err(EntryRefused(error)) = cpu.vmx_enter(launch) {
         cpu.vm_fail(error);
     }
+    cpu.world_begins();
 }
 
 fn vmlaunch(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
