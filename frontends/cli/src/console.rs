@@ -270,7 +270,7 @@ fn read_keys(shared: &Shared, lines: &Sender<Vec<u8>>) {
                 Key::Guest(bytes) => shared.pass(|gate| gate.held.extend(bytes)),
                 Key::Leave => shared.want(Want::Leave),
                 Key::Monitor => shared.want(Want::Monitor),
-                Key::List => eprint!("\r\n{KEYS}"),
+                Key::List => say!("\r\n{KEYS}"),
             }
         }
     });

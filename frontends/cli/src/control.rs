@@ -132,7 +132,7 @@ fn talk(
                 let (sender, receiver) = channel();
                 requests.send(Request { line, reply: sender }).ok()?;
                 // The machine looks at the queue when it has stopped.
-                handle.stop(StopReason::UserRequest);
+                handle.notify();
                 receiver.recv().ok()?
             }
         };
@@ -160,7 +160,7 @@ impl Control {
                 let listener = TcpListener::bind(address).with_context(|| {
                     format!("cannot listen for control on {address}: choose another port")
                 })?;
-                eprint!("ringworld: control: {}\r\n", listener.local_addr()?);
+                say!("ringworld: control: {}\r\n", listener.local_addr()?);
                 let clone = |stream: &TcpStream| stream.try_clone().ok();
                 std::thread::spawn(move || {
                     listener.incoming().flatten().for_each(|stream| spawn(stream, clone, &sender, &handle));
@@ -179,21 +179,16 @@ impl Control {
                 match self.requests.recv_timeout(if self.paused { POLL } else { Duration::ZERO }) {
                     Ok(request) => request,
                     Err(_) if !self.paused => return false,
-                    Err(_) => match handle.pending_stop() {
-                        Some(StopReason::UserRequest) if !wanted() => {
-                            // It was for a command.
-                            handle.forget_stop();
-                            continue;
-                        }
-                        Some(_) => return false,
-                        None => continue,
-                    },
+                    Err(_) if wanted() || handle.pending_stop().is_some() => return false,
+                    Err(_) => continue,
                 };
+            let held = handle.hold();
             let (result, outcome) =
                 match execute(&line.execute, &line.arguments, machine, monitor, self.paused) {
                     Ok((value, outcome)) => (Ok(value), outcome),
                     Err(text) => (Err(text), Outcome::Stay),
                 };
+            drop(held);
             if let Outcome::Paused(paused) = outcome {
                 self.paused = paused;
             }

@@ -1,10 +1,9 @@
 //! `--gdb`: where gdb connects, and when its session gets the machine.
 
-use crate::monitor::Monitor;
 use crate::terminal;
 use anyhow::Context;
-use ringworld_gdb::{SessionEnd, serve_tcp};
-use ringworld_machine::{Machine, MachineHandle, StopReason};
+use ringworld_gdb::{Host, SessionEnd, serve_tcp};
+use ringworld_machine::{Machine, MachineHandle};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 
@@ -31,40 +30,34 @@ impl GdbServer {
         let listener = TcpListener::bind(address)
             .with_context(|| format!("cannot listen for gdb on {address}: choose another port"))?;
         let local = listener.local_addr()?;
-        eprint!("ringworld: gdb: target remote {local}\r\n");
+        say!("ringworld: gdb: target remote {local}\r\n");
         let (sender, connections) = channel();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if sender.send(stream).is_err() {
                     return;
                 }
-                handle.stop(StopReason::UserRequest);
+                handle.notify();
             }
         });
         Ok(Self { connections, wait })
     }
 
     /// gdb, if it has connected.
-    pub fn connection(&mut self, handle: &MachineHandle) -> Option<TcpStream> {
-        let stream = if std::mem::take(&mut self.wait) {
+    pub fn connection(&mut self) -> Option<TcpStream> {
+        if std::mem::take(&mut self.wait) {
             self.connections.recv().ok()
         } else {
             self.connections.try_recv().ok()
-        };
-        if stream.is_some() {
-            // It was for this connection.
-            handle.forget_stop();
         }
-        stream
     }
 }
 
 /// Gives the machine to gdb until the session ends. A session that breaks is told, and is as good as one that gdb has ended.
-pub fn session(machine: &mut Machine, stream: TcpStream, monitor: &mut Monitor) -> SessionEnd {
-    let mut command = |machine: &mut Machine, line: &str| monitor.remote(machine, line);
-    serve_tcp(machine, stream, &mut command).unwrap_or_else(|error| {
+pub fn session(machine: &mut Machine, stream: TcpStream, host: &mut impl Host) -> SessionEnd {
+    serve_tcp(machine, stream, host).unwrap_or_else(|error| {
         terminal::restore();
-        eprintln!("ringworld: {error}");
+        say_line!("ringworld: {error}");
         SessionEnd::Detached
     })
 }

@@ -1,4 +1,8 @@
 //! The `ringworld` command, as a library, so that fuzzers reach what takes input from outside.
+#![warn(clippy::print_stderr)]
+
+#[macro_use]
+mod say;
 
 mod args;
 mod boot;
@@ -35,7 +39,7 @@ pub fn run_command() -> i32 {
             Ok(code) => code,
             Err(error) => {
                 terminal::restore();
-                eprintln!("ringworld: {}", format!("{error:#}").replace('\n', " "));
+                say_line!("ringworld: {}", format!("{error:#}").replace('\n', " "));
                 exit::of_error(&error)
             }
         },
@@ -46,7 +50,7 @@ pub fn run_command() -> i32 {
             exit::SUCCESS
         }
         Err(error) => {
-            eprintln!("ringworld: {}", args::one_line(&error));
+            say_line!("ringworld: {}", args::one_line(&error));
             exit::USAGE
         }
     };
@@ -74,7 +78,13 @@ fn command(command: Command) -> anyhow::Result<i32> {
             terminal::end_at_closed_pipe();
             cpus::list()
         }
-        Command::Lockstep(args) => lockstep::compare(&args),
-        Command::Conform(Suite::KvmUnitTests(args)) => conform::conform(&args),
+        Command::Lockstep(args) => {
+            terminal::end_at_closed_pipe();
+            lockstep::compare(&args)
+        }
+        Command::Conform(Suite::KvmUnitTests(args)) => {
+            terminal::end_at_closed_pipe();
+            conform::conform(&args)
+        }
     }
 }

@@ -16,6 +16,7 @@ use ringworld_machine::{
 };
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 /// The command line asks for something that there is not: exit code 2.
@@ -81,7 +82,7 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
         engine: match args.engine {
             Engine::Auto if ringworld_machine::host_can_translate() => ringworld_machine::Engine::Jit,
             Engine::Auto => {
-                eprintln!(
+                say_line!(
                     "ringworld: this host's processor lacks BMI2: the interpreter runs in place of the translator"
                 );
                 ringworld_machine::Engine::Interp
@@ -190,6 +191,25 @@ pub fn start(mut from: Start, args: &MachineArgs, script: Script) -> anyhow::Res
     session.run(!replaying)
 }
 
+/// What goes on beside gdb's session.
+struct Surroundings<'a> {
+    monitor: &'a mut Monitor,
+    console: &'a Console,
+    control: Option<&'a mut Control>,
+}
+
+impl ringworld_gdb::Host for Surroundings<'_> {
+    fn command(&mut self, machine: &mut Machine, line: &str) -> String {
+        self.monitor.remote(machine, line)
+    }
+
+    fn attend(&mut self, machine: &mut Machine) -> bool {
+        let wanted = || self.console.has_want();
+        let ends = self.control.as_mut().is_some_and(|control| control.serve(machine, self.monitor, wanted));
+        !ends && !wanted()
+    }
+}
+
 struct Session<'a> {
     args: &'a MachineArgs,
     worlds: bool,
@@ -206,14 +226,14 @@ impl Session<'_> {
         let keys = self.console.start(self.machine.handle(), input)?;
         self.monitor.keys(self.console.interactive().then_some(keys));
         if self.console.interactive() {
-            eprint!("\r\n{KEYS}\r\n");
+            say!("\r\n{KEYS}\r\n");
         }
         let mut in_monitor = self.monitor.has_script();
         let (stop, want) = loop {
             if in_monitor {
                 self.console.monitor(true);
                 if self.console.interactive() {
-                    eprintln!();
+                    say_line!();
                 }
                 let outcome = self.monitor.prompt(&mut self.machine)?;
                 self.console.monitor(false);
@@ -226,10 +246,9 @@ impl Session<'_> {
             {
                 break (StopReason::UserRequest, Some(Want::Leave));
             }
-            let handle = self.machine.handle();
-            let stop = match self.gdb.as_mut().and_then(|gdb| gdb.connection(&handle)) {
+            let stop = match self.gdb.as_mut().and_then(GdbServer::connection) {
                 None => self.run_machine()?,
-                Some(stream) => match gdb::session(&mut self.machine, stream, &mut self.monitor) {
+                Some(stream) => match self.debug(stream) {
                     SessionEnd::Detached => continue,
                     SessionEnd::Killed => break (StopReason::UserRequest, Some(Want::Leave)),
                     SessionEnd::Stopped(stop) => stop,
@@ -247,15 +266,21 @@ impl Session<'_> {
                 _ => break (stop, want),
             };
             if let Some(text) = monitor::describe(&stop) {
-                eprint!("\r\n{text}");
+                say!("\r\n{text}");
                 if !self.console.interactive() {
-                    eprintln!();
+                    say_line!();
                 }
             }
         };
         trace::set_active(false);
         terminal::restore();
         self.finish(&stop, want)
+    }
+
+    /// Gives the machine to gdb.
+    fn debug(&mut self, stream: TcpStream) -> SessionEnd {
+        let Self { machine, monitor, console, control, .. } = self;
+        gdb::session(machine, stream, &mut Surroundings { monitor, console, control: control.as_mut() })
     }
 
     /// Runs the machine until it stops, tracing what is to be traced.
@@ -290,11 +315,11 @@ impl Session<'_> {
     fn finish(&mut self, stop: &StopReason, want: Option<Want>) -> anyhow::Result<i32> {
         self.machine.finish_recording(stop)?;
         if self.args.replay.is_some() && self.machine.check_replay(stop)? {
-            eprintln!("ringworld: the replay's end is the recorded one");
+            say_line!("ringworld: the replay's end is the recorded one");
         }
         let end = self.machine.instructions();
         for (at, path) in self.args.snapshot_at.iter().filter(|(at, _)| *at > end) {
-            eprintln!("ringworld: no snapshot {}: the run ended before instruction {at}", path.display());
+            say_line!("ringworld: no snapshot {}: the run ended before instruction {at}", path.display());
         }
         if let Some(path) = &self.args.screendump {
             crate::screen::dump(&self.machine, path)?;
@@ -311,7 +336,7 @@ impl Session<'_> {
             _ => {}
         }
         if let Some(message) = exit::message(stop) {
-            eprintln!("ringworld: {message}");
+            say_line!("ringworld: {message}");
         }
         Ok(exit::of(stop))
     }

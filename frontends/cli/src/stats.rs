@@ -72,7 +72,7 @@ pub fn report(
     };
     for target in targets {
         match target {
-            StatsTarget::Text(None) => eprint!("{}", table(&report)),
+            StatsTarget::Text(None) => say!("{}", table(&report)),
             StatsTarget::Text(Some(path)) => std::fs::write(path, table(&report))
                 .with_context(|| format!("cannot write the counters to {}", path.display()))?,
             StatsTarget::Json(path) => {

@@ -3,7 +3,8 @@
 mod common;
 
 use common::ringworld;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
 /// A loop that counts at 0x500 in steps of 3, for ever.
@@ -161,6 +162,46 @@ fn gdb_goes_back() {
         ],
     );
     assert_eq!(guest.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn commands_from_elsewhere_do_not_disturb_gdb() {
+    if !gdb_is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("control");
+    let control = format!("unix:{}", socket.display());
+    let (mut guest, address) = start(folder.path(), &["--reverse", "--control", &control]);
+    let busy = std::thread::spawn(move || {
+        let stream = UnixStream::connect(socket).unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let (mut to, mut answers) = (stream, 0);
+        lines.next();
+        // The guest's end is the socket's end.
+        while writeln!(to, "{{\"execute\":\"query-cpus\"}}").is_ok()
+            && lines.next().is_some_and(|line| line.is_ok())
+        {
+            answers += 1;
+        }
+        answers
+    });
+    let commands = [
+        "break *0x7c0b if *(short*)0x500 == 90",
+        "continue",
+        "delete",
+        "watch *(short*)0x500 if *(short*)0x500 == 60",
+        "reverse-continue",
+        "reverse-stepi",
+        "reverse-stepi",
+        "p/x $pc",
+        "x/1hd 0x500",
+        "kill",
+    ];
+    let text = gdb(&address, &commands);
+    has(&text, &["New value = 60", "= 0x7c0b", "0x500:\t60\n"]);
+    assert_eq!(guest.wait().unwrap().code(), Some(0));
+    assert!(busy.join().unwrap() > 0, "nobody was answered");
 }
 
 #[test]

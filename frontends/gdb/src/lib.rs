@@ -6,21 +6,22 @@
 mod registers;
 mod target;
 
-pub use target::MonitorCommand;
-
 use gdbstub::conn::Connection;
 use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{DisconnectReason, GdbStub, GdbStubError};
 use ringworld_machine::{Machine, MachineError, MachineHandle, StopReason};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
 use std::net::TcpStream;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use target::Debuggee;
 
 /// Room for the longest packet: all registers in hexadecimal.
 const PACKET: usize = 0x4000;
+/// How often a session looks around while gdb says nothing.
+const POLL: Duration = Duration::from_millis(50);
 
 /// How a session ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,12 +68,31 @@ impl From<GdbStubError<MachineError, io::Error>> for SessionError {
     }
 }
 
+/// Who has the machine besides gdb.
+pub trait Host {
+    /// Executes a line of the monitor and returns what it says.
+    fn command(&mut self, machine: &mut Machine, line: &str) -> String;
+
+    /// Looks at what has come from elsewhere, if anything has ([`MachineHandle::notify`]). False if gdb has to give the machine
+    /// back.
+    fn attend(&mut self, machine: &mut Machine) -> bool;
+}
+
+/// What an [`Input`] has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Received {
+    /// The next byte.
+    Byte(u8),
+    /// Nothing so far.
+    Nothing,
+    /// gdb has closed the connection.
+    End,
+}
+
 /// Where a session's bytes come from.
 pub trait Input {
-    /// Waits for a byte; `None` at the end.
-    fn wait(&mut self) -> io::Result<Option<u8>>;
-    /// A byte, if one is there.
-    fn ready(&mut self) -> io::Result<Option<u8>>;
+    /// A byte, if one comes within this time.
+    fn receive(&mut self, limit: Duration) -> io::Result<Received>;
     /// From now on until the next call here, something that comes (or the end) stops the machine.
     fn watch(&mut self, handle: MachineHandle) -> io::Result<()>;
     /// Ends [`Self::watch`]; true if something has come.
@@ -114,22 +134,21 @@ fn wait_for_either(stream: &TcpStream, pipe: &PipeReader) -> bool {
 }
 
 impl Input for TcpInput {
-    fn wait(&mut self) -> io::Result<Option<u8>> {
-        if self.bytes.is_empty() {
-            self.fill()?;
-        }
-        Ok(self.bytes.pop_front())
-    }
-
-    fn ready(&mut self) -> io::Result<Option<u8>> {
+    fn receive(&mut self, limit: Duration) -> io::Result<Received> {
         if self.bytes.is_empty() {
             let mut descriptors = [PollFd::new(&self.stream, PollFlags::IN)];
-            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            if poll(&mut descriptors, Some(&now))? > 0 && !self.fill()? {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            let limit = Timespec {
+                tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
+                tv_nsec: limit.subsec_nanos().into(),
+            };
+            match poll(&mut descriptors, Some(&limit)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) if !self.fill()? => return Ok(Received::End),
+                Ok(_) => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        Ok(self.bytes.pop_front())
+        Ok(self.bytes.pop_front().map_or(Received::Nothing, Received::Byte))
     }
 
     fn watch(&mut self, handle: MachineHandle) -> io::Result<()> {
@@ -182,12 +201,12 @@ impl<W: Write> Connection for Output<W> {
 pub fn serve_tcp(
     machine: &mut Machine,
     stream: TcpStream,
-    monitor: MonitorCommand<'_>,
+    host: &mut dyn Host,
 ) -> Result<SessionEnd, SessionError> {
     // Packets are small, and each is waited for.
     stream.set_nodelay(true).map_err(SessionError::Connection)?;
     let output = stream.try_clone().map_err(SessionError::Connection)?;
-    serve(machine, &mut TcpInput::new(stream), output, monitor)
+    serve(machine, &mut TcpInput::new(stream), output, host)
 }
 
 /// Serves gdb until the session ends.
@@ -198,10 +217,10 @@ pub fn serve(
     machine: &mut Machine,
     input: &mut dyn Input,
     output: impl Write,
-    monitor: MonitorCommand<'_>,
+    host: &mut dyn Host,
 ) -> Result<SessionEnd, SessionError> {
     let handle = machine.handle();
-    let mut target = Debuggee::new(machine, monitor);
+    let mut target = Debuggee::new(machine, host);
     let mut buffer = vec![0; PACKET];
     let gdb =
         GdbStub::builder(Output { to: output, bytes: Vec::new() }).with_packet_buffer(&mut buffer).build();
@@ -210,27 +229,38 @@ pub fn serve(
     let mut last = None;
     loop {
         gdb = match gdb {
-            GdbStubStateMachine::Idle(gdb) => match input.wait().map_err(SessionError::Connection)? {
-                None => return Ok(SessionEnd::Detached),
-                Some(byte) => gdb.incoming_data(&mut target, byte)?,
-            },
-            GdbStubStateMachine::Running(gdb) => match input.ready() {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return Ok(SessionEnd::Detached);
+            GdbStubStateMachine::Idle(gdb) => match input.receive(POLL).map_err(SessionError::Connection)? {
+                Received::End => return Ok(SessionEnd::Detached),
+                Received::Byte(byte) => gdb.incoming_data(&mut target, byte)?,
+                Received::Nothing => {
+                    if let Some(stop) = handle.pending_stop().filter(|stop| *stop != StopReason::UserRequest)
+                    {
+                        return Ok(SessionEnd::Stopped(stop));
+                    }
+                    if !target.attend() {
+                        return Ok(SessionEnd::Stopped(StopReason::UserRequest));
+                    }
+                    gdb.into()
                 }
+            },
+            GdbStubStateMachine::Running(gdb) => match input.receive(Duration::ZERO) {
                 Err(error) => return Err(SessionError::Connection(error)),
-                Ok(Some(byte)) => gdb.incoming_data(&mut target, byte)?,
-                Ok(None) => {
+                Ok(Received::End) => return Ok(SessionEnd::Detached),
+                Ok(Received::Byte(byte)) => gdb.incoming_data(&mut target, byte)?,
+                Ok(Received::Nothing) => {
                     input.watch(handle.clone()).map_err(SessionError::Connection)?;
                     let stop = target.run();
                     let came = input.unwatch();
                     let stop = stop.map_err(SessionError::Machine)?;
                     if came {
-                        // The request to stop may be left over.
-                        handle.forget_stop();
+                        // The request to stop may be left over. It may also have been another's: who looks around finds out.
+                        handle.forget_user_request();
+                        handle.notify();
                     }
                     match stop {
                         StopReason::UserRequest if came => gdb.into(),
+                        // Somebody else wants something.
+                        StopReason::UserRequest if target.attend() => gdb.into(),
                         StopReason::UserRequest | StopReason::Timeout => {
                             return Ok(SessionEnd::Stopped(stop));
                         }

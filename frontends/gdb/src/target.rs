@@ -1,5 +1,6 @@
 //! The machine as gdbstub wants to see it: a thread for each CPU (numbered from 1).
 
+use crate::Host;
 use crate::registers::Layout;
 use gdbstub::arch::Arch;
 use gdbstub::common::{Signal, Tid};
@@ -26,9 +27,6 @@ use gdbstub::target::{Target, TargetError, TargetResult};
 use ringworld_core::GuestPhys;
 use ringworld_machine::{Machine, MachineError, RunUntil, StopReason, Watchpoint, read_linear};
 use std::num::NonZeroUsize;
-
-/// Executes a line of the monitor and returns what it says.
-pub type MonitorCommand<'a> = &'a mut dyn FnMut(&mut Machine, &str) -> String;
 
 /// The most breakpoints, and watchpoints, of a session.
 const MOST: usize = 1024;
@@ -97,7 +95,7 @@ pub(crate) struct Debuggee<'a> {
     action: Action,
     /// Memory is read and written by physical addresses.
     physical: bool,
-    monitor: MonitorCommand<'a>,
+    host: &'a mut dyn Host,
     /// The CPU that the session is about.
     cpu: usize,
 }
@@ -116,7 +114,7 @@ fn fault<E>() -> TargetError<E> {
 }
 
 impl<'a> Debuggee<'a> {
-    pub(crate) fn new(machine: &'a mut Machine, monitor: MonitorCommand<'a>) -> Self {
+    pub(crate) fn new(machine: &'a mut Machine, host: &'a mut dyn Host) -> Self {
         let layout = machine.cpu(0).map(|cpu| Layout::new(&cpu.model));
         let layout = layout.unwrap_or_else(|| Layout::new(&ringworld_x86::model::Model::default()));
         Self {
@@ -126,10 +124,15 @@ impl<'a> Debuggee<'a> {
             watchpoints: Vec::new(),
             action: Action::Continue,
             physical: false,
-            monitor,
+            host,
             cpu: 0,
             machine,
         }
+    }
+
+    /// Looks at what others want; false if the session has to end.
+    pub(crate) fn attend(&mut self) -> bool {
+        self.host.attend(self.machine)
     }
 
     /// Does what gdb wanted, until something stops it.
@@ -139,6 +142,8 @@ impl<'a> Debuggee<'a> {
             watchpoints: self.watchpoints.iter().map(|(point, _)| *point).collect(),
             ..RunUntil::default()
         };
+        // A step, or a way back, is not the same when it is begun again in its middle.
+        let _held = (self.action != Action::Continue).then(|| self.machine.handle().hold());
         match self.action {
             Action::Continue => self.machine.run(&until),
             Action::Step(cpu) => {
@@ -223,7 +228,7 @@ impl<'a> Debuggee<'a> {
                 });
                 return lines.collect::<Vec<_>>().join("\n");
             }
-            _ => return (self.monitor)(self.machine, line),
+            _ => return self.host.command(self.machine, line),
         }
         let what = if self.physical { "physical" } else { "virtual" };
         format!("memory addresses are {what} now")

@@ -70,8 +70,19 @@ impl<'de> Deserialize<'de> for Frame {
 struct State {
     events: VecDeque<HostEvent>,
     stop: Option<StopReason>,
+    /// Somebody outside wants the machine's thread to look.
+    notified: bool,
+    /// How many [`Held`] there are.
+    held: usize,
     /// No more events will come.
     closed: bool,
+}
+
+impl State {
+    /// Whether nothing has come for the machine.
+    fn is_quiet(&self) -> bool {
+        self.events.is_empty() && self.stop.is_none() && (!self.notified || self.held > 0)
+    }
 }
 
 struct Shared {
@@ -83,6 +94,15 @@ struct Shared {
 /// Reaches a machine from other threads, also while it runs.
 #[derive(Clone)]
 pub struct MachineHandle(Arc<Shared>);
+
+/// A command is being executed; see [`MachineHandle::hold`].
+pub struct Held(MachineHandle);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.lock().held -= 1;
+    }
+}
 
 impl MachineHandle {
     pub(crate) fn new(attention: PlatformAttention) -> Self {
@@ -104,9 +124,26 @@ impl MachineHandle {
         self.change(|state| state.events.push_back(event));
     }
 
-    /// Ends the run soon, for this reason (the first one wins).
+    /// Ends the run soon, for this reason. The first one wins, but a user's request gives way to any other reason.
     pub fn stop(&self, reason: StopReason) {
-        self.change(|state| _ = state.stop.get_or_insert(reason));
+        self.change(|state| {
+            if state.stop.as_ref().is_none_or(|old| *old == StopReason::UserRequest) {
+                state.stop = Some(reason);
+            }
+        });
+    }
+
+    /// Ends the run soon as by a user's request, so that the machine's thread looks at what has come for it. It may have looked
+    /// by then: who gets the stop must look, and go on if there is nothing. A run in the middle of a command is left alone
+    /// ([`Self::hold`]); the next one ends.
+    pub fn notify(&self) {
+        self.change(|state| state.notified = true);
+    }
+
+    /// Until the result is dropped, [`Self::notify`] ends no run.
+    pub fn hold(&self) -> Held {
+        self.lock().held += 1;
+        Held(self.clone())
     }
 
     /// Tells that nobody will send anything any more: a guest that waits for nothing else then ends its run.
@@ -119,9 +156,9 @@ impl MachineHandle {
         self.lock().events.len()
     }
 
-    /// Forgets a request to stop that the machine has not seen yet.
-    pub fn forget_stop(&self) {
-        self.lock().stop = None;
+    /// Forgets a user's request to stop that the machine has not seen yet.
+    pub fn forget_user_request(&self) {
+        _ = self.lock().stop.take_if(|stop| *stop == StopReason::UserRequest);
     }
 
     /// The request to stop that the machine has not seen yet.
@@ -130,7 +167,11 @@ impl MachineHandle {
     }
 
     pub(crate) fn take_stop(&self) -> Option<StopReason> {
-        self.lock().stop.take()
+        let mut state = self.lock();
+        state.stop.take().or_else(|| {
+            let notified = state.held == 0 && std::mem::take(&mut state.notified);
+            notified.then_some(StopReason::UserRequest)
+        })
     }
 
     pub(crate) fn take_events(&self) -> VecDeque<HostEvent> {
@@ -140,13 +181,13 @@ impl MachineHandle {
     /// Whether nothing waits and nothing will come.
     pub(crate) fn is_closed(&self) -> bool {
         let state = self.lock();
-        state.closed && state.events.is_empty() && state.stop.is_none()
+        state.closed && state.is_quiet()
     }
 
     /// Waits until something has come, at most for `limit`; without a limit, also until nothing can come any more.
     pub(crate) fn wait(&self, limit: Option<Duration>) {
         let state = self.lock();
-        let quiet = |state: &mut State| state.events.is_empty() && state.stop.is_none();
+        let quiet = |state: &mut State| state.is_quiet();
         match limit {
             // A result says only whether time was up; the caller looks at the clock itself.
             Some(limit) => drop(self.0.wake.wait_timeout_while(state, limit, quiet)),
@@ -163,10 +204,29 @@ mod tests {
     fn the_first_reason_wins_and_attention_is_raised() {
         let attention = PlatformAttention::default();
         let handle = MachineHandle::new(attention.clone());
+        handle.stop(StopReason::UserRequest);
         handle.stop(StopReason::Timeout);
+        handle.stop(StopReason::PowerOff);
         handle.stop(StopReason::UserRequest);
         assert!(attention.is_raised());
+        handle.forget_user_request();
         assert_eq!(handle.take_stop(), Some(StopReason::Timeout));
+        assert_eq!(handle.take_stop(), None);
+        handle.stop(StopReason::UserRequest);
+        handle.forget_user_request();
+        assert_eq!(handle.take_stop(), None);
+    }
+
+    #[test]
+    fn notifications_wait_for_the_end_of_a_command() {
+        let handle = MachineHandle::new(PlatformAttention::default());
+        let held = handle.hold();
+        handle.notify();
+        assert_eq!(handle.take_stop(), None);
+        handle.stop(StopReason::Timeout);
+        assert_eq!(handle.take_stop(), Some(StopReason::Timeout));
+        drop(held);
+        assert_eq!(handle.take_stop(), Some(StopReason::UserRequest));
         assert_eq!(handle.take_stop(), None);
     }
 

@@ -46,7 +46,7 @@ pub use config::{
 };
 pub use error::MachineError;
 pub use history::{HistoryConfig, HistoryRange};
-pub use host::{Frame, HostEvent, MachineHandle};
+pub use host::{Frame, Held, HostEvent, MachineHandle};
 pub use inspect::{PageWalk, linear_rip, read_linear};
 pub use lockstep::{Verdict, lockstep};
 pub use log::{Recording, RecordingEnd, RecordingHeader};

@@ -1,12 +1,13 @@
 //! What debuggers and scripts send, and snapshot files: on a small machine.
 
 use crate::random::Random;
-use ringworld_gdb::{Input, serve};
+use ringworld_gdb::{Host, Input, Received, serve};
 use ringworld_machine::{
     Backends, BootFile, HistoryConfig, Loader, Machine, MachineConfig, MachineHandle, RunUntil, Snapshot,
     Source,
 };
 use std::io;
+use std::time::Duration;
 
 /// mov word [0x500], 0; again: add word [0x500], 3; inc ax; jmp again
 const CODE: &[u8] = &[0xc7, 6, 0, 5, 0, 0, 0x83, 6, 0, 5, 3, 0x40, 0xeb, 0xf8];
@@ -60,13 +61,9 @@ pub fn snapshot(random: &mut Random) -> &'static str {
 struct Bytes(std::collections::VecDeque<u8>);
 
 impl Input for Bytes {
-    fn wait(&mut self) -> io::Result<Option<u8>> {
-        Ok(self.0.pop_front())
-    }
-
-    fn ready(&mut self) -> io::Result<Option<u8>> {
+    fn receive(&mut self, _: Duration) -> io::Result<Received> {
         // While the guest runs, the rest comes: so it never runs for ever.
-        self.0.pop_front().map(Some).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        Ok(self.0.pop_front().map_or(Received::End, Received::Byte))
     }
 
     fn watch(&mut self, _: MachineHandle) -> io::Result<()> {
@@ -75,6 +72,19 @@ impl Input for Bytes {
 
     fn unwatch(&mut self) -> bool {
         false
+    }
+}
+
+/// A monitor that says what it is told.
+struct Echo;
+
+impl Host for Echo {
+    fn command(&mut self, _: &mut Machine, line: &str) -> String {
+        line.to_string()
+    }
+
+    fn attend(&mut self, _: &mut Machine) -> bool {
+        true
     }
 }
 
@@ -141,8 +151,7 @@ pub fn gdb(random: &mut Random) -> &'static str {
             bytes.push(random.pick(b"\x03+-$#}"));
         }
     }
-    let mut monitor = |_: &mut Machine, line: &str| line.to_string();
-    match serve(&mut machine, &mut Bytes(bytes.into()), io::sink(), &mut monitor) {
+    match serve(&mut machine, &mut Bytes(bytes.into()), io::sink(), &mut Echo) {
         Ok(_) => "ended",
         Err(_) => "broke",
     }

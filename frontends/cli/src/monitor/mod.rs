@@ -100,11 +100,11 @@ impl Monitor {
     /// The next line: from the script, else from a person, else `continue`.
     fn line(&mut self) -> String {
         if let Some(line) = self.script.pop_front() {
-            eprintln!("(ringworld) {line}");
+            say_line!("(ringworld) {line}");
             return line;
         }
         let Some(keys) = &self.keys else { return "continue".into() };
-        eprint!("(ringworld) ");
+        say!("(ringworld) ");
         loop {
             if let Some(end) = self.typed.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.typed.drain(..=end).collect();
@@ -124,7 +124,7 @@ impl Monitor {
             let line = self.line();
             let mut out = String::new();
             let outcome = self.command(machine, line.trim(), &mut out)?;
-            eprint!("{out}");
+            say!("{out}");
             if outcome != Outcome::Stay {
                 return Ok(outcome);
             }
