@@ -175,13 +175,13 @@ pub fn start(mut from: Start, args: &MachineArgs, script: Script) -> anyhow::Res
             handle.stop(StopReason::Timeout);
         });
     }
-    let gdb =
-        args.gdb.map(|address| GdbServer::listen(address, args.gdb_wait, machine.handle())).transpose()?;
     let control = args
         .control
         .as_ref()
         .map(|address| Control::listen(address, args.paused, machine.handle()))
         .transpose()?;
+    let gdb =
+        args.gdb.map(|address| GdbServer::listen(address, args.gdb_wait, machine.handle())).transpose()?;
     if script.worlds {
         machine.time_worlds();
     }
