@@ -10,6 +10,7 @@ mod boot;
 mod boot_params;
 mod bzimage;
 mod cpio;
+pub mod demo;
 mod elf;
 mod entry;
 mod error;

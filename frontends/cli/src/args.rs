@@ -33,6 +33,8 @@ pub enum Command {
     Cpus,
     /// Compare the engines over a whole run
     Lockstep(LockstepArgs),
+    /// Run a small hypervisor and show what each way out of its guest costs
+    Demo(DemoArgs),
     /// Run a test suite inside of the machine
     #[command(subcommand)]
     Conform(Suite),
@@ -47,6 +49,32 @@ pub struct LockstepArgs {
     /// A run or boot command with its options
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// `ringworld demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// What the hypervisor uses
+    #[arg(value_enum)]
+    pub kind: DemoKind,
+    /// How often each row is repeated
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub count: u32,
+    /// What executes instructions
+    #[arg(long, value_enum, default_value_t = Engine::Auto)]
+    pub engine: Engine,
+    /// The CPU model [default: max, with SVM EPYC]
+    #[arg(long, value_name = "MODEL[,+FEATURE][,-FEATURE]")]
+    pub cpu: Option<String>,
+}
+
+/// The demonstrations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum DemoKind {
+    /// Intel's VMX, with extended page tables
+    Vmx,
+    /// AMD's SVM, with nested paging
+    Svm,
 }
 
 /// `ringworld conform`.

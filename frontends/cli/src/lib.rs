@@ -10,6 +10,7 @@ mod conform;
 mod console;
 mod control;
 mod cpus;
+mod demo;
 mod disassembly;
 mod drive;
 mod exit;
@@ -77,6 +78,10 @@ fn command(command: Command) -> anyhow::Result<i32> {
         Command::Cpus => {
             terminal::end_at_closed_pipe();
             cpus::list()
+        }
+        Command::Demo(args) => {
+            terminal::end_at_closed_pipe();
+            demo::demo(&args)
         }
         Command::Lockstep(args) => {
             terminal::end_at_closed_pipe();

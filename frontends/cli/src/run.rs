@@ -79,17 +79,7 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
     let real = args.time.unwrap_or(default) == Time::Real && args.replay.is_none();
     let mut config = MachineConfig {
         cpu: args.cpu.clone(),
-        engine: match args.engine {
-            Engine::Auto if ringworld_machine::host_can_translate() => ringworld_machine::Engine::Jit,
-            Engine::Auto => {
-                say_line!(
-                    "ringworld: this host's processor lacks BMI2: the interpreter runs in place of the translator"
-                );
-                ringworld_machine::Engine::Interp
-            }
-            Engine::Interp => ringworld_machine::Engine::Interp,
-            Engine::Jit => ringworld_machine::Engine::Jit,
-        },
+        engine: engine(args.engine),
         cpus: args.cpus,
         memory: args.memory,
         time: if real { TimeMode::Real } else { TimeMode::Deterministic },
@@ -116,6 +106,21 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
         None => {}
     }
     Ok(config)
+}
+
+/// What executes instructions; a host that cannot have the translator is told so.
+pub fn engine(asked: Engine) -> ringworld_machine::Engine {
+    match asked {
+        Engine::Auto if ringworld_machine::host_can_translate() => ringworld_machine::Engine::Jit,
+        Engine::Auto => {
+            say_line!(
+                "ringworld: this host's processor lacks BMI2: the interpreter runs in place of the translator"
+            );
+            ringworld_machine::Engine::Interp
+        }
+        Engine::Interp => ringworld_machine::Engine::Interp,
+        Engine::Jit => ringworld_machine::Engine::Jit,
+    }
 }
 
 /// Builds the machine and runs it to its end; returns the exit code.
@@ -325,7 +330,7 @@ impl Session<'_> {
             crate::screen::dump(&self.machine, path)?;
         }
         if self.worlds {
-            eprint!("{}", crate::worlds::table(&self.machine.stats()));
+            say!("{}", crate::worlds::table(&self.machine.stats()));
         }
         stats::report(&self.machine, stop, &self.watch, &self.args.stats)?;
         match want {

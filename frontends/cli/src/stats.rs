@@ -21,7 +21,7 @@ pub struct Watch {
 }
 
 /// CPU time of this process, all threads.
-fn cpu_time() -> Duration {
+pub fn cpu_time() -> Duration {
     // SAFETY: all-zero bytes are a valid `timespec`.
     let mut time: libc::timespec = unsafe { std::mem::zeroed() };
     // SAFETY: `time` is valid for the call to fill.
