@@ -4,19 +4,23 @@ mod balloon;
 mod blk;
 mod console;
 mod net;
+mod nine_p;
 mod pci;
 mod queue;
 mod rng;
 #[cfg(test)]
 mod tests;
+mod vsock;
 
 pub use balloon::VirtioBalloon;
 pub use blk::VirtioBlk;
 pub use console::VirtioConsole;
 pub use net::{NetworkBackend, VirtioNet};
+pub use nine_p::{ShareBackend, Virtio9p};
 pub use pci::virtio_pci;
 pub use queue::{Chain, MAX_SIZE, NO_VECTOR, Queue, QueueError, Segment, gather, part, scatter, total};
 pub use rng::VirtioRng;
+pub use vsock::{SocketBackend, VSOCK_HEADER, VSOCK_MAX_DATA, VirtioVsock};
 
 use crate::device::StateError;
 use crate::dma::Dma;
@@ -95,6 +99,11 @@ pub trait VirtioDevice: Send {
     fn input(&mut self, bytes: &[u8], io: &mut VirtioIo<'_>) -> Result<(), QueueError> {
         let _ = (bytes, io);
         Ok(())
+    }
+
+    /// The driver resets queue `index`: its buffers are the driver's again.
+    fn queue_reset(&mut self, index: usize) {
+        let _ = index;
     }
 
     /// The driver, or a reset of the machine, resets the device.

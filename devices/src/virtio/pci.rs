@@ -174,11 +174,15 @@ impl VirtioPci {
             0x14 => self.set_status(value as u8, features, ctx),
             0x16 => state.queue_select = value as u16,
             _ => {
-                let Some(queue) = state.queues.get_mut(usize::from(state.queue_select)) else { return };
+                let index = usize::from(state.queue_select);
+                let Some(queue) = state.queues.get_mut(index) else { return };
                 match offset {
                     0x1a => queue.vector = vector,
                     // Writing one resets the queue (4.1.4.3.2).
-                    0x3a if value == 1 => *queue = Queue::new(queue.max_size),
+                    0x3a if value == 1 => {
+                        *queue = Queue::new(queue.max_size);
+                        self.device.queue_reset(index);
+                    }
                     _ if queue.enabled => {}
                     0x18 => queue.size = value as u16,
                     0x1c if value == 1 => queue.enable(packed, event),

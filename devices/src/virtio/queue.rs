@@ -39,7 +39,7 @@ pub enum QueueError {
 }
 
 /// A piece of a buffer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Segment {
     /// Where it is.
     pub addr: GuestPhys,
@@ -48,7 +48,7 @@ pub struct Segment {
 }
 
 /// A buffer that the driver made available: first what the device reads, then what it writes.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Chain {
     /// The head's index, or the buffer ID.
     id: u16,
@@ -286,7 +286,7 @@ impl Queue {
             dma.write_u16(slot.offset(12), chain.id)?;
             // The flags come last: they hand the descriptor over.
             dma.write_u16(slot.offset(14), flags)?;
-            self.used += chain.descriptors;
+            self.used = self.used.wrapping_add(chain.descriptors);
             if self.used >= self.size {
                 self.used -= self.size;
                 self.used_wrap = !self.used_wrap;

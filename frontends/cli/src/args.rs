@@ -123,7 +123,7 @@ pub struct ConformArgs {
 }
 
 /// What a snapshot's machine has already.
-const MACHINE_OPTIONS: [&str; 21] = [
+const MACHINE_OPTIONS: [&str; 23] = [
     "console",
     "device",
     "cdrom",
@@ -133,6 +133,8 @@ const MACHINE_OPTIONS: [&str; 21] = [
     "firmware_vars",
     "drive",
     "net",
+    "share",
+    "vsock",
     "initrd",
     "append",
     "loader",
@@ -266,6 +268,14 @@ pub struct MachineArgs {
     /// unless --time says otherwise
     #[arg(long, value_name = "user,...", value_parser = crate::net::parse_net)]
     pub net: Vec<ringworld_machine::Network>,
+    /// A folder that the guest mounts by 9P over virtio, by its tag (`share` unless given; may be repeated). Time is real
+    /// then, unless --time says otherwise
+    #[arg(long, value_name = "FOLDER[,tag=TAG][,readonly=on]", value_parser = crate::outside::parse_share)]
+    pub share: Vec<ringworld_machine::Share>,
+    /// Sockets between host and guest: a connection to PATH that says `CONNECT PORT` reaches the guest's port; the guest's
+    /// to the host's port P reaches PATH_P
+    #[arg(long, value_name = "uds=PATH[,cid=N]", value_parser = crate::outside::parse_vsock)]
+    pub vsock: Option<ringworld_machine::Vsock>,
     /// What executes instructions
     #[arg(long, value_enum, default_value_t = Engine::Auto)]
     pub engine: Engine,

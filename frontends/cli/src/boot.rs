@@ -65,6 +65,8 @@ fn drivers(config: &MachineConfig) -> Vec<Driver> {
         (config.virtio_console, Driver::Console),
         (config.entropy, Driver::Entropy),
         (config.balloon, Driver::Balloon),
+        (!config.shares.is_empty(), Driver::Share),
+        (config.vsock.is_some(), Driver::Socket),
     ];
     let others = [
         (disk(Interface::Ahci) || disk(Interface::AhciCdrom), Driver::Ahci),

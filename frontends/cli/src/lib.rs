@@ -20,6 +20,7 @@ mod lockstep;
 mod monitor;
 mod nested;
 mod net;
+mod outside;
 mod run;
 mod screen;
 mod stats;

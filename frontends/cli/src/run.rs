@@ -74,8 +74,8 @@ pub enum Start {
 
 /// The configuration that the common options ask for, without a kernel.
 pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
-    let default =
-        if terminal::is_interactive() || !args.net.is_empty() { Time::Real } else { Time::Deterministic };
+    let outside = !args.net.is_empty() || !args.share.is_empty() || args.vsock.is_some();
+    let default = if terminal::is_interactive() || outside { Time::Real } else { Time::Deterministic };
     let real = args.time.unwrap_or(default) == Time::Real && args.replay.is_none();
     let mut config = MachineConfig {
         cpu: args.cpu.clone(),
@@ -96,6 +96,8 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
             .chain(args.cdrom.iter().map(|file| crate::drive::disc(file)))
             .collect(),
         networks: args.net.clone(),
+        shares: args.share.clone(),
+        vsock: args.vsock.clone(),
         reboot: !args.no_reboot,
         ..MachineConfig::default()
     };

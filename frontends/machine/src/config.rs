@@ -1,6 +1,8 @@
 //! What a machine is made of, as plain data.
 
 use crate::network::Network;
+use crate::share::Share;
+use crate::vsock::Vsock;
 use ringworld_devices::storage::DiskOptions;
 use ringworld_firmware::{BootFile, Kind, LoadError, read_file};
 use serde::{Deserialize, Serialize};
@@ -192,6 +194,10 @@ pub struct MachineConfig {
     pub drives: Vec<Drive>,
     /// Network cards.
     pub networks: Vec<Network>,
+    /// Shared folders.
+    pub shares: Vec<Share>,
+    /// Sockets between host and guest.
+    pub vsock: Option<Vsock>,
     /// What virtual time follows.
     pub time: TimeMode,
     /// What the real-time clock shows at power-on, in seconds since 1970-01-01 UTC.
@@ -228,6 +234,8 @@ impl Default for MachineConfig {
             balloon: false,
             drives: Vec::new(),
             networks: Vec::new(),
+            shares: Vec::new(),
+            vsock: None,
             time: TimeMode::Deterministic,
             rtc_start: DEFAULT_RTC_START,
             seed: 0,

@@ -46,6 +46,12 @@ pub enum MachineError {
     /// A network cannot be had.
     #[error(transparent)]
     Network(#[from] crate::network::NetworkError),
+    /// A folder cannot be shared.
+    #[error(transparent)]
+    Share(#[from] crate::share::ShareError),
+    /// Sockets cannot be had.
+    #[error(transparent)]
+    Vsock(#[from] crate::vsock::VsockError),
     /// An impossible number of CPUs.
     #[error("a machine of {0} CPUs is not possible: give 1 to {max}", max = crate::MAX_CPUS)]
     CpuCount(

@@ -24,6 +24,18 @@ pub enum HostEvent {
         /// The frames.
         frames: Vec<Frame>,
     },
+    /// A reply of a shared folder's server.
+    Share {
+        /// The share.
+        port: usize,
+        /// The reply, with the number of its request; nothing if all requests are forgotten.
+        reply: Frame,
+    },
+    /// A packet for the guest's sockets; nothing if all connections are gone.
+    Socket {
+        /// The packet.
+        packet: Frame,
+    },
     /// Keys of the keyboard going down (true) or up: each its set 1 code, with bit 7 set if 0xe0 comes before.
     Keys {
         /// The keys in their order.

@@ -34,11 +34,13 @@ mod pace;
 mod peripherals;
 mod reverse;
 mod schedule;
+mod share;
 mod snapshot;
 mod stats;
 mod stop;
 #[cfg(test)]
 mod testing;
+mod vsock;
 
 pub use config::{
     DEFAULT_RTC_START, Drive, Engine, Interface, Loader, MAX_CPUS, MachineConfig, Source, TimeMode,
@@ -52,9 +54,11 @@ pub use lockstep::{Verdict, lockstep};
 pub use log::{Recording, RecordingEnd, RecordingHeader};
 pub use machine::{Backends, Machine};
 pub use network::{Forward, GUEST, Network, NetworkError, NetworkKind, Protocol};
+pub use share::{Share, ShareError};
 pub use snapshot::{Snapshot, SnapshotHeader};
 pub use stats::{CpuStats, RegionStats, Stats, TranslatorStats};
 pub use stop::{RunUntil, StopReason};
+pub use vsock::{Vsock, VsockError};
 
 pub use ringworld_devices::CharBackend;
 pub use ringworld_devices::storage::{DiskError, DiskOptions, ImageFormat};

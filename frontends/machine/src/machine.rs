@@ -3,8 +3,8 @@
 use crate::history::{History, Mutable};
 use crate::host::MachineHandle;
 use crate::log::{Recorder, Recording, RecordingEnd, RecordingHeader};
-use crate::network::Prepared;
 use crate::pace::Pace;
+use crate::peripherals::Outside;
 use crate::stats::{CpuStats, Stats, TranslatorStats};
 use crate::{MAX_CPUS, MachineConfig, MachineError, StopReason, TimeMode, entry, peripherals};
 use ringworld_core::{CpuId, Platform, StateHasher, VirtualTime};
@@ -81,8 +81,8 @@ pub struct Machine {
     /// Where the run stopped for a breakpoint: CPU and its instruction count.
     pub(crate) at_breakpoint: Option<(usize, u64)>,
     pub(crate) resets: u64,
-    /// Each network card's place among the board's PCI devices, and the network behind it, until it is started.
-    pub(crate) networks: Vec<(usize, Option<Prepared>)>,
+    /// The devices that have another side on the host.
+    pub(crate) outside: Outside,
     /// The virtio console's place among the board's PCI devices, if it takes COM1's.
     pub(crate) console: Option<usize>,
 }
@@ -198,7 +198,7 @@ impl Machine {
             turn: config.cpus as usize,
             at_breakpoint: None,
             resets: 0,
-            networks: peripherals.networks,
+            outside: peripherals.outside,
             console: peripherals.console,
             config,
             memory,

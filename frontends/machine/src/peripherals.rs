@@ -1,8 +1,7 @@
 //! The PCI devices that a configuration asks for.
 
 use crate::config::{Drive, Interface};
-use crate::network::{self, Prepared};
-use crate::{Machine, MachineConfig, MachineError};
+use crate::{Machine, MachineConfig, MachineError, MachineHandle, network, share, vsock};
 use ringworld_core::{CpuId, GuestPhys, IoContext, Platform, VirtualTime};
 use ringworld_devices::PciSlot;
 use ringworld_devices::ahci::{self, Attachment, ahci};
@@ -13,7 +12,8 @@ use ringworld_devices::pci::{
 use ringworld_devices::storage::{DiskError, DiskOptions, open_disk};
 use ringworld_devices::vga::{VIDEO_MEMORY, vga};
 use ringworld_devices::virtio::{
-    VirtioBalloon, VirtioBlk, VirtioConsole, VirtioDevice, VirtioNet, VirtioRng, virtio_pci,
+    Virtio9p, VirtioBalloon, VirtioBlk, VirtioConsole, VirtioDevice, VirtioNet, VirtioRng, VirtioVsock,
+    virtio_pci,
 };
 use ringworld_devices::{Board, CharBackend, Pflash, Region};
 use ringworld_firmware::{AcpiConfig, Framebuffer, Image, MemoryMap, PciConfig};
@@ -58,7 +58,9 @@ pub(crate) fn describe(config: &MachineConfig) -> String {
         let size = std::fs::metadata(&drive.disk.file).map_or(0, |file| file.len());
         format!("{:?} drive of {size} bytes, read only {}", drive.interface, drive.disk.read_only)
     });
-    single.chain(networks).chain(drives).collect::<Vec<_>>().join("; ")
+    let shares = config.shares.iter().map(|share| format!("share {}", share.tag));
+    let sockets = config.vsock.iter().map(|vsock| format!("sockets of {}", vsock.cid));
+    single.chain(networks).chain(drives).chain(shares).chain(sockets).collect::<Vec<_>>().join("; ")
 }
 
 /// The board as ACPI describes it.
@@ -118,12 +120,32 @@ pub(crate) fn set_screen(board: &Board, now: VirtualTime) {
     }
 }
 
+/// The devices that have another side on the host: their places among the board's PCI devices.
+#[derive(Default)]
+pub(crate) struct Outside {
+    /// Network cards.
+    pub networks: Vec<usize>,
+    /// Shared folders.
+    pub shares: Vec<usize>,
+    /// Sockets.
+    pub socket: Option<usize>,
+    /// What begins to work on the host when the machine does.
+    waiting: Vec<Box<dyn FnOnce(MachineHandle) + Send>>,
+}
+
+impl Outside {
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.networks.is_empty() && self.shares.is_empty() && self.socket.is_none()
+    }
+}
+
 /// What a configuration's peripherals are made of.
 pub(crate) struct Peripherals {
     /// The board's PCI devices.
     pub slots: Vec<PciSlot>,
-    /// Each network card's place among them, and the network behind it, until it is started.
-    pub networks: Vec<(usize, Option<Prepared>)>,
+    /// Those with another side on the host.
+    pub outside: Outside,
     /// The virtio console's place among them.
     pub console: Option<usize>,
 }
@@ -135,7 +157,7 @@ pub(crate) fn build(
     console_backend: Option<Box<dyn CharBackend>>,
 ) -> Result<Peripherals, MachineError> {
     let mut slots = Slots { list: Vec::new(), ahci: Vec::new(), next: FIRST_DEVICE };
-    let mut networks = Vec::new();
+    let mut outside = Outside::default();
     if config.graphics {
         // Without the BIOS, text modes are not set up, and all else works.
         let bios = VGA_BIOS.iter().find_map(|path| std::fs::read(path).ok());
@@ -151,7 +173,8 @@ pub(crate) fn build(
     }
     for (number, card) in config.networks.iter().enumerate() {
         let (backend, network) = network::prepare(card, muted.clone())?;
-        networks.push((slots.list.len(), Some(network)));
+        outside.networks.push(slots.list.len());
+        outside.waiting.push(Box::new(move |handle| network.start(number, handle)));
         slots.virtio(format!("virtio-net{number}"), VirtioNet::new(backend, card.mac(number)));
     }
     for (number, drive) in config.drives.iter().enumerate() {
@@ -167,8 +190,20 @@ pub(crate) fn build(
     if config.balloon {
         slots.virtio("virtio-balloon".into(), VirtioBalloon::new());
     }
+    for (number, share) in config.shares.iter().enumerate() {
+        let (backend, server) = share::prepare(share, muted.clone())?;
+        outside.shares.push(slots.list.len());
+        outside.waiting.push(Box::new(move |handle| server.start(number, handle)));
+        slots.virtio(format!("virtio-9p{number}"), Virtio9p::new(backend, &share.tag));
+    }
+    if let Some(vsock) = &config.vsock {
+        let (backend, host) = vsock::prepare(vsock, muted.clone())?;
+        outside.socket = Some(slots.list.len());
+        outside.waiting.push(Box::new(move |handle| host.start(handle)));
+        slots.virtio("virtio-vsock".into(), VirtioVsock::new(backend, vsock.cid));
+    }
     slots.finish()?;
-    Ok(Peripherals { slots: slots.list, networks, console })
+    Ok(Peripherals { slots: slots.list, outside, console })
 }
 
 struct Slots {
@@ -221,15 +256,10 @@ impl Slots {
 }
 
 impl Machine {
-    /// Lets the networks work, unless a replay knows already what they say.
-    pub(crate) fn start_networks(&mut self) {
-        if self.replay.is_some() {
-            return;
-        }
-        for (port, (_, network)) in self.networks.iter_mut().enumerate() {
-            if let Some(network) = network.take() {
-                network.start(port, self.handle.clone());
-            }
+    /// Lets the other sides work, unless a replay knows already what they say.
+    pub(crate) fn start_outside(&mut self) {
+        if self.replay.is_none() {
+            self.outside.waiting.drain(..).for_each(|start| start(self.handle.clone()));
         }
     }
 }

@@ -18,8 +18,8 @@ use ringworld_x86::{Cpu, Insn};
 
 /// The length of a single CPU's rounds in nanoseconds: how late it notices inputs.
 const SINGLE_SLICE: u64 = 1_000_000;
-/// The same with a network card, whose other side waits for answers.
-const NETWORK_SLICE: u64 = 100_000;
+/// The same with devices whose other side is a thread that waits for answers.
+const OUTSIDE_SLICE: u64 = 100_000;
 
 /// What ends a loop: a reason to stop, or a failure.
 enum Break {
@@ -75,7 +75,7 @@ impl Machine {
         until: &RunUntil,
         observer: &mut O,
     ) -> Result<StopReason, MachineError> {
-        self.start_networks();
+        self.start_outside();
         for core in &mut self.cores {
             core.cpu.set_watchpoints(&until.watchpoints);
         }
@@ -145,9 +145,9 @@ impl Machine {
         if self.is_idle() {
             self.round_end = self.idle_until(next)?;
         } else {
-            let slice = match (self.cores.len(), self.networks.is_empty()) {
+            let slice = match (self.cores.len(), self.outside.is_empty()) {
                 (1, true) => SINGLE_SLICE,
-                (1, false) => NETWORK_SLICE,
+                (1, false) => OUTSIDE_SLICE,
                 _ => self.config.slice,
             };
             self.round_end = next.min(self.now + slice);
@@ -317,10 +317,20 @@ impl Machine {
             }
             HostEvent::Serial { port, bytes } => self.board.input(HostInput::Serial(*port), bytes, self.now),
             HostEvent::Network { port, frames } => {
-                if let Some(&(slot, _)) = self.networks.get(*port) {
+                if let Some(&slot) = self.outside.networks.get(*port) {
                     for frame in frames {
                         self.board.input(HostInput::Pci(slot), &frame.0, self.now);
                     }
+                }
+            }
+            HostEvent::Share { port, reply } => {
+                if let Some(&slot) = self.outside.shares.get(*port) {
+                    self.board.input(HostInput::Pci(slot), &reply.0, self.now);
+                }
+            }
+            HostEvent::Socket { packet } => {
+                if let Some(slot) = self.outside.socket {
+                    self.board.input(HostInput::Pci(slot), &packet.0, self.now);
                 }
             }
             HostEvent::Keys { keys } => {
