@@ -140,7 +140,7 @@ impl Choice {
         let device = u8::from(!WITHOUT_TEST_DEVICE.contains(&&*test.file));
         Ok(Plan {
             arguments,
-            environment: format!("NR_CPUS={smp}\nMEMSIZE={memory}\nTEST_DEVICE={device}\nBOOTLOADER=1\n"),
+            environment: format!("NR_CPUS={smp}\nMEMSIZE={memory}\nTEST_DEVICE={device}\n"),
             timeout: self.timeout.or(test.timeout).unwrap_or(DEFAULT_TIMEOUT),
             panics: test.groups.iter().any(|group| group == "panic"),
         })
