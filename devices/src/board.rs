@@ -270,11 +270,6 @@ impl Board {
         self.lock().fabric.take_power()
     }
 
-    /// Whether address line 20 is open; while it is not, the CPUs' bit 20 of physical addresses is zero.
-    pub fn a20(&self) -> bool {
-        self.lock().fabric.a20()
-    }
-
     /// Whether bit 7 of port 0x70 keeps NMIs from the CPU.
     pub fn nmi_masked(&self) -> bool {
         self.lock().fabric.nmi_masked()

@@ -1,7 +1,7 @@
 //! What a device is to the board, and what the board offers to a device.
 
 use crate::dma::{Dma, RequesterId};
-use crate::fabric::{A20Source, Fabric, PowerRequest};
+use crate::fabric::{Fabric, PowerRequest};
 use ringworld_core::{CpuId, GuestPhys, StateHasher, VirtualTime};
 use ringworld_mmu::GuestMemory;
 use std::sync::Arc;
@@ -113,11 +113,6 @@ impl<'a> DeviceContext<'a> {
     /// Clears IRQ 13 and asserts IGNNE# (the coprocessor error port).
     pub fn ignore_numeric_error(&mut self) {
         self.fabric.ignore_numeric_error();
-    }
-
-    /// Drives one of the two gates of address line 20.
-    pub fn set_a20(&mut self, source: A20Source, enabled: bool) {
-        self.fabric.set_a20(source, enabled);
     }
 
     /// Masks (true) or unmasks NMI, as bit 7 of port 0x70 does.

@@ -1,5 +1,5 @@
 //! What connects the devices: interrupt lines and the two interrupt controllers behind them, pending events, power
-//! requests, the A20 gate.
+//! requests.
 
 use crate::ioapic::{IoApic, PINS};
 use crate::pic::PicPair;
@@ -28,15 +28,6 @@ pub enum PowerRequest {
     Panicked,
 }
 
-/// The two gates of address line 20; it is open while either is (as ICH ORs A20GATE and ALT_A20_GATE).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum A20Source {
-    /// Bit 1 of the keyboard controller's output port.
-    KeyboardController,
-    /// Bit 1 of port 0x92.
-    Port92,
-}
-
 /// ISA IRQ 0 reaches the IOAPIC at input 2; input 0 gets the 8259's output (ACPI 5.2.12.5, MP 1.4 chapter 4.3.4).
 const TIMER_PIN: u8 = 2;
 
@@ -62,8 +53,6 @@ struct State {
     pic_lines: u16,
     messages: Vec<InterruptMessage>,
     power: Option<PowerRequest>,
-    a20_keyboard: bool,
-    a20_port92: bool,
     nmi_masked: bool,
     numeric_error: NumericError,
     /// The device (HPET) that has taken over IRQ 0 and 8.
@@ -93,8 +82,6 @@ impl Default for Fabric {
                 pic_lines: 0,
                 messages: Vec::new(),
                 power: None,
-                a20_keyboard: true,
-                a20_port92: false,
                 nmi_masked: false,
                 numeric_error: NumericError::default(),
                 legacy_replacement: None,
@@ -328,21 +315,6 @@ impl Fabric {
 
     pub(crate) fn take_power(&mut self) -> Option<PowerRequest> {
         self.state.power.take()
-    }
-
-    pub(crate) fn set_a20(&mut self, source: A20Source, enabled: bool) {
-        let before = self.a20();
-        match source {
-            A20Source::KeyboardController => self.state.a20_keyboard = enabled,
-            A20Source::Port92 => self.state.a20_port92 = enabled,
-        }
-        if self.a20() != before {
-            self.attention.raise();
-        }
-    }
-
-    pub(crate) fn a20(&self) -> bool {
-        self.state.a20_keyboard || self.state.a20_port92
     }
 
     pub(crate) fn mask_nmi(&mut self, masked: bool) {

@@ -5,7 +5,7 @@
 //! reads port 0x60 twice gets the same byte twice.
 
 use crate::device::{Device, DeviceContext, state_methods};
-use crate::fabric::{A20Source, PowerRequest};
+use crate::fabric::PowerRequest;
 use crate::ps2_keyboard::{Keyboard, translate};
 use crate::ps2_mouse::Mouse;
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ const TRANSLATE: u8 = 0x40;
 /// As firmware leaves it: translation, passed self-test, keyboard interrupt.
 const FIRMWARE_COMMAND_BYTE: u8 = TRANSLATE | SYS | KEYBOARD_INTERRUPT;
 
-/// Output port: not reset, A20; the interrupt lines are added when it is read.
+/// Output port: not reset, A20 (which gates nothing, as for port 0x92); the interrupt lines are added when it is read.
 const NOT_RESET: u8 = 0x01;
 const GATE_A20: u8 = 0x02;
 const OUTPUT_PORT: u8 = 0xcf;
@@ -116,7 +116,6 @@ impl KeyboardController {
         let (irq1, irq12) = (full(false, KEYBOARD_INTERRUPT), full(true, AUX_INTERRUPT));
         ctx.set_irq(KEYBOARD_IRQ, irq1);
         ctx.set_irq(AUX_IRQ, irq12);
-        ctx.set_a20(A20Source::KeyboardController, state.output_port & GATE_A20 != 0);
         let waits = !state.keyboard.is_empty() && state.memory[0] & KEYBOARD_OFF == 0
             || !state.mouse.is_empty() && state.memory[0] & AUX_OFF == 0;
         if waits && !state.full && !state.transfer {
@@ -369,13 +368,10 @@ mod tests {
     #[test]
     fn a20_and_reset() {
         let mut bench = bench();
-        assert!(bench.fabric.a20());
         command(&mut bench, 0xd1, &[0xdd]);
-        assert!(!bench.fabric.a20());
         command(&mut bench, 0xd0, &[]);
         assert_eq!(bench.read(0) & 0xcf, 0xcd);
         command(&mut bench, 0xdf, &[]);
-        assert!(bench.fabric.a20());
         command(&mut bench, 0xff, &[]);
         assert_eq!(bench.fabric.take_power(), None, "no line is pulsed");
         command(&mut bench, 0xfe, &[]);

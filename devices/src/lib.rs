@@ -84,7 +84,7 @@ pub use board::{
 pub use bus::{BusError, Region, RegionCounters};
 pub use device::{Device, DeviceContext, StateError};
 pub use dma::{Dma, DmaError, RequesterId};
-pub use fabric::{A20Source, PowerRequest};
+pub use fabric::PowerRequest;
 pub use fw_cfg::FwCfgConfig;
 pub use hpet::HPET_BASE;
 pub use i8042::{key_event, mouse_event};

@@ -3,7 +3,7 @@
 //! ICH9 data sheet 13.7.5 (RST_CNT) and 13.7.3 (PORT92).
 
 use crate::device::{Device, DeviceContext, le_value, state_methods};
-use crate::fabric::{A20Source, PowerRequest};
+use crate::fabric::PowerRequest;
 use serde::{Deserialize, Serialize};
 
 /// RST_CNT at offset 1 of ports 0xcf8 to 0xcff. The other ports are PCI's configuration mechanism (see `pci::host`).
@@ -40,7 +40,8 @@ impl Device for ResetControl {
     state_methods!(self => self.state);
 }
 
-/// Port 0x92: bit 0 pulses INIT#, bit 1 opens A20.
+/// Port 0x92: bit 0 pulses INIT#. Bit 1, the A20 gate, keeps what is written and gates nothing: processors since Haswell
+/// have no A20M# (SDM 3A 22.20), address line 20 is always open.
 #[derive(Debug, Default)]
 pub struct Port92 {
     state: Port92State,
@@ -63,7 +64,6 @@ impl Device for Port92 {
         let value = le_value(data) as u8 & (INIT_NOW | ALT_A20_GATE);
         let rising = value & !self.state.value & INIT_NOW != 0;
         self.state.value = value;
-        ctx.set_a20(A20Source::Port92, value & ALT_A20_GATE != 0);
         if rising {
             ctx.power(PowerRequest::Init);
         }
@@ -101,10 +101,7 @@ mod tests {
     #[test]
     fn port_92() {
         let mut bench = Bench::new(Port92::default());
-        bench.fabric.set_a20(A20Source::KeyboardController, false);
-        assert!(!bench.fabric.a20());
         bench.write(0, 2);
-        assert!(bench.fabric.a20());
         assert_eq!(bench.read(0), 2);
         assert_eq!(bench.fabric.take_power(), None);
         bench.write(0, 3);

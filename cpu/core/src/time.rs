@@ -51,11 +51,13 @@ impl fmt::Debug for VirtualTime {
 }
 
 /// Derives a CPU's virtual time from its count of retired instructions: one instruction is one nanosecond, plus what
-/// was skipped while the CPU was idle.
+/// was skipped while the CPU was idle or waited for a bus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
-    /// Nanoseconds skipped so far (idle time, time of other CPUs' slices).
+    /// Nanoseconds skipped so far (idle time, time of other CPUs' slices, bus cycles).
     pub skipped: u64,
+    /// Those of `skipped` that went by in bus cycles.
+    pub bus: u64,
 }
 
 impl Clock {
@@ -69,6 +71,12 @@ impl Clock {
     pub fn skip_to(&mut self, moment: VirtualTime, instructions: u64) {
         let now = self.at(instructions);
         self.skipped = self.skipped.wrapping_add(moment.since(now));
+    }
+
+    /// A bus cycle of `ns` nanoseconds: no instruction retires meanwhile.
+    pub const fn bus_cycle(&mut self, ns: u64) {
+        self.skipped = self.skipped.wrapping_add(ns);
+        self.bus = self.bus.wrapping_add(ns);
     }
 
     /// The instruction count at which `moment` is reached, if nothing more is skipped.
@@ -103,5 +111,10 @@ mod tests {
         clock.skip_to(VirtualTime(50), 100);
         assert_eq!(clock.at(101), VirtualTime(501));
         assert_eq!(clock.instructions_at(VirtualTime(600)), 200);
+        clock.bus_cycle(40);
+        assert_eq!(
+            (clock.at(101), clock.instructions_at(VirtualTime(600)), clock.bus),
+            (VirtualTime(541), 160, 40)
+        );
     }
 }

@@ -123,7 +123,7 @@ pub struct ConformArgs {
 }
 
 /// What a snapshot's machine has already.
-const MACHINE_OPTIONS: [&str; 23] = [
+const MACHINE_OPTIONS: [&str; 24] = [
     "console",
     "device",
     "cdrom",
@@ -145,9 +145,19 @@ const MACHINE_OPTIONS: [&str; 23] = [
     "rtc",
     "cpu_test",
     "no_reboot",
+    "on_triple_fault",
     "record",
     "replay",
 ];
+
+/// `--on-triple-fault`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum OnTripleFault {
+    /// End the run with exit code 70
+    Stop,
+    /// Reset the machine, as a PC does (kernels reboot this way as a last resort)
+    Reset,
+}
 
 /// `ringworld run`.
 #[derive(Debug, Args)]
@@ -301,6 +311,9 @@ pub struct MachineArgs {
     /// Stop when the guest asks for a reset
     #[arg(long)]
     pub no_reboot: bool,
+    /// What a triple fault does
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnTripleFault::Stop)]
+    pub on_triple_fault: OnTripleFault,
     /// Record everything that comes from outside
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,

@@ -99,6 +99,7 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
         shares: args.share.clone(),
         vsock: args.vsock.clone(),
         reboot: !args.no_reboot,
+        triple_fault_resets: args.on_triple_fault == crate::args::OnTripleFault::Reset,
         ..MachineConfig::default()
     };
     match args.rtc {

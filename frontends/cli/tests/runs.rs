@@ -29,6 +29,13 @@ fn every_end_has_its_exit_code() {
     let output = run(&triple_fault, &[]);
     assert_eq!(code(&output), 70);
     assert!(stderr(&output).contains("triple fault on CPU 0"), "{}", stderr(&output));
+    // As a PC: the guest runs again and again.
+    let again = run(
+        &[&print("x")[..], &triple_fault].concat(),
+        &["--on-triple-fault", "reset", "--max-instructions", "100k"],
+    );
+    assert_eq!(code(&again), 72);
+    assert!(again.stdout.len() > 100, "{} resets", again.stdout.len());
     // mov dx, 0x505; mov al, 1; out dx, al
     assert_eq!(code(&run(&[0xba, 0x05, 0x05, 0xb0, 0x01, 0xee], &[])), 71);
     let forever = [0xeb, 0xfe];

@@ -211,6 +211,8 @@ pub struct MachineConfig {
     pub cpu_test: bool,
     /// A reset that the guest asks for restarts it; otherwise it ends the run.
     pub reboot: bool,
+    /// A triple fault resets the machine, as a PC's chipset does on a shutdown cycle; otherwise it ends the run.
+    pub triple_fault_resets: bool,
     /// With several CPUs: how long each runs before the next one's turn, in nanoseconds (instructions) of virtual time.
     pub slice: u64,
 }
@@ -242,6 +244,7 @@ impl Default for MachineConfig {
             debug_exit: Some(0xf4),
             cpu_test: false,
             reboot: true,
+            triple_fault_resets: false,
             slice: 10_000,
         }
     }

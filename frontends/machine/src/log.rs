@@ -30,6 +30,7 @@ pub struct RecordingHeader {
     debug_exit: Option<u16>,
     cpu_test: bool,
     reboot: bool,
+    triple_fault_resets: bool,
     /// Disks, networks and graphics, without the files' names.
     #[serde(default)]
     devices: String,
@@ -50,6 +51,7 @@ impl RecordingHeader {
             debug_exit: config.debug_exit,
             cpu_test: config.cpu_test,
             reboot: config.reboot,
+            triple_fault_resets: config.triple_fault_resets,
             devices: crate::peripherals::describe(config),
             image: format!("{image:032x}"),
         }
@@ -71,6 +73,7 @@ impl RecordingHeader {
             .or_else(|| differs("the debug-exit port", &exit(self.debug_exit), &exit(now.debug_exit)))
             .or_else(|| differs("the CPU test device", &self.cpu_test, &now.cpu_test))
             .or_else(|| differs("restart on reset", &self.reboot, &now.reboot))
+            .or_else(|| differs("reset on triple fault", &self.triple_fault_resets, &now.triple_fault_resets))
             .or_else(|| differs("the devices", &self.devices, &now.devices))
             .or_else(|| differs("the image of kernel, initrd and command line", &self.image, &now.image))
     }

@@ -329,7 +329,7 @@ impl Machine {
     pub fn stats(&self) -> Stats {
         let cpu = |core: &Core| CpuStats {
             instructions: core.cpu.icount,
-            idle_ns: core.cpu.clock.skipped,
+            idle_ns: core.cpu.clock.skipped - core.cpu.clock.bus,
             counters: Counters {
                 worlds: core.cpu.counters.worlds.until(core.cpu.icount),
                 ..core.cpu.counters.clone()

@@ -209,6 +209,9 @@ impl Machine {
             let Some(core) = self.cores.get_mut(turn) else { return Ok(()) };
             let cpu = &mut core.cpu;
             if cpu.activity == Activity::Shutdown {
+                if self.config.triple_fault_resets {
+                    return Ok(self.reset()?);
+                }
                 return Err(StopReason::TripleFault { cpu: cpu.id.0, rip: cpu.rip() }.into());
             }
             let now = cpu.now();

@@ -23,6 +23,10 @@ impl IoSize {
     }
 }
 
+/// What a port access takes, in nanoseconds: eight clocks of the 8.33 MHz ISA bus, which LPC keeps to (Intel LPC 1.1
+/// chapter 6). Guests count on about a microsecond: they wait by reading ports, and calibrate clocks against port reads.
+const PORT_NS: u64 = 960;
+
 impl Cpu {
     /// Raises #GP(0) if neither IOPL nor the TSS's I/O permission bitmap allows the access.
     pub(crate) fn check_io(&mut self, port: u16, size: IoSize) -> Result<(), Stop> {
@@ -45,6 +49,12 @@ impl Cpu {
         if bits & wanted != 0 { Err(self.gp0()) } else { Ok(()) }
     }
 
+    /// The time of a port access. The machine's loop runs next: what is due has come nearer by more than one instruction.
+    fn port_cycle(&mut self) {
+        self.clock.bus_cycle(PORT_NS);
+        self.yield_to_machine();
+    }
+
     /// Reads a port.
     pub(crate) fn port_in(&mut self, port: u16, size: IoSize) -> u32 {
         self.counters.port_io += 1;
@@ -53,7 +63,7 @@ impl Cpu {
         platform.port_read(self.io_context(), port, &mut data[..usize::from(size.0)]);
         self.check_port_breakpoints(port, size.0.into());
         self.end_block();
-        self.after_io();
+        self.port_cycle();
         u32::from_le_bytes(data)
     }
 
@@ -64,7 +74,7 @@ impl Cpu {
         platform.port_write(self.io_context(), port, &value.to_le_bytes()[..usize::from(size.0)]);
         self.check_port_breakpoints(port, size.0.into());
         self.end_block();
-        self.after_io();
+        self.port_cycle();
     }
 }
 

@@ -117,6 +117,7 @@ impl Msrs {
         Self {
             pat: PAT_RESET,
             misc_enable,
+            hwcr: special::HWCR_RESET,
             smbase: 0x3_0000,
             mcg_ctl: u64::MAX,
             // LFENCE serialises here whether it must or not; the bit says so from the start.

@@ -14,6 +14,8 @@ pub(super) const MC_STATUS_WRITE: u64 = 1 << 18;
 /// HWCR: SMMLOCK, TlbCacheDis, INVDWBINVD, FFDIS, RSM/SMI special bus cycles, MCi status write, MONITOR at user level
 /// excepted.
 pub(super) const HWCR_WRITABLE: u64 = 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 8 | MC_STATUS_WRITE | 1 << 24;
+/// HWCR.TscFreqSel: the time-stamp counter runs at the P0 frequency (PPR for family 17h, MSRC001_0015).
+pub(super) const HWCR_RESET: u64 = 1 << 24;
 /// SYSCFG: MtrrFixDramEn, MtrrFixDramModEn, MtrrVarDramEn, MtrrTom2En, Tom2ForceMemTypeWB.
 pub(super) const SYSCFG_WRITABLE: u64 = 0x1f << 18;
 
