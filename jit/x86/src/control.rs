@@ -2,9 +2,10 @@
 
 use crate::emit::{Emitter, Unsupported, access_of};
 use crate::frame::{Home, TLB_BIAS, at, home};
+use crate::group::Form;
 use crate::memory::Access;
 use crate::site::Kind;
-use crate::stubs::near;
+use crate::stubs::{jrcxz, land8, near};
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, OpAccess, OpKind};
@@ -85,15 +86,16 @@ impl Emitter<'_> {
 
     /// Looks R14 up in the jump cache and leaves the code's address in RCX; the returned jump is taken if it is not there.
     fn jump_cache(&mut self) -> usize {
+        self.held = None;
         dynasm!(self.s
             ; .arch x64
             ; pext rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
             ; mov rcx, [rcx * 8 + self.jumps.0]
             ; lea rcx, [rcx + r14]
         );
-        let hit = crate::stubs::jrcxz(self.s);
+        let hit = jrcxz(self.s);
         let miss = near(self.s, 0);
-        crate::stubs::land8(self.s, hit);
+        land8(self.s, hit);
         dynasm!(self.s
             ; .arch x64
             ; pext rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
@@ -106,7 +108,7 @@ impl Emitter<'_> {
     /// taken if it is not to be had.
     fn stack(&mut self, displacement: i32, access: Access) -> Option<usize> {
         if let Some(member) = self.accesses().stack {
-            self.reach(Some(4), displacement.into(), member);
+            self.reach(Form { base: Some(4), index: None, displacement: displacement.into() }, member);
             return None;
         }
         dynasm!(self.s ; .arch x64 ; lea r14, [Rq(SP) + displacement]);
@@ -142,6 +144,33 @@ impl Emitter<'_> {
         self.link(target);
         self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::ExecLast);
         Ok(())
+    }
+
+    /// A call whose target the block goes on with.
+    pub(crate) fn call_within(&mut self, i: &Instruction) {
+        let slow = self.push_return(i.next_ip());
+        self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::Exec);
+    }
+
+    /// A return, with which the block goes on at `next` if it leads there.
+    pub(crate) fn ret_within(&mut self, i: &Instruction, next: u64) {
+        let drop = if i.op_count() == 1 { i.immediate16() } else { 0 };
+        let slow = self.stack(0, STACK_READ);
+        dynasm!(self.s ; .arch x64 ; mov r14, [rcx + Rq(SP)]);
+        match i32::try_from((next as i64).wrapping_neg()) {
+            Ok(negated) => dynasm!(self.s ; .arch x64 ; lea rcx, [r14 + negated]),
+            Err(_) => {
+                self.constant(1, next.wrapping_neg());
+                dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14]);
+            }
+        }
+        self.held = None;
+        let same = jrcxz(self.s);
+        let other = near(self.s, 0);
+        land8(self.s, same);
+        dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) + 8 + i32::from(drop)]);
+        let froms: Vec<usize> = slow.into_iter().chain([other]).collect();
+        self.slow(&froms, Kind::ExecLast);
     }
 
     /// Loads the operand of an indirect branch or a push into R14; the jump that is taken if that is not plain.
@@ -188,7 +217,7 @@ impl Emitter<'_> {
                 if let Some(member) = self.accesses().stack
                     && self.established >> member.group & 1 == 0
                 {
-                    self.reach(Some(4), -8, member);
+                    self.reach(Form { base: Some(4), index: None, displacement: -8 }, member);
                 }
                 froms.extend(self.operand(i)?);
                 dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TARGET as i8)], r14);
@@ -211,6 +240,9 @@ impl Emitter<'_> {
             }
         }
         dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) - 8]);
+        if !froms.is_empty() {
+            self.held = None;
+        }
         self.slow(&froms, Kind::Exec);
         Ok(())
     }
@@ -230,8 +262,8 @@ impl Emitter<'_> {
             ),
             Home::Frame(home) => dynasm!(self.s
                 ; .arch x64
-                ; mov rcx, [rcx + Rq(SP)]
-                ; mov [BYTE rsp + (home as i8)], rcx
+                ; mov r14, [rcx + Rq(SP)]
+                ; mov [BYTE rsp + (home as i8)], r14
                 ; lea Rq(SP), [Rq(SP) + 8]
             ),
         }

@@ -3,7 +3,7 @@
 use crate::classify::{Emit, Live, alignment, emit_of};
 use crate::control::branch_opcode;
 use crate::frame::{Home, at, home, is_high_byte, sized};
-use crate::group::{self, Accesses, Groups, MemoryAccesses};
+use crate::group::{self, Accesses, Form, Groups, MemoryAccesses};
 use crate::memory::{Access, address_is_64};
 use crate::site::{Kind, Site};
 use crate::stubs::{Stubs, jrcxz, land8, near};
@@ -35,7 +35,7 @@ enum ColdKind {
     Site { site: u32, resume: Option<usize> },
     /// Call a stub, and go on.
     Stub { stub: usize, resume: usize },
-    /// A branch that leaves in the middle: give back the rest of the block and go on at a target.
+    /// A branch that leaves in the middle: give back the rest of the block and go on at an address.
     Side { target: u64, refund: u32 },
     /// Give back the rest of the block and go on at a site's link.
     Ungroup { site: u32 },
@@ -68,6 +68,10 @@ pub struct Emitter<'a> {
     pub(crate) n: u32,
     pub(crate) rip: u64,
     pub(crate) insn: *const Insn,
+    /// Where the block goes on after it.
+    pub(crate) next: Option<u64>,
+    /// The group whose distance is in RCX.
+    pub(crate) held: Option<usize>,
     /// Addresses of the jump cache.
     pub(crate) jumps: (i32, i32),
     /// Memory accesses that share a check.
@@ -76,12 +80,22 @@ pub struct Emitter<'a> {
     pub(crate) established: u128,
 }
 
-/// Where a checked memory operand is: base register, RCX, displacement.
+/// Where a checked memory operand is in host memory.
 struct Place {
     base: u8,
+    /// Register and log2 of the scale.
+    index: Option<(u8, u8)>,
     displacement: i32,
     /// The jump that is taken if it is not to be had.
     slow: Option<usize>,
+    /// The group whose distance is still in RCX.
+    held: Option<usize>,
+}
+
+impl Place {
+    fn uses(&self, register: u8) -> bool {
+        self.base == register || self.index.is_some_and(|(index, _)| index == register)
+    }
 }
 
 /// The guest cannot be expressed: its function is called.
@@ -120,6 +134,8 @@ impl<'a> Emitter<'a> {
             n: 0,
             rip: start,
             insn: core::ptr::null(),
+            next: None,
+            held: None,
             jumps,
             groups: Groups::default(),
             established: 0,
@@ -158,9 +174,11 @@ impl<'a> Emitter<'a> {
         );
         self.leave_unless_rcx_zero(site, None);
         let mut open = true;
-        for (guest, insn) in guests.iter().zip(insns) {
+        for (n, (guest, insn)) in guests.iter().zip(insns).enumerate() {
             self.n += 1;
             self.insn = insn;
+            self.rip = guest.decoded.ip();
+            self.next = guests.get(n + 1).map(|next| next.decoded.ip());
             open = self.instruction(guest);
             self.rip = guest.decoded.next_ip();
         }
@@ -228,7 +246,7 @@ impl<'a> Emitter<'a> {
     fn instruction(&mut self, guest: &Guest) -> bool {
         let start = self.s.len();
         let (sites, cold, live) = (self.sites.len(), self.cold.len(), self.live);
-        let established = self.established;
+        let (established, held) = (self.established, self.held);
         if !guest.barred
             && let Some(emit) = emit_of(guest.decoded.code())
         {
@@ -240,11 +258,13 @@ impl<'a> Emitter<'a> {
                     self.cold.truncate(cold);
                     self.live = live;
                     self.established = established;
+                    self.held = held;
                 }
             }
         }
         let last = guest.last || guest.barred;
         let site = self.exec_site(if last { Kind::ExecLast } else { Kind::Exec });
+        self.held = None;
         self.leave(site);
         !last
     }
@@ -262,15 +282,17 @@ impl<'a> Emitter<'a> {
             Emit::Push => self.push(i)?,
             Emit::Pop => self.pop(i)?,
             Emit::Leave => self.leave_frame(),
+            Emit::Jump if self.next.is_some() => {}
             Emit::Jump => {
                 self.jump(i)?;
                 return Ok(false);
             }
-            Emit::Branch if self.n < self.count => self.side_exit(i)?,
+            Emit::Branch if self.next.is_some() => self.side_exit(i)?,
             Emit::Branch => {
                 self.branch(i)?;
                 return Ok(false);
             }
+            Emit::Call if self.next.is_some() => self.call_within(i),
             Emit::Call => {
                 self.call(i)?;
                 return Ok(false);
@@ -283,6 +305,7 @@ impl<'a> Emitter<'a> {
                 self.call_indirect(i)?;
                 return Ok(false);
             }
+            Emit::Return if let Some(next) = self.next => self.ret_within(i, next),
             Emit::Return => {
                 self.ret(i);
                 return Ok(false);
@@ -297,6 +320,7 @@ impl<'a> Emitter<'a> {
             return;
         }
         self.live = Some(live);
+        self.held = None;
         let (flag, stub) = match live {
             Live::Sse => (at::SSE_LIVE, self.stubs.load_sse),
             Live::Full => (at::FULL_LIVE, self.stubs.load_full),
@@ -315,6 +339,7 @@ impl<'a> Emitter<'a> {
 
     /// Emits the same instruction on the registers' homes.
     fn same(&mut self, guest: &Instruction) -> Result<(), Unsupported> {
+        let before = self.held;
         let mut i = *guest;
         let mut memory = None;
         let mut framed: [Option<(usize, i32)>; 4] = [None; 4];
@@ -362,15 +387,15 @@ impl<'a> Emitter<'a> {
         i.set_has_lock_prefix(false);
         let any_framed = framed.iter().any(Option::is_some);
         let mut slow = None;
-        let mut r14_is_free = true;
+        let (mut r14_is_free, mut rcx_is_free) = (true, true);
+        let mut held = before;
         if let Some(n) = memory {
             let access = self.memory_accesses.of(self.info, guest, n);
-            let place = self.place(guest, access)?;
+            let mut place = self.place(guest, access)?;
             slow = place.slow;
-            r14_is_free = place.base != 14;
+            held = place.held;
+            r14_is_free = !place.uses(14);
             i.set_segment_prefix(Register::None);
-            i.set_memory_index_scale(1);
-            let (mut base, mut index, mut displacement) = (place.base, Register::RCX, place.displacement);
             // RCX is wanted for something else, or no register beyond the first eight may be there.
             let alone =
                 if high_byte { Some(1) } else { (count_in_cl || any_framed && !r14_is_free).then_some(14) };
@@ -378,21 +403,35 @@ impl<'a> Emitter<'a> {
                 return Err(Unsupported);
             }
             if let Some(alone) = alone {
-                self.lea(alone, true, Some(base), 1, 0, displacement);
-                (base, index, displacement) = (alone, Register::None, 0);
-                r14_is_free = false;
+                match place.index {
+                    Some((index, scale)) => {
+                        self.lea(alone, true, Some(place.base), index, scale, place.displacement);
+                    }
+                    None => {
+                        dynasm!(self.s ; .arch x64 ; lea Rq(alone), [Rq(place.base) + place.displacement]);
+                    }
+                }
+                place = Place { base: alone, index: None, displacement: 0, ..place };
+                r14_is_free = alone != 14;
+                if alone == 1 {
+                    held = None;
+                }
             }
-            i.set_memory_base(sized(Register::RAX, base));
+            i.set_memory_base(sized(Register::RAX, place.base));
+            let index = place.index.map_or(Register::None, |(index, _)| sized(Register::RAX, index));
             i.set_memory_index(index);
-            i.set_memory_displacement64(i64::from(displacement) as u64);
-            i.set_memory_displ_size(u32::from(displacement != 0));
+            i.set_memory_index_scale(place.index.map_or(1, |(_, scale)| 1 << scale));
+            i.set_memory_displacement64(i64::from(place.displacement) as u64);
+            i.set_memory_displ_size(u32::from(place.displacement != 0));
+            rcx_is_free = !place.uses(1);
         }
         if count_in_cl {
             let count = self.value(1, 1);
             dynasm!(self.s ; .arch x64 ; mov ecx, Rd(count));
+            rcx_is_free = false;
+            held = None;
         }
         // Scratch registers for what lives in the frame.
-        let rcx_is_free = !count_in_cl && (memory.is_none() || i.memory_index() == Register::None);
         let mut free: &[u8] = match (r14_is_free, rcx_is_free) {
             (true, true) => &[14, 1],
             (true, false) => &[14],
@@ -411,6 +450,9 @@ impl<'a> Emitter<'a> {
                 None => {
                     let (&scratch, rest) = free.split_first().ok_or(Unsupported)?;
                     free = rest;
+                    if scratch == 1 {
+                        held = None;
+                    }
                     dynasm!(self.s ; .arch x64 ; mov Rq(scratch), [BYTE rsp + (at as i8)]);
                     loaded[used] = Some((guest_register, scratch, at));
                     used += 1;
@@ -426,47 +468,65 @@ impl<'a> Emitter<'a> {
         for (scratch, at) in stores.into_iter().flatten() {
             dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at as i8)], Rq(scratch));
         }
-        if let Some(from) = slow {
-            self.slow(&[from], Kind::Exec);
+        match slow {
+            // After the slow path nothing is in RCX.
+            Some(from) => {
+                self.held = None;
+                self.slow(&[from], Kind::Exec);
+            }
+            None => self.held = held,
         }
         Ok(())
     }
 
-    /// Checks the memory operand; says where it is. RCX holds what its linear address lacks to the host's.
+    /// Checks the memory operand; says where it is.
     fn place(&mut self, guest: &Instruction, access: OpAccess) -> Result<Place, Unsupported> {
-        if let Some(member) = self.accesses().operand {
-            let absolute = guest.is_ip_rel_memory_operand();
-            let register = (!absolute).then(|| guest.memory_base().number());
-            let displacement = if absolute {
-                guest.ip_rel_memory_address() as i64
-            } else {
-                guest.memory_displacement64() as i64
-            };
-            self.reach(register, displacement, member);
-            let aligned = alignment(guest);
-            let (base, displacement) = match register {
-                None => {
-                    self.constant(14, displacement as u64);
-                    (14, 0)
-                }
-                Some(register) => (self.value(register, 14), displacement as i32),
-            };
-            let Some(aligned) = aligned else { return Ok(Place { base, displacement, slow: None }) };
-            let slot = self.groups.groups[member.group].slot as i32;
+        let Some(member) = self.accesses().operand else {
+            let fixed = self.address(guest);
+            let slow = self.check(access_of(guest, access, fixed)?);
+            return Ok(Place {
+                base: 14,
+                index: Some((1, 0)),
+                displacement: 0,
+                slow: Some(slow),
+                held: None,
+            });
+        };
+        let Some(form) = Form::of(guest) else { return Err(Unsupported) };
+        self.reach(form, member);
+        let held = Some(member.group);
+        if let Some(aligned) = alignment(guest).filter(|_| !member.aligned) {
+            self.linear(form, 14);
             dynasm!(self.s
                 ; .arch x64
-                ; lea r14, [Rq(base) + displacement]
                 ; pext rcx, r14, [rsp + at::LOW + 8 * (aligned.trailing_zeros() as i32 - 4)]
             );
             let fits = jrcxz(self.s);
             let slow = near(self.s, 0);
             land8(self.s, fits);
-            dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::GROUPS + 8 * slot]);
-            return Ok(Place { base: 14, displacement: 0, slow: Some(slow) });
+            self.distance(member.group);
+            return Ok(Place { base: 14, index: Some((1, 0)), displacement: 0, slow: Some(slow), held });
         }
-        let fixed = self.address(guest);
-        let slow = self.check(access_of(guest, access, fixed)?);
-        Ok(Place { base: 14, displacement: 0, slow: Some(slow) })
+        let displacement = form.displacement as i32;
+        Ok(match (form.base, form.index) {
+            (None, None) => {
+                self.constant(14, form.displacement as u64);
+                Place { base: 14, index: Some((1, 0)), displacement: 0, slow: None, held }
+            }
+            (Some(base), None) => {
+                let base = self.value(base, 14);
+                Place { base, index: Some((1, 0)), displacement, slow: None, held }
+            }
+            (base, Some((index, scale))) => {
+                if let Some(base) = base {
+                    let base = self.value(base, 14);
+                    dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + Rq(base)]);
+                }
+                let index = self.value(index, 14);
+                let held = held.filter(|_| base.is_none());
+                Place { base: 1, index: Some((index, scale)), displacement, slow: None, held }
+            }
+        })
     }
 
     /// Encodes an instruction whose operands are the host's.
@@ -487,6 +547,7 @@ impl<'a> Emitter<'a> {
     }
 
     fn lea_instruction(&mut self, i: &Instruction) {
+        self.held = None;
         let register = i.op0_register();
         let guest = register.full_register().number();
         let wide = address_is_64(i);
@@ -540,10 +601,14 @@ impl<'a> Emitter<'a> {
         );
     }
 
-    /// A branch in the middle of a block: the block goes on where it is not taken.
+    /// A branch in the middle of a block.
     fn side_exit(&mut self, i: &Instruction) -> Result<(), Unsupported> {
-        let target = self.near_target(i)?;
-        let from = near(self.s, branch_opcode(i)?);
+        let taken = self.near_target(i)?;
+        let opcode = branch_opcode(i)?;
+        // The lowest bit of a condition negates it.
+        let (opcode, target) =
+            if self.next == Some(i.next_ip()) { (opcode, taken) } else { (opcode ^ 1, i.next_ip()) };
+        let from = near(self.s, opcode);
         self.cold.push(Cold { from, what: ColdKind::Side { target, refund: self.count - self.n } });
         Ok(())
     }

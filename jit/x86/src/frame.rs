@@ -13,8 +13,6 @@ pub const TLB_BIAS: i32 = 12;
 /// What translated code keeps beside the registers. The first fields are within reach of 8-bit displacements.
 #[repr(C)]
 pub struct Frame {
-    /// The CPU that runs.
-    pub cpu: *mut Cpu,
     /// Instructions left; blocks subtract their length on entry.
     pub budget: i64,
     /// Guest R10, R11, R14, R15.
@@ -29,14 +27,14 @@ pub struct Frame {
     pub sse_live: u64,
     /// Not zero while they hold all of its vector state.
     pub full_live: u64,
-    /// FS and GS base.
-    pub bases: [u64; 2],
     /// Scratch of one instruction.
     pub scratch: [u64; 2],
-    /// By log2(alignment) − 4: what must be zero of an offset in a page for an aligned access.
-    pub align_masks: [u64; 3],
     /// Host addresses minus linear addresses of groups of accesses.
     pub groups: [u64; crate::group::SLOTS],
+    /// FS and GS base.
+    pub bases: [u64; 2],
+    /// By log2(alignment) − 4: what must be zero of an offset in a page for an aligned access.
+    pub align_masks: [u64; 3],
     /// By log2(alignment) − 4: what must be zero of an address for an aligned access.
     pub low_masks: [u64; 3],
     /// Status flags for LAHF/SETO: SF, ZF, AF, PF, CF in bits 8–15, OF in bit 0.
@@ -47,6 +45,8 @@ pub struct Frame {
     pub resume: u64,
     /// Vector state to be loaded before that: 0 none, 1 XMM, 2 all.
     pub reload: u64,
+    /// The CPU that runs.
+    pub cpu: *mut Cpu,
     /// `cpu.icount` at which the budget is zero.
     pub limit: u64,
     /// The translator.
@@ -79,6 +79,9 @@ pub mod at {
     pub const RELOAD: i32 = offset_of!(Frame, reload) as i32;
     pub const HOST_MXCSR: i32 = offset_of!(Frame, host_mxcsr) as i32;
 }
+
+const _: () =
+    assert!(at::GROUPS + 8 * crate::group::SLOTS as i32 <= 128, "within reach of 8-bit displacements");
 
 /// Where a guest register lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

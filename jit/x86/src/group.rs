@@ -1,11 +1,11 @@
-//! Groups of memory accesses off one base register: one TLB check serves them all.
+//! Groups of memory accesses off the same registers: one TLB check serves them all.
 //!
 //! A register's value is followed through pushes, pops and additions of constants; accesses whose distance from each
 //! other is therefore known form a group, if they lie close together. The first one checks the whole range. If the
 //! range is not in one page, or not to be had without a slow path, the rest of the block is left for a translation
 //! without groups.
 
-use crate::classify::{Emit, emit_of};
+use crate::classify::{Emit, alignment, emit_of};
 use crate::emit::Guest;
 use crate::memory::address_is_64;
 use iced_x86::{
@@ -13,11 +13,51 @@ use iced_x86::{
 };
 
 /// Most bytes between the first and the last byte of a group: longer ones would straddle pages too often.
-const SPAN: i64 = 512;
+const SPAN: i64 = 1024;
 /// Slots in the frame for host addresses of groups.
 pub const SLOTS: usize = 4;
-/// In the place of a register: constant addresses.
-const ABSOLUTE: usize = 16;
+
+/// A linear address as a sum of guest registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Form {
+    /// Base register.
+    pub base: Option<usize>,
+    /// Index register and log2 of its scale.
+    pub index: Option<(usize, u8)>,
+    /// What is added; the address, without registers.
+    pub displacement: i64,
+}
+
+impl Form {
+    /// The form of a memory operand, if it is 64 bits wide and not relative to FS or GS.
+    pub fn of(i: &Instruction) -> Option<Self> {
+        if matches!(i.memory_segment(), Register::FS | Register::GS) || !address_is_64(i) {
+            return None;
+        }
+        if i.is_ip_rel_memory_operand() {
+            let displacement = i.ip_rel_memory_address() as i64;
+            return (i.memory_base() == Register::RIP).then_some(Self {
+                base: None,
+                index: None,
+                displacement,
+            });
+        }
+        let number = |register: Register| register.is_gpr64().then(|| register.number());
+        let base = number(i.memory_base());
+        let index = number(i.memory_index()).map(|n| (n, i.memory_index_scale().trailing_zeros() as u8));
+        let displacement = i.memory_displacement64() as i64;
+        ((base.is_some() || index.is_some()) && displacement.abs() < 1 << 30).then_some(Self {
+            base,
+            index,
+            displacement,
+        })
+    }
+
+    /// No register takes part.
+    pub fn is_constant(&self) -> bool {
+        self.base.is_none() && self.index.is_none()
+    }
+}
 
 /// How the memory operands of forms are accessed; iced's answer costs time, and is always the same.
 #[derive(Default)]
@@ -43,6 +83,8 @@ pub struct Member {
     pub group: usize,
     /// Distance of the group's first byte from this access: zero or below.
     pub offset: i64,
+    /// The group's check has seen that it is aligned.
+    pub aligned: bool,
 }
 
 /// A group.
@@ -55,6 +97,8 @@ pub struct Group {
     pub write: bool,
     /// Slot in the frame.
     pub slot: usize,
+    /// An alignment that is checked, in bytes, and the distance of the place that has it from the first byte.
+    pub alignment: Option<(u32, i64)>,
 }
 
 impl Group {
@@ -82,10 +126,95 @@ pub struct Groups {
     pub accesses: Vec<Accesses>,
 }
 
+/// What is known of a register: its distance from the value that it had when it was last written otherwise.
 #[derive(Clone, Copy, Default)]
 struct Tracked {
     delta: i64,
-    open: Option<usize>,
+    /// Counts these values.
+    version: u32,
+}
+
+/// What accesses of a group have in common: the registers, with the versions of their values.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key {
+    base: Option<(usize, u32)>,
+    index: Option<(usize, u32, u8)>,
+}
+
+/// The state of the search.
+#[derive(Default)]
+struct Search {
+    registers: [Tracked; 16],
+    /// By slot: the group that has it and may still get members.
+    open: [Option<(Key, usize)>; SLOTS],
+    groups: Vec<Group>,
+}
+
+impl Search {
+    /// The group for an access.
+    fn member(&mut self, form: Form, size: i64, write: bool, aligned: Option<u32>) -> Option<Member> {
+        let delta = |n: usize| self.registers[n].delta;
+        let from = form
+            .displacement
+            .wrapping_add(form.base.map_or(0, delta))
+            .wrapping_add(form.index.map_or(0, |(n, scale)| delta(n) << scale));
+        let version = |n: usize| self.registers[n].version;
+        let key = Key {
+            base: form.base.map(|n| (n, version(n))),
+            index: form.index.map(|(n, scale)| (n, version(n), scale)),
+        };
+        let to = from.checked_add(size)?;
+        let known = self.open.iter().position(|open| open.is_some_and(|(other, _)| other == key));
+        if let Some(slot) = known
+            && let Some((_, number)) = self.open[slot]
+        {
+            let group = &mut self.groups[number];
+            let (min, max) = (group.min.min(from), group.max.max(to));
+            // Addresses without registers may be anywhere.
+            if max.checked_sub(min).is_some_and(|span| span <= SPAN) {
+                (group.min, group.max) = (min, max);
+                group.write |= write;
+                group.members += 1;
+                group.align(aligned, from);
+                return Some(Member { group: number, offset: from, aligned: false });
+            }
+            self.open[slot] = None;
+        }
+        let slot = self.open.iter().position(Option::is_none)?;
+        let number = self.groups.len();
+        self.open[slot] = Some((key, number));
+        let alignment = aligned.map(|aligned| (aligned, from));
+        self.groups.push(Group { min: from, max: to, members: 1, write, slot, alignment });
+        // The offset is completed when the group's minimum is known.
+        Some(Member { group: number, offset: from, aligned: false })
+    }
+
+    /// A register gets a new value.
+    fn forget(&mut self, n: usize) {
+        let tracked = &mut self.registers[n & 15];
+        *tracked = Tracked { delta: 0, version: tracked.version + 1 };
+        for open in &mut self.open {
+            let uses = open.is_some_and(|(key, _)| {
+                key.base.is_some_and(|(base, _)| base == n) || key.index.is_some_and(|(index, ..)| index == n)
+            });
+            if uses {
+                *open = None;
+            }
+        }
+    }
+}
+
+impl Group {
+    /// Notes that the access at `at` has to be aligned.
+    fn align(&mut self, aligned: Option<u32>, at: i64) {
+        let Some(aligned) = aligned else { return };
+        self.alignment = Some(match self.alignment {
+            Some((old, place)) if old >= aligned || at.wrapping_sub(place) & (i64::from(old) - 1) != 0 => {
+                (old, place)
+            }
+            _ => (aligned, at),
+        });
+    }
 }
 
 /// Finds the groups of a block.
@@ -93,113 +222,72 @@ pub fn find(guests: &[Guest], factory: &mut InstructionInfoFactory, accesses: &m
     // Most blocks have none; the look at each instruction costs more than this one.
     let candidates = guests.iter().filter(|guest| {
         matches!(emit_of(guest.decoded.code()), Some(Emit::Push | Emit::Call | Emit::Pop | Emit::Return))
-            || plain(&guest.decoded).is_some()
+            || guest.decoded.memory_base() != Register::None
+            || guest.decoded.memory_index() != Register::None
     });
     if candidates.take(2).count() < 2 {
         return Groups::default();
     }
-    let mut found = Groups::default();
-    let mut registers = [Tracked::default(); 17];
-    // Which group has each slot, and until when it may be needed is not known before the end: slots are not taken away
-    // from groups that are still open.
-    let mut slots: [Option<usize>; SLOTS] = [None; SLOTS];
+    let mut found = Vec::with_capacity(guests.len());
+    let mut search = Search::default();
+    const SP: Form = Form { base: Some(4), index: None, displacement: 0 };
     for guest in guests {
         let i = &guest.decoded;
         let emit = emit_of(i.code()).filter(|_| !guest.barred);
-        let mut raw = [None, None];
+        let mut now = Accesses::default();
         if let Some(Emit::Same | Emit::Vector(_)) = emit
             && let Some(n) = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)
-            && let Some((base, displacement)) = plain(i)
+            && let Some(form) = Form::of(i)
         {
             let access = accesses.of(factory, i, n);
             let write = !matches!(access, OpAccess::Read | OpAccess::CondRead);
-            raw[0] = Some((base, displacement, i.memory_size().size() as i64, write));
+            let size = i.memory_size().size() as i64;
+            if (1..=64).contains(&size) {
+                now.operand = search.member(form, size, write, alignment(i));
+            }
         }
-        raw[1] = match emit {
-            Some(Emit::Push | Emit::Call) => Some((4, -8, 8, true)),
-            Some(Emit::Pop | Emit::Return) => Some((4, 0, 8, false)),
+        now.stack = match emit {
+            Some(Emit::Push | Emit::Call) => search.member(Form { displacement: -8, ..SP }, 8, true, None),
+            Some(Emit::Pop | Emit::Return) => search.member(SP, 8, false, None),
             _ => None,
         };
-        let mut members = [None, None];
-        for (raw, member) in raw.into_iter().zip(&mut members) {
-            let Some((base, displacement, size, write)) = raw else { continue };
-            if !(1..=64).contains(&size) {
-                continue;
-            }
-            let tracked = &mut registers[base];
-            let from = tracked.delta.wrapping_add(displacement);
-            let to = from + size;
-            let fits = tracked.open.filter(|&n| {
-                let group: &Group = &found.groups[n];
-                group.max.max(to) - group.min.min(from) <= SPAN
-            });
-            let number = match fits {
-                Some(number) => number,
-                None => {
-                    if let Some(old) = tracked.open.take() {
-                        slots.iter_mut().filter(|slot| **slot == Some(old)).for_each(|slot| *slot = None);
-                    }
-                    let Some(slot) = slots.iter().position(Option::is_none) else { continue };
-                    let number = found.groups.len();
-                    slots[slot] = Some(number);
-                    tracked.open = Some(number);
-                    found.groups.push(Group { min: from, max: to, members: 0, write: false, slot });
-                    number
-                }
-            };
-            let group = &mut found.groups[number];
-            group.min = group.min.min(from);
-            group.max = group.max.max(to);
-            group.write |= write;
-            group.members += 1;
-            // The offset is completed below, when the group's minimum is known.
-            *member = Some(Member { group: number, offset: from });
-        }
-        found.accesses.push(Accesses { operand: members[0], stack: members[1] });
-        follow(i, emit, factory, &mut registers, &mut slots);
+        found.push(now);
+        follow(i, emit, factory, &mut search);
     }
-    for accesses in &mut found.accesses {
+    let groups = &search.groups;
+    for (accesses, guest) in found.iter_mut().zip(guests) {
+        let aligned = alignment(&guest.decoded);
         for member in [&mut accesses.operand, &mut accesses.stack] {
-            *member = member
-                .filter(|member| found.groups[member.group].members > 1)
-                .map(|member| Member { offset: found.groups[member.group].min - member.offset, ..member });
+            *member = member.filter(|member| groups[member.group].members > 1).map(|member| {
+                let group = &groups[member.group];
+                let known = |aligned| {
+                    group.alignment.is_some_and(|(of, at)| {
+                        aligned <= of && at.wrapping_sub(member.offset) & (i64::from(aligned) - 1) == 0
+                    })
+                };
+                let aligned = aligned.is_some_and(known);
+                Member { offset: group.min - member.offset, aligned, ..member }
+            });
         }
     }
-    found
-}
-
-/// Base and displacement of a memory operand that has nothing else.
-fn plain(i: &Instruction) -> Option<(usize, i64)> {
-    if matches!(i.memory_segment(), Register::FS | Register::GS) || !address_is_64(i) {
-        return None;
+    for group in &mut search.groups {
+        group.alignment = group.alignment.map(|(aligned, at)| (aligned, at - group.min));
     }
-    if i.is_ip_rel_memory_operand() {
-        return (i.memory_base() == Register::RIP).then(|| (ABSOLUTE, i.ip_rel_memory_address() as i64));
-    }
-    if i.memory_index() != Register::None || !i.memory_base().is_gpr64() {
-        return None;
-    }
-    let displacement = i.memory_displacement64() as i64;
-    (displacement.abs() < 1 << 30).then(|| (i.memory_base().number(), displacement))
+    Groups { groups: search.groups, accesses: found }
 }
 
 /// Follows what an instruction does to the registers.
-fn follow(
-    i: &Instruction,
-    emit: Option<Emit>,
-    factory: &mut InstructionInfoFactory,
-    registers: &mut [Tracked; 17],
-    slots: &mut [Option<usize>; SLOTS],
-) {
+fn follow(i: &Instruction, emit: Option<Emit>, factory: &mut InstructionInfoFactory, search: &mut Search) {
     let immediate = |i: &Instruction| match i.op1_kind() {
         OpKind::Immediate8to64 | OpKind::Immediate32to64 => Some(i.immediate(1) as i64),
         _ => None,
     };
     let register = i.op0_register();
     let constant = match (emit, i.mnemonic()) {
-        (Some(Emit::Push), _) => Some((4, -8)),
+        (Some(Emit::Push | Emit::Call), _) => Some((4, -8)),
+        (Some(Emit::Return), _) if i.op_count() == 0 => Some((4, 8)),
         (Some(Emit::Pop), _) if i.op0_kind() == OpKind::Register && register != Register::RSP => {
-            forget(registers, slots, register.number());
+            search.forget(register.number());
             Some((4, 8))
         }
         (Some(Emit::Same), Mnemonic::Add) if register.is_gpr64() => {
@@ -210,20 +298,20 @@ fn follow(
         }
         (Some(Emit::Same), Mnemonic::Inc) if register.is_gpr64() => Some((register.number(), 1)),
         (Some(Emit::Same), Mnemonic::Dec) if register.is_gpr64() => Some((register.number(), -1)),
-        (Some(Emit::Lea), _) if register.is_gpr64() => {
-            plain(i).filter(|(base, _)| *base == register.number())
-        }
+        (Some(Emit::Lea), _) if register.is_gpr64() => Form::of(i)
+            .filter(|form| form.base == Some(register.number()) && form.index.is_none())
+            .map(|form| (register.number(), form.displacement)),
         _ => None,
     };
     match constant {
         // Far jumps of a pointer would overflow the spans.
-        Some((n, by)) if registers[n].delta.checked_add(by).is_some_and(|sum| sum.abs() < 1 << 40) => {
-            registers[n].delta += by;
+        Some((n, by)) if search.registers[n].delta.checked_add(by).is_some_and(|sum| sum.abs() < 1 << 40) => {
+            search.registers[n].delta += by;
         }
         _ => {
             if let Some(written) = only_operand_0(i, emit) {
                 if let Some(n) = written {
-                    forget(registers, slots, n);
+                    search.forget(n);
                 }
                 return;
             }
@@ -231,7 +319,7 @@ fn follow(
             for used in info.used_registers() {
                 let writes = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None);
                 if writes && used.register().is_gpr() {
-                    forget(registers, slots, used.register().full_register().number());
+                    search.forget(used.register().full_register().number());
                 }
             }
         }
@@ -256,11 +344,4 @@ fn only_operand_0(i: &Instruction, emit: Option<Emit>) -> Option<Option<usize>> 
         ) => Some(operand()),
         _ => None,
     }
-}
-
-fn forget(registers: &mut [Tracked; 17], slots: &mut [Option<usize>; SLOTS], n: usize) {
-    if let Some(open) = registers[n].open {
-        slots.iter_mut().filter(|slot| **slot == Some(open)).for_each(|slot| *slot = None);
-    }
-    registers[n] = Tracked::default();
 }

@@ -18,6 +18,7 @@ mod listing;
 mod memory;
 mod site;
 mod stubs;
+mod trace;
 mod translator;
 
 pub use classify::{Emit, Live, emit_of};

@@ -2,8 +2,8 @@
 
 use crate::emit::Emitter;
 use crate::frame::{Home, TLB_BIAS, at, home};
-use crate::group::Member;
-use crate::stubs::{jrcxz, near};
+use crate::group::{Form, Member};
+use crate::stubs::{jrcxz, land8, near};
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, Register};
@@ -12,6 +12,11 @@ use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
 const READ: i32 = offset_of!(Translations, read) as i32 - TLB_BIAS;
 const WRITE: i32 = offset_of!(Translations, write) as i32 - TLB_BIAS;
 const HOST: i32 = offset_of!(Translations, host) as i32 - TLB_BIAS;
+
+/// Displacement from RSP of a group's distance.
+fn slot(n: usize) -> i8 {
+    (at::GROUPS + 8 * n as i32) as i8
+}
 
 /// What a check asks for.
 #[derive(Clone, Copy, Debug)]
@@ -124,41 +129,68 @@ impl Emitter<'_> {
     }
 
     /// Puts into RCX what the group's linear addresses lack to host addresses, checking the group's whole range if this is
-    /// its first access. R14 is scratch. `base` is a guest register; without one the displacement is the address.
-    pub fn reach(&mut self, base: Option<usize>, displacement: i64, member: Member) {
-        let group = self.groups.groups[member.group];
-        let slot = at::GROUPS + 8 * group.slot as i32;
+    /// its first access. R14 is scratch.
+    pub fn reach(&mut self, form: Form, member: Member) {
         if self.established >> member.group & 1 != 0 {
-            dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + slot]);
+            if self.held != Some(member.group) {
+                self.distance(member.group);
+            }
+            self.held = Some(member.group);
             return;
         }
         self.established |= 1 << member.group;
-        let first = displacement.wrapping_add(member.offset);
-        let fixed = match base {
-            Some(base) => {
-                let host = self.value(base, 14);
-                dynasm!(self.s ; .arch x64 ; lea r14, [Rq(host) + first as i32]);
-                None
-            }
-            None => {
-                self.constant(14, first as u64);
-                Some(first as u64)
-            }
-        };
+        let group = self.groups.groups[member.group];
+        let first = Form { displacement: form.displacement.wrapping_add(member.offset), ..form };
+        self.linear(first, 14);
+        if let Some((alignment, offset)) = group.alignment {
+            dynasm!(self.s
+                ; .arch x64
+                ; lea rcx, [r14 + offset as i32]
+                ; pext rcx, rcx, [rsp + at::LOW + 8 * (alignment.trailing_zeros() as i32 - 4)]
+            );
+            let fits = jrcxz(self.s);
+            let from = near(self.s, 0);
+            land8(self.s, fits);
+            self.ungroup(from);
+        }
+        let fixed = first.is_constant().then_some(first.displacement as u64);
         let from = self.check(Access { size: group.size(), write: group.write, alignment: None, fixed });
         self.ungroup(from);
-        dynasm!(self.s ; .arch x64 ; mov [rsp + slot], rcx);
+        dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + slot(group.slot)], rcx);
+        self.held = Some(member.group);
+    }
+
+    /// Loads a group's distance into RCX.
+    pub fn distance(&mut self, group: usize) {
+        let slot = slot(self.groups.groups[group].slot);
+        dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + slot]);
+    }
+
+    /// Computes an address; RCX is scratch.
+    pub fn linear(&mut self, form: Form, into: u8) {
+        let base = form.base.map(|base| self.value(base, 14));
+        match (base, form.index) {
+            (None, None) => self.constant(into, form.displacement as u64),
+            (Some(base), None) => {
+                dynasm!(self.s ; .arch x64 ; lea Rq(into), [Rq(base) + form.displacement as i32]);
+            }
+            (base, Some((index, scale))) => {
+                let index = self.value(index, 1);
+                self.lea(into, true, base, index, scale, form.displacement as i32);
+            }
+        }
     }
 
     /// Checks that an access at R14 may go may go to the host's memory, and leaves the host address minus R14 in RCX. Returns the
     /// end of the displacement of the jump that is taken if not.
     pub fn check(&mut self, access: Access) -> usize {
         let Access { size, write, alignment, fixed } = access;
+        self.held = None;
         let tags = if write { WRITE } else { READ };
         let last = size as i32 - 1;
-        let slot = |address: u64| ((address >> 12) as usize & (TLB_ENTRIES - 1)) as i32 * 8;
+        let entry = |address: u64| ((address >> 12) as usize & (TLB_ENTRIES - 1)) as i32 * 8;
         match fixed {
-            Some(fixed) => dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + tags + slot(fixed)]),
+            Some(fixed) => dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + tags + entry(fixed)]),
             None => dynasm!(self.s
                 ; .arch x64
                 ; pext rcx, r14, [BYTE rsp + (at::INDEX_MASK as i8)]
@@ -179,9 +211,9 @@ impl Emitter<'_> {
         }
         let fits = jrcxz(self.s);
         let slow = near(self.s, 0);
-        crate::stubs::land8(self.s, fits);
+        land8(self.s, fits);
         match fixed {
-            Some(fixed) => dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + HOST + slot(fixed)]),
+            Some(fixed) => dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + HOST + entry(fixed)]),
             None => dynasm!(self.s
                 ; .arch x64
                 ; pext rcx, r14, [BYTE rsp + (at::INDEX_MASK as i8)]

@@ -1,28 +1,26 @@
 //! The translator: blocks, their look-up, linking, and the loop between translated code and the rest.
 
-use crate::classify::{Emit, emit_of};
 use crate::control::fetch_slot;
-use crate::emit::{Emitter, Guest};
+use crate::emit::Emitter;
 use crate::frame::{Frame, TLB_BIAS};
 use crate::group::MemoryAccesses;
 use crate::host;
 use crate::site::{Kind, Site};
 use crate::stubs::{self, Start, Stubs};
-use iced_x86::{Code, Decoder, Encoder, Instruction, InstructionInfoFactory};
+use crate::trace::{Extent, Trace};
+use iced_x86::{Code, Encoder, InstructionInfoFactory};
 use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE};
 use ringworld_jit_rt::{Arena, ArenaError, JUMPS, JumpCache, Sink};
 use ringworld_mmu::tlb::TLB_ENTRIES;
-use ringworld_x86::decode::{self, Decoded};
 use ringworld_x86::flags::bits;
 use ringworld_x86::insn::{REG_RIP, seg};
 use ringworld_x86::native::{CodePage, Native};
-use ringworld_x86::row::row;
 use ringworld_x86::{Cpu, Insn};
 
 /// Longest block in instructions.
 const MAX_BLOCK: usize = 64;
-/// Most bytes of code looked at for one block.
-const BYTES: usize = 512;
+/// Bytes of the longest instruction, twice: one that reaches into the next page is decoded from a copy.
+const BYTES: usize = 32;
 /// Entries of the table of execution counts; a power of two.
 const HITS: usize = 1 << 14;
 /// Fetch tokens before everything is forgotten.
@@ -105,10 +103,11 @@ pub(crate) struct Block {
     pub(crate) checked: usize,
     /// Bytes of host code.
     pub(crate) host_len: usize,
+    /// The bytes that it was made of, and where in its page they are.
     pub(crate) bytes: Box<[u8]>,
-    /// Bytes in the first page, and the second page.
-    in_first: usize,
+    extents: Box<[Extent]>,
     first: usize,
+    /// The page that its only instruction reaches into: the rest of `bytes` is at its start.
     second: Option<(u64, usize)>,
     /// Sites point into it.
     _insns: Box<[Insn]>,
@@ -131,7 +130,7 @@ pub struct Translator {
     info: InstructionInfoFactory,
     memory_accesses: MemoryAccesses,
     /// Room for the instructions of a block.
-    guests: Vec<Guest>,
+    trace: Trace,
     pub(crate) blocks: Vec<Block>,
     by_key: FastMap<Key, u32>,
     by_page: FastMap<usize, Vec<u32>>,
@@ -176,7 +175,7 @@ impl Translator {
             encoder: Encoder::new(64),
             info: InstructionInfoFactory::new(),
             memory_accesses: MemoryAccesses::default(),
-            guests: Vec::new(),
+            trace: Trace::default(),
             blocks: Vec::new(),
             by_key: FastMap::default(),
             by_page: FastMap::default(),
@@ -247,33 +246,45 @@ impl Translator {
         let rip = key.0;
         let offset = (rip & PAGE_MASK) as usize;
         let in_page = PAGE_SIZE as usize - offset;
-        let mut bytes = [0; BYTES];
-        let room = in_page.min(BYTES - 16);
-        // SAFETY: `code_page` gave a pointer into a mapped guest page, and `room` bytes are left in it.
-        unsafe { core::ptr::copy_nonoverlapping(page.pointer, bytes.as_mut_ptr(), room) };
-        let mut guests = core::mem::take(&mut self.guests);
-        guests.clear();
-        let mut insns = Vec::with_capacity(16);
+        let grouped = key.2 & UNGROUPED == 0;
+        let mut trace = core::mem::take(&mut self.trace);
         let longest = self.options.max_block.clamp(1, MAX_BLOCK);
-        let mut end = decode_block(cpu, rip, &bytes[..room], longest, &mut guests, &mut insns);
-        // Nobody writes guest memory between the copy and the mark: one host thread runs the CPUs and the devices.
-        cpu.mark_code(page, offset as u32, end.max(1) as u32);
+        // SAFETY: `code_page` gave a pointer into a mapped guest page. Nobody writes guest memory before the slice's end: one
+        // host thread runs the CPUs and the devices.
+        let memory =
+            unsafe { core::slice::from_raw_parts(page.pointer.wrapping_sub(offset), PAGE_SIZE as usize) };
+        trace.decode(cpu, memory, rip, longest, grouped);
+        for &(at, len) in &trace.extents {
+            cpu.mark_code(page, at.into(), len.into());
+        }
+        let mut bytes: Vec<u8> = Vec::new();
+        for &(at, len) in &trace.extents {
+            bytes.extend_from_slice(&memory[usize::from(at)..][..usize::from(len)]);
+        }
         let mut second = None;
-        if guests.is_empty() {
+        if trace.insns.is_empty() {
             // The first instruction reaches into the next page.
             let next = (rip & !PAGE_MASK).wrapping_add(PAGE_SIZE);
             let following = cpu.code_page(next)?;
-            let want = 15 - in_page.min(14);
-            cpu.mark_code(&following, 0, want as u32);
-            // SAFETY: as above, at the start of a page.
-            unsafe { core::ptr::copy_nonoverlapping(following.pointer, bytes[in_page..].as_mut_ptr(), want) };
-            end = decode_block(cpu, rip, &bytes[..in_page + want], 1, &mut guests, &mut insns);
-            end = end.min(usize::from(insns.first()?.len));
+            let in_page = in_page.min(15);
+            let want = 15 - in_page;
+            cpu.mark_code(page, offset as u32, in_page as u32);
+            cpu.mark_code(&following, 0, want.max(1) as u32);
+            let mut copy = [0; BYTES];
+            // SAFETY: as above: `in_page` bytes are left in the first page, and the second page is longer than `want`.
+            unsafe {
+                core::ptr::copy_nonoverlapping(page.pointer, copy.as_mut_ptr(), in_page);
+                core::ptr::copy_nonoverlapping(following.pointer, copy[in_page..].as_mut_ptr(), want);
+            }
+            trace.decode_one(cpu, &copy[..in_page + want], rip);
+            let len = usize::from(trace.insns.first()?.len);
+            bytes.extend_from_slice(&copy[..len]);
+            trace.extents.push((offset as u16, in_page.min(len) as u16));
             let token = cpu.tlb.fetch_token(next, following.physical, cpu.mode.0);
             second = Some((following, fetch_slot(next), token as i32));
         }
         let id = self.blocks.len() as u32;
-        let insns = insns.into_boxed_slice();
+        let insns: Box<[Insn]> = trace.insns.as_slice().into();
         let count = insns.len() as u32;
         let arena_start = self.arena_start();
         let base = self.arena.next();
@@ -289,13 +300,8 @@ impl Translator {
             (self.jumps.linear_base(), self.jumps.code_base()),
         );
         let own = (fetch_slot(rip), cpu.tlb.fetch_token(rip & !PAGE_MASK, page.physical, cpu.mode.0) as i32);
-        let entry = emitter.block(
-            &guests,
-            &insns,
-            own,
-            second.map(|(_, slot, token)| (slot, token)),
-            key.2 & UNGROUPED == 0,
-        );
+        let entry =
+            emitter.block(&trace.guests, &insns, own, second.map(|(_, slot, token)| (slot, token)), grouped);
         let stale_site_code = emitter.stale_exit();
         let mut sites = core::mem::take(&mut emitter.sites);
         let Some(checked) = self.arena.push(self.sink.bytes()) else {
@@ -311,7 +317,6 @@ impl Translator {
             site.unlinked = 0;
         }
         self.sites.extend(sites);
-        let in_first = end.min(in_page);
         self.by_page.entry(page.index).or_default().push(id);
         if let Some((following, ..)) = &second {
             self.by_page.entry(following.index).or_default().push(id);
@@ -321,8 +326,8 @@ impl Translator {
             entry: checked + entry,
             checked,
             host_len: self.sink.len(),
-            bytes: bytes[..end].into(),
-            in_first,
+            bytes: bytes.into(),
+            extents: trace.extents.as_slice().into(),
             first: page.index,
             second: second.map(|(following, ..)| (following.physical, following.index)),
             _insns: insns,
@@ -331,10 +336,10 @@ impl Translator {
             stale_site_code: checked + stale_site_code,
         });
         self.by_key.insert(key, id);
-        self.guests = guests;
+        self.stats.guest_bytes += self.blocks[id as usize].bytes.len() as u64;
+        self.trace = trace;
         self.stats.blocks += 1;
         self.stats.instructions += u64::from(count);
-        self.stats.guest_bytes += end as u64;
         self.stats.host_bytes += self.sink.len() as u64;
         self.stats.nanoseconds += begin.elapsed().as_nanos() as u64;
         Some(id)
@@ -545,15 +550,13 @@ impl Translator {
     /// Whether a block's bytes are in memory as they were; marks them again.
     fn bytes_hold(&mut self, cpu: &mut Cpu, id: u32) -> bool {
         let block = &self.blocks[id as usize];
-        let offset = (block.key.0 & PAGE_MASK) as u32;
-        let parts = [
-            (block.first, offset, &block.bytes[..block.in_first]),
-            (block.second.map_or(usize::MAX, |(_, index)| index), 0, &block.bytes[block.in_first..]),
-        ];
-        for (index, offset, bytes) in parts {
-            if bytes.is_empty() {
-                continue;
-            }
+        let first = block.extents.iter().map(|&(offset, len)| (block.first, offset, usize::from(len)));
+        let second = block.second.map(|(_, index)| (index, 0, usize::MAX));
+        let mut rest = &*block.bytes;
+        for (index, offset, len) in first.chain(second) {
+            let (bytes, after) = rest.split_at(len.min(rest.len()));
+            rest = after;
+            let offset = u32::from(offset);
             let Some(address) = cpu.memory.address_of(index) else { return false };
             let Some(page) = cpu.memory.page(address) else { return false };
             let page = CodePage { physical: address.0, index, pointer: page.ptr };
@@ -572,39 +575,6 @@ impl Translator {
 /// The execution count of an address.
 fn hit(rip: u64) -> usize {
     (rip ^ rip >> 14) as usize & (HITS - 1)
-}
-
-/// Decodes up to the end of the block or of the bytes; returns the bytes decoded.
-fn decode_block(
-    cpu: &Cpu,
-    rip: u64,
-    bytes: &[u8],
-    longest: usize,
-    guests: &mut Vec<Guest>,
-    insns: &mut Vec<Insn>,
-) -> usize {
-    let mut decoder = Decoder::with_ip(64, bytes, rip, cpu.model.decoder_options());
-    let mut scratch = Instruction::default();
-    let mut end = 0;
-    while insns.len() < longest && end < bytes.len() {
-        match decode::decode(&mut decoder, &mut scratch, cpu.mode, &cpu.model) {
-            Decoded::Instruction(insn, last) => {
-                let barred = last && row(scratch.code()).is_none_or(|row| !row.ends_block);
-                guests.push(Guest { decoded: scratch, last, barred });
-                insns.push(insn);
-                end = decoder.position();
-                // Straight on after branches forward, which are the less taken ones.
-                let goes_on = !barred
-                    && emit_of(scratch.code()) == Some(Emit::Branch)
-                    && scratch.near_branch_target() > scratch.ip();
-                if last && !goes_on {
-                    break;
-                }
-            }
-            Decoded::NeedMore => break,
-        }
-    }
-    end
 }
 
 /// Brings the frame up to date with what may have changed in the CPU.
