@@ -3,7 +3,7 @@
 use crate::trace::TraceSpec;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringworld_guests::{Architecture, Guest};
-use ringworld_machine::Loader;
+use ringworld_machine::{Loader, MachineConfig};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -124,6 +124,7 @@ pub struct ConformArgs {
 
 /// What a snapshot's machine has already.
 const MACHINE_OPTIONS: [&str; 24] = [
+    "slice",
     "console",
     "device",
     "cdrom",
@@ -147,7 +148,6 @@ const MACHINE_OPTIONS: [&str; 24] = [
     "no_reboot",
     "on_triple_fault",
     "record",
-    "replay",
 ];
 
 /// `--on-triple-fault`.
@@ -253,6 +253,9 @@ pub struct MachineArgs {
     /// The number of CPUs
     #[arg(long, visible_alias = "smp", value_name = "N", default_value_t = 1, value_parser = parse_cpus)]
     pub cpus: u32,
+    /// How long each of several CPUs runs before the next one has its turn, in nanoseconds of virtual time
+    #[arg(long, value_name = "NS", default_value_t = MachineConfig::default().slice, value_parser = parse_count)]
+    pub slice: u64,
     /// RAM: a number of MiB, or with a suffix K, M, G or T
     #[arg(short, long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     pub memory: u64,

@@ -81,6 +81,7 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
         cpu: args.cpu.clone(),
         engine: engine(args.engine),
         cpus: args.cpus,
+        slice: args.slice,
         memory: args.memory,
         time: if real { TimeMode::Real } else { TimeMode::Deterministic },
         seed: args.seed,

@@ -205,7 +205,8 @@ fn the_monitor_looks_inside() {
 fn a_closed_standard_error_ends_no_guest() {
     let folder = tempfile::tempdir().unwrap();
     let kernel = common::guest(folder.path(), &exit_with(3));
-    let arguments = ["run", "--kernel", kernel.to_str().unwrap(), "--loader", "raw@0:0x7c00", "--stats", "text"];
+    let arguments =
+        ["run", "--kernel", kernel.to_str().unwrap(), "--loader", "raw@0:0x7c00", "--stats", "text"];
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let status = common::ringworld(&arguments).stderr(writer).status().unwrap();

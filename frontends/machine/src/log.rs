@@ -155,6 +155,20 @@ impl Recording {
         }
     }
 
+    /// Leaves out what a machine has got already, which is at this moment.
+    pub(crate) fn skip(&mut self, events: u64, now: VirtualTime) -> Result<(), MachineError> {
+        let events = usize::try_from(events).unwrap_or(usize::MAX);
+        let fits =
+            events <= self.events.len() && self.events.iter().take(events).all(|event| event.at <= now);
+        if !fits || self.events.get(events).is_some_and(|event| event.at < now) {
+            return Err(MachineError::Recording(
+                "the snapshot is of another run: use one of the recorded run".into(),
+            ));
+        }
+        self.events.drain(..events);
+        Ok(())
+    }
+
     /// The moment of the next event, or of the end if the guest did not find it itself.
     pub(crate) fn next(&self) -> VirtualTime {
         let end = self.end.as_ref().filter(|end| end.stop.is_from_host());
@@ -256,6 +270,14 @@ mod tests {
         recording.check(&header()).unwrap();
         assert_eq!(recording.next(), VirtualTime(50));
         assert_eq!(recording.take(VirtualTime(49), 40).unwrap(), None);
+        for (events, at, rest) in [(0, 50, 2), (1, 50, 1), (2, 50, 0), (2, 70, 0)] {
+            let mut later = recording.clone();
+            later.skip(events, VirtualTime(at)).unwrap();
+            assert_eq!(later.events.len(), rest);
+        }
+        for (events, at) in [(3, 80), (u64::MAX, 80), (1, 49), (1, 51)] {
+            assert!(recording.clone().skip(events, VirtualTime(at)).is_err(), "{events} at {at}");
+        }
         assert_eq!(recording.take(VirtualTime(50), 40).unwrap(), Some(event));
         assert_eq!(recording.ends(VirtualTime(100)), None);
         assert!(matches!(recording.take(VirtualTime(50), 41), Err(MachineError::Diverged { .. })));

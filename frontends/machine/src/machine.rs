@@ -83,6 +83,8 @@ pub struct Machine {
     pub(crate) resets: u64,
     /// The devices that have another side on the host.
     pub(crate) outside: Outside,
+    /// How many events from outside the guest has got: the place in a recording.
+    pub(crate) inputs: u64,
     /// The virtio console's place among the board's PCI devices, if it takes COM1's.
     pub(crate) console: Option<usize>,
 }
@@ -199,6 +201,7 @@ impl Machine {
             at_breakpoint: None,
             resets: 0,
             outside: peripherals.outside,
+            inputs: 0,
             console: peripherals.console,
             config,
             memory,
@@ -380,13 +383,14 @@ impl Machine {
         }
     }
 
-    /// Takes inputs from a recording instead of [`MachineHandle::send`]; to be called before the first run. Time is
-    /// deterministic then.
+    /// Takes inputs from a recording instead of [`MachineHandle::send`]; to be called before the first run, or on a machine
+    /// that goes on where a snapshot of the recorded run was made. Time is deterministic then.
     ///
     /// # Errors
-    /// A recording of another machine.
-    pub fn replay(&mut self, recording: Recording) -> Result<(), MachineError> {
+    /// A recording of another machine, or of another run of it.
+    pub fn replay(&mut self, mut recording: Recording) -> Result<(), MachineError> {
         recording.check(&self.recording_header())?;
+        recording.skip(self.inputs, self.now)?;
         self.pace = None;
         self.replay = Some(recording);
         Ok(())

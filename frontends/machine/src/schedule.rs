@@ -313,6 +313,7 @@ impl Machine {
     }
 
     fn apply(&mut self, event: &HostEvent) -> Result<(), Break> {
+        self.inputs += 1;
         match event {
             HostEvent::Serial { port: 0, bytes } if self.console.is_some() => {
                 let slot = self.console.unwrap_or_default();
