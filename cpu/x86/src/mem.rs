@@ -39,6 +39,10 @@ pub enum Privilege {
     Implicit,
 }
 
+/// What an access to a device's memory takes, in nanoseconds: about a round trip on PCI Express. Guests calibrate clocks by
+/// reading one device for as long as another says.
+const MMIO_NS: u64 = 250;
+
 impl Cpu {
     #[inline(always)]
     fn fast_pointer<T: MemValue>(&self, segment: u8, offset: u64, kind: Kind) -> Option<*mut u8> {
@@ -331,7 +335,7 @@ impl Cpu {
         for (n, part) in data.chunks_mut(64).enumerate() {
             platform.mmio_read(self.io_context(), address.offset(64 * n as u64), part);
         }
-        self.after_io();
+        self.device_cycle(MMIO_NS);
     }
 
     fn device_write(&mut self, address: GuestPhys, data: &[u8]) {
@@ -344,7 +348,13 @@ impl Cpu {
         for (n, part) in data.chunks(64).enumerate() {
             platform.mmio_write(self.io_context(), address.offset(64 * n as u64), part);
         }
-        self.after_io();
+        self.device_cycle(MMIO_NS);
+    }
+
+    /// The time of a device's answer. The machine's loop runs next: what is due has come nearer by more than one instruction.
+    pub(crate) fn device_cycle(&mut self, ns: u64) {
+        self.clock.bus_cycle(ns);
+        self.yield_to_machine();
     }
 
     /// After the platform was touched: if it wants attention, this instruction is the last before the machine's loop.

@@ -49,12 +49,6 @@ impl Cpu {
         if bits & wanted != 0 { Err(self.gp0()) } else { Ok(()) }
     }
 
-    /// The time of a port access. The machine's loop runs next: what is due has come nearer by more than one instruction.
-    fn port_cycle(&mut self) {
-        self.clock.bus_cycle(PORT_NS);
-        self.yield_to_machine();
-    }
-
     /// Reads a port.
     pub(crate) fn port_in(&mut self, port: u16, size: IoSize) -> u32 {
         self.counters.port_io += 1;
@@ -63,7 +57,7 @@ impl Cpu {
         platform.port_read(self.io_context(), port, &mut data[..usize::from(size.0)]);
         self.check_port_breakpoints(port, size.0.into());
         self.end_block();
-        self.port_cycle();
+        self.device_cycle(PORT_NS);
         u32::from_le_bytes(data)
     }
 
@@ -74,7 +68,7 @@ impl Cpu {
         platform.port_write(self.io_context(), port, &value.to_le_bytes()[..usize::from(size.0)]);
         self.check_port_breakpoints(port, size.0.into());
         self.end_block();
-        self.port_cycle();
+        self.device_cycle(PORT_NS);
     }
 }
 
