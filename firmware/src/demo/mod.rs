@@ -10,10 +10,14 @@
 mod guest;
 mod handlers;
 mod image;
+mod ring1;
+mod ring1_guest;
 mod svm;
 mod vmx;
 
 use crate::BootFile;
+pub use ring1_guest::{Probe, probes};
+use ringworld_core::GuestPhys;
 
 /// A program wrote this to the debug-exit port: it failed.
 pub const FAILED: u8 = 0x7f;
@@ -34,10 +38,8 @@ pub enum Extension {
 /// A program and what it measures.
 #[derive(Debug)]
 pub struct Program {
-    /// The kernel to boot. Ring 1's is a plain binary to be entered at [`Self::address`] in protected mode.
+    /// The kernel to boot.
     pub kernel: BootFile,
-    /// Where it is loaded.
-    pub address: u32,
     /// What its rows are about.
     pub rows: Vec<&'static str>,
 }
@@ -48,5 +50,23 @@ pub fn hypervisor(extension: Extension, count: u32) -> Program {
         Extension::Vmx => vmx::kernel(count),
         Extension::Svm => svm::kernel(count),
     };
-    Program { kernel, address: image::BASE as u32, rows }
+    Program { kernel, rows }
+}
+
+/// The hypervisor without hardware's help.
+pub fn ring1(count: u32) -> Program {
+    let (kernel, rows) = ring1::kernel(count);
+    Program { kernel, rows }
+}
+
+/// A probe that raised a fault which the hypervisor cannot emulate has this result.
+pub const FAULTED: u32 = ring1_guest::FAULTED as u32;
+/// Where [`ring1`]'s hypervisor counts how often it was entered, as 32 bits.
+pub const TRAPS: GuestPhys = GuestPhys(ring1_guest::TRAPS as u64);
+
+/// Where the results of a probe lie once row 0 has begun, 32 bits each: in ring 0 and in ring 1. After the result comes how
+/// often the hypervisor was entered.
+pub fn probe_results(number: usize) -> [GuestPhys; 2] {
+    [ring1_guest::RESULTS_NATIVE, ring1_guest::RESULTS_RING1]
+        .map(|base| GuestPhys(u64::from(base) + 8 * number as u64))
 }

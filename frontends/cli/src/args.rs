@@ -75,6 +75,8 @@ pub enum DemoKind {
     Vmx,
     /// AMD's SVM, with nested paging
     Svm,
+    /// Neither: a kernel in ring 1, by trap and emulation
+    Ring1,
 }
 
 /// `ringworld conform`.
