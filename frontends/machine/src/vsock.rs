@@ -509,7 +509,9 @@ mod tests {
 
     const CID: u64 = 3;
 
-    fn host(path: &Path) -> (Host<impl FnMut(Vec<u8>) + use<>>, std::sync::mpsc::Receiver<Vec<u8>>) {
+    type Packets = std::sync::mpsc::Receiver<Vec<u8>>;
+
+    fn host(path: &Path) -> (Host<impl FnMut(Vec<u8>) + use<>>, Packets) {
         let (sender, packets) = std::sync::mpsc::channel();
         let send = move |packet| _ = sender.send(packet);
         let host = Host {

@@ -82,9 +82,12 @@ pub(super) struct Changes {
     pub(super) mode: Option<u32>,
     pub(super) owner: (Option<u32>, Option<u32>),
     pub(super) size: Option<u64>,
-    /// Access and modification: seconds and nanoseconds; `None` inside is the present.
-    pub(super) times: (Option<Option<(u64, u64)>>, Option<Option<(u64, u64)>>),
+    /// Access and modification.
+    pub(super) times: (Option<NewTime>, Option<NewTime>),
 }
+
+/// A time to set: seconds and nanoseconds, or the present.
+pub(super) type NewTime = Option<(u64, u64)>;
 
 /// One entry of a directory.
 pub(super) struct Entry {
@@ -266,5 +269,5 @@ fn reopen(named: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
 
 /// A number for a file that is unique in the share, also with several file systems inside.
 pub(super) fn number(device: Dev, inode: u64) -> u64 {
-    inode ^ (device as u64).rotate_left(40)
+    inode ^ device.rotate_left(40)
 }

@@ -373,8 +373,8 @@ impl Server {
             .u32(stat.st_mode)
             .u32(stat.st_uid)
             .u32(stat.st_gid)
-            .u64(stat.st_nlink as u64)
-            .u64(stat.st_rdev as u64)
+            .u64(stat.st_nlink)
+            .u64(stat.st_rdev)
             .u64(stat.st_size as u64)
             .u64(stat.st_blksize as u64)
             .u64(stat.st_blocks as u64);
@@ -386,7 +386,7 @@ impl Server {
         ];
         let reply = times
             .iter()
-            .fold(reply, |reply, (seconds, nanoseconds)| reply.u64(*seconds as u64).u64(*nanoseconds as u64));
+            .fold(reply, |reply, (seconds, nanoseconds)| reply.u64(*seconds as u64).u64(*nanoseconds));
         Ok(reply.u64(0).u64(0))
     }
 
