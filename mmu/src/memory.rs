@@ -20,6 +20,8 @@ pub const SUB_BLOCK_SIZE: u32 = 64;
 /// One past the highest guest-physical address that the architecture can form (MAXPHYADDR is at most 52).
 const ADDRESS_LIMIT: u64 = 1 << 52;
 
+/// Writes to a page of code before its marks are given up until code runs there again.
+const WATCHED_WRITES: u8 = 8;
 /// How many changes of code are remembered.
 const CODE_CHANGES: usize = 1024;
 
@@ -142,6 +144,8 @@ pub struct GuestMemory {
     dirty: Box<[AtomicU8]>,
     /// A bit for each sub-block that holds code.
     code: Box<[AtomicU64]>,
+    /// Writes to the page since code was last marked in it.
+    code_writes: Box<[AtomicU8]>,
     generations: Box<[AtomicU32]>,
     code_epoch: AtomicU64,
     /// The pages of the last changes of code, by epoch.
@@ -248,6 +252,7 @@ impl GuestMemory {
             regions,
             dirty: <[AtomicU8]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
             code: <[AtomicU64]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
+            code_writes: <[AtomicU8]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
             generations: <[AtomicU32]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
             code_epoch: AtomicU64::new(0),
             code_changes: (0..CODE_CHANGES).map(|_| AtomicU32::new(0)).collect(),
@@ -408,6 +413,7 @@ impl GuestMemory {
         if mask == 0 || bits.load(Ordering::Relaxed) & mask == mask {
             return false;
         }
+        self.code_writes[index].store(0, Ordering::Relaxed);
         let new_page = bits.fetch_or(mask, Ordering::SeqCst) == 0;
         if new_page {
             self.code_page_epoch.fetch_add(1, Ordering::SeqCst);
@@ -417,7 +423,8 @@ impl GuestMemory {
 
     /// To be called *after* `len` bytes from `offset` of a page have been written: if that touched a sub-block with
     /// marked code, forgets the marks of the touched sub-blocks, bumps the page's generation and the epoch, and returns
-    /// true.
+    /// true. So it does with all of the page's marks when the page has often been written since code was last marked in
+    /// it: somebody generates code there, and need not be watched until it runs.
     #[inline]
     pub fn note_write(&self, index: usize, offset: u32, len: u32) -> bool {
         self.code.get(index).is_some_and(|bits| {
@@ -427,6 +434,8 @@ impl GuestMemory {
 
     #[cold]
     fn note_code_page_write(&self, index: usize, mask: u64) -> bool {
+        let often = self.code_writes[index].fetch_add(1, Ordering::Relaxed) >= WATCHED_WRITES;
+        let mask = if often { u64::MAX } else { mask };
         if self.code[index].load(Ordering::SeqCst) & mask == 0 {
             return false;
         }

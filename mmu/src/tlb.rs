@@ -72,6 +72,9 @@ pub struct Translations {
 
 /// In [`Translations::physical`]: the page is global.
 const GLOBAL: u64 = 1 << 8;
+/// In the same place: the tables allow writes, and their dirty flag is set. Without a write tag it is only tracking that wants
+/// to see them.
+const TRACKED: u64 = 1 << 9;
 /// In the same place, the page size.
 const SHIFT: u64 = 0x3f;
 
@@ -180,6 +183,8 @@ pub struct TlbEntry {
     pub page_shift: u8,
     /// The page is global: it is in every address space.
     pub global: bool,
+    /// Nothing but tracking of writes may stand in the way of one: [`Tlb::find_tracked`] finds the page.
+    pub tracked: bool,
     /// What translated code depends on besides its page (a fetch only).
     pub mode: u32,
 }
@@ -360,6 +365,15 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         Translations::matches(tag, linear, 1).then_some(physical & !PAGE_MASK)
     }
 
+    /// The guest-physical page for a write that only has to be tracked ([`TlbEntry::tracked`]).
+    pub fn find_tracked(&mut self, context: ContextId, linear: u64) -> Option<u64> {
+        let arrays = self.arrays(context);
+        let n = slot(linear);
+        let physical = arrays.physical[n];
+        (physical & TRACKED != 0 && Translations::matches(arrays.read[n], linear, 1))
+            .then_some(physical & !PAGE_MASK)
+    }
+
     /// The guest-physical page of the current context's fetch entry for `linear`, meaningful after a fetch.
     pub fn fetched_page(&mut self, linear: u64) -> u64 {
         let id = self.current_id;
@@ -394,14 +408,19 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         let tag = page.wrapping_neg();
         let physical =
             entry.physical_page | u64::from(entry.page_shift) | if entry.global { GLOBAL } else { 0 };
+        let tracked = if entry.tracked { TRACKED } else { 0 };
         let same = arrays.host[n] == host
-            && arrays.physical[n] == physical
+            && arrays.physical[n] & !TRACKED == physical
             && (arrays.read[n] == tag || arrays.write[n] == tag);
         if !same && (entry.read || entry.write) {
             arrays.read[n] = no_page(n);
             arrays.write[n] = no_page(n);
             arrays.host[n] = host;
             arrays.physical[n] = physical;
+        }
+        if entry.read || entry.write {
+            // Every data entry of a page knows all that the tables say at its time; a later one may have set the dirty flag.
+            arrays.physical[n] = physical | tracked;
         }
         if entry.read {
             arrays.read[n] = tag;
@@ -592,6 +611,7 @@ mod tests {
             physical_page: 0x9000,
             page_shift: 12,
             global: false,
+            tracked: false,
             mode: 0,
         }
     }
@@ -644,6 +664,19 @@ mod tests {
         tlb.drop_all_writes();
         tlb.select(one, false);
         assert_eq!(tlb.find(one, 0x5000, WRITE), None);
+    }
+
+    #[test]
+    fn tracked_writes_are_found_while_the_page_is_readable() {
+        let mut tlb = Tlb::<u32>::default();
+        let one = tlb.context(&1);
+        tlb.insert(one, 0x5000, entry(true, false, false));
+        assert_eq!(tlb.find_tracked(one, 0x5123), None);
+        tlb.insert(one, 0x5000, TlbEntry { tracked: true, ..entry(true, false, false) });
+        assert_eq!(tlb.find_tracked(one, 0x5123), Some(0x9000));
+        assert_eq!((tlb.find(one, 0x5123, WRITE), tlb.find_tracked(one, 0x80_5123)), (None, None));
+        tlb.flush_page(GuestVirt(0x5000), |_| true);
+        assert_eq!(tlb.find_tracked(one, 0x5123), None);
     }
 
     #[test]

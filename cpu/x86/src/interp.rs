@@ -200,7 +200,7 @@ impl Interpreter {
     /// Sees what happened to code since the last block: other CPUs and devices write it too. Says whether code changed.
     #[inline(always)]
     fn sync_code(&mut self, cpu: &mut Cpu) -> bool {
-        (self.code_epoch != cpu.memory.code_epoch() || self.code_page_epoch != cpu.memory.code_page_epoch())
+        (self.code_epoch != cpu.memory.code_epoch() || self.code_page_epoch != pages_of_others(cpu))
             && self.code_changed(cpu)
     }
 
@@ -213,7 +213,7 @@ impl Interpreter {
             cpu.counters.blocks_invalidated += 1;
             cpu.drop_code_lookups();
         }
-        let pages = cpu.memory.code_page_epoch();
+        let pages = pages_of_others(cpu);
         if self.code_page_epoch != pages {
             // Somebody else decoded code on a page that this CPU may be writing without looking.
             self.code_page_epoch = pages;
@@ -417,11 +417,18 @@ impl Interpreter {
 
 /// Marks bytes as code before they are read; the page's writes then take the slow path.
 pub(crate) fn mark(cpu: &mut Cpu, index: usize, offset: u32, len: u32) {
-    if cpu.memory.mark_code(index, offset, len)
-        && let Some(page) = cpu.memory.address_of(index)
-    {
-        cpu.tlb.drop_writes(page.0);
+    if cpu.memory.mark_code(index, offset, len) {
+        cpu.code_pages_marked += 1;
+        if let Some(page) = cpu.memory.address_of(index) {
+            cpu.tlb.drop_writes(page.0);
+        }
     }
+}
+
+/// Changes whenever another CPU marks code on a page that held none; this one has dropped its own writes then.
+#[inline(always)]
+fn pages_of_others(cpu: &Cpu) -> u64 {
+    cpu.memory.code_page_epoch().wrapping_sub(cpu.code_pages_marked)
 }
 
 /// The page after that of `linear`: guest-physical address, tracking index, host address.

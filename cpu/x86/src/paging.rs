@@ -327,6 +327,17 @@ impl Cpu {
         if let Some(page) = self.tlb.find(context, linear, tlb_kind) {
             return Ok(self.target(GuestPhys(page | linear & PAGE_MASK)));
         }
+        if kind == Kind::Write
+            && let Some(page) = self.tlb.find_tracked(context, linear)
+        {
+            let target = self.target(GuestPhys(page | linear & PAGE_MASK));
+            // A page that holds no code any more gets its write tag back.
+            if let Target::Host { index, .. } = target
+                && self.memory.is_code(index)
+            {
+                return Ok(target);
+            }
+        }
         let (page, rights) = self.walk(linear, kind, who)?;
         let target = self.target(page.gpa);
         if let Target::Host { pointer, index, rom } = target {
@@ -398,12 +409,12 @@ impl Cpu {
         };
         let readable = !watched && rights.read && (kind == Kind::Read || allowed(self, Kind::Read));
         // The dirty flag must be set in the tables, and the write path may not skip code or read-only memory.
-        let writable = !watched
+        let tracked = !watched
             && !rom
             && page.dirty
             && rights.write
-            && (kind == Kind::Write || allowed(self, Kind::Write))
-            && !self.memory.is_code(index);
+            && (kind == Kind::Write || allowed(self, Kind::Write));
+        let writable = tracked && !self.memory.is_code(index);
         if writable {
             self.memory.set_dirty(index);
         }
@@ -416,6 +427,7 @@ impl Cpu {
             page_shift: page.shift,
             mode: self.mode.0,
             global: page.global && self.cr4 & cr4::PGE != 0,
+            tracked,
         };
         self.tlb.insert(context, linear, entry);
     }

@@ -78,6 +78,7 @@ impl Cpu {
             memory,
             platform,
             counters: Counters::default(),
+            code_pages_marked: 0,
         };
         cpu.seed_random(0);
         cpu.reset();

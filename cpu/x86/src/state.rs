@@ -252,6 +252,9 @@ pub struct Cpu {
     pub platform: Arc<dyn Platform>,
     /// Statistics.
     pub counters: Counters,
+    /// Pages that this CPU has marked as code where there was none, counted as by
+    /// [`code_page_epoch`](ringworld_mmu::GuestMemory::code_page_epoch): the rest was marked by others.
+    pub(crate) code_pages_marked: u64,
 }
 
 impl Cpu {

@@ -114,6 +114,9 @@ pub(crate) struct Block {
     /// Linked jumps that lead here.
     incoming: Vec<u32>,
     pub(crate) stale: bool,
+    /// What its entry is overwritten with a jump over while its bytes are not known to be the same: see
+    /// [`Translator::suspend`].
+    suspended: Option<[u8; 5]>,
     stale_site_code: usize,
 }
 
@@ -218,7 +221,17 @@ impl Translator {
         let page = cpu.code_page(rip)?;
         let key = (rip, page.physical, cpu.mode.0 | if groups { 0 } else { UNGROUPED });
         let id = match self.by_key.get(&key).copied() {
-            Some(id) if self.second_page_holds(cpu, id) => id,
+            Some(id) if self.second_page_holds(cpu, id) => {
+                if self.blocks[id as usize].suspended.is_none() {
+                    id
+                } else if self.bytes_hold(cpu, id) {
+                    self.resume(id);
+                    id
+                } else {
+                    self.kill(id);
+                    return None;
+                }
+            }
             _ => self.translate(cpu, key, &page)?,
         };
         if groups {
@@ -333,6 +346,7 @@ impl Translator {
             _insns: insns,
             incoming: Vec::new(),
             stale: false,
+            suspended: None,
             stale_site_code: checked + stale_site_code,
         });
         self.by_key.insert(key, id);
@@ -345,19 +359,40 @@ impl Translator {
         Some(id)
     }
 
+    /// Lets whoever comes to a block leave, until it is found and its bytes are seen to be the same.
+    fn suspend(&mut self, id: u32) {
+        let block = &mut self.blocks[id as usize];
+        if block.stale || block.suspended.is_some() {
+            return;
+        }
+        let mut jump = [0xe9, 0, 0, 0, 0];
+        jump[1..]
+            .copy_from_slice(&(block.stale_site_code.wrapping_sub(block.entry + 5) as i32).to_le_bytes());
+        let mut code = [0; 5];
+        self.arena.read(block.entry, &mut code);
+        block.suspended = Some(code);
+        self.arena.patch(block.entry, &jump);
+    }
+
+    /// Undoes [`Self::suspend`].
+    fn resume(&mut self, id: u32) {
+        let block = &mut self.blocks[id as usize];
+        if let Some(code) = block.suspended.take() {
+            self.arena.patch(block.entry, &code);
+        }
+    }
+
     /// Kills a block: whoever comes by leaves.
     fn kill(&mut self, id: u32) {
         self.stats.invalidated += 1;
+        self.suspend(id);
         let block = &mut self.blocks[id as usize];
         block.stale = true;
-        let (entry, exit, key) = (block.entry, block.stale_site_code, block.key);
+        let key = block.key;
         let incoming = core::mem::take(&mut block.incoming);
         if self.by_key.get(&key) == Some(&id) {
             self.by_key.remove(&key);
         }
-        let mut jump = [0xe9, 0, 0, 0, 0];
-        jump[1..].copy_from_slice(&(exit.wrapping_sub(entry + 5) as i32).to_le_bytes());
-        self.arena.patch(entry, &jump);
         for site in incoming {
             let site = &mut self.sites[site as usize];
             // It may lead somewhere else by now.
@@ -446,13 +481,19 @@ impl Translator {
                     None => 0,
                 }
             }
-            Kind::Page => {
+            Kind::Page | Kind::Stale => {
                 cpu.regs[REG_RIP as usize] = site.rip;
                 cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
+                if site.kind == Kind::Stale {
+                    self.jumps.remove(site.rip);
+                }
                 if frame.budget == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
                 }
-                match self.find(cpu, true) {
+                // One without groups is there because the other cannot go on.
+                let groups =
+                    self.blocks.get(site.block as usize).is_none_or(|block| block.key.2 & UNGROUPED == 0);
+                match self.find(cpu, groups) {
                     Some(id) => {
                         refresh(frame, cpu);
                         frame.reload = reload;
@@ -461,11 +502,8 @@ impl Translator {
                     None => 0,
                 }
             }
-            Kind::Budget | Kind::Stale => {
+            Kind::Budget => {
                 cpu.regs[REG_RIP as usize] = site.rip;
-                if site.kind == Kind::Stale {
-                    self.jumps.remove(site.rip);
-                }
                 frame.budget += i64::from(site.refund);
                 cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
                 0
@@ -528,12 +566,18 @@ impl Native for Translator {
         };
         for index in changed {
             let Some(blocks) = self.by_page.remove(&index) else { continue };
+            // All marks are gone: code is being generated there, and what is still the same is seen when it runs.
+            let given_up = !cpu.memory.is_code(index);
             let mut kept = Vec::with_capacity(blocks.len());
             for id in blocks {
-                if self.blocks[id as usize].stale {
+                let block = &self.blocks[id as usize];
+                if block.stale {
                     continue;
                 }
-                if self.bytes_hold(cpu, id) {
+                if given_up {
+                    self.suspend(id);
+                }
+                if given_up || self.blocks[id as usize].suspended.is_some() || self.bytes_hold(cpu, id) {
                     kept.push(id);
                 } else {
                     self.kill(id);
