@@ -9,6 +9,8 @@ pub mod checks;
 mod enter;
 pub mod exit_code;
 mod hooks;
+#[cfg(test)]
+mod hostile;
 pub mod inject;
 pub(crate) mod instructions;
 mod intercept;

@@ -18,13 +18,13 @@ use ringworld_core::{GuestPhys, StateHasher};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 const PML4: u64 = 0x1000;
-const NPT: u64 = 0x4000;
+pub(super) const NPT: u64 = 0x4000;
 const IDT: u64 = 0xc000;
-const CODE: u64 = 0x8000;
+pub(super) const CODE: u64 = 0x8000;
 const HANDLER: u64 = 0x9000;
-const VMCB: u64 = 0x1_0000;
-const IOPM: u64 = 0x2_0000;
-const MSRPM: u64 = 0x2_4000;
+pub(super) const VMCB: u64 = 0x1_0000;
+pub(super) const IOPM: u64 = 0x2_0000;
+pub(super) const MSRPM: u64 = 0x2_4000;
 const BACKING: u64 = 0x2_8000;
 const PHYSICAL_IDS: u64 = 0x2_9000;
 const LOGICAL_IDS: u64 = 0x2_a000;
@@ -36,11 +36,11 @@ const HOST_CODE: [u8; 4] = [0x0f, 0x01, 0xd8, 0xf4];
 const VMMCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
 const HLT: [u8; 1] = [0xf4];
 
-struct Setup {
-    cpu: Cpu,
+pub(super) struct Setup {
+    pub(super) cpu: Cpu,
     interpreter: Interpreter,
-    control: ControlArea,
-    save: SaveArea,
+    pub(super) control: ControlArea,
+    pub(super) save: SaveArea,
 }
 
 fn put(cpu: &Cpu, at: u64, bytes: &[u8]) {
@@ -60,7 +60,7 @@ fn tables(cpu: &Cpu, root: u64) {
 
 impl Setup {
     /// A host in 64-bit mode, and a VMCB for a guest like it at [`CODE`].
-    fn new(code: &[u8]) -> Self {
+    pub(super) fn new(code: &[u8]) -> Self {
         let mut cpu = testing::cpu("EPYC");
         tables(&cpu, PML4);
         tables(&cpu, NPT);
@@ -111,16 +111,16 @@ impl Setup {
         Self { cpu, interpreter: Interpreter::default(), control, save }
     }
 
-    fn intercept(&mut self, code: ExitCode) {
+    pub(super) fn intercept(&mut self, code: ExitCode) {
         self.control.intercepts[(code.0 >> 5) as usize] |= 1 << (code.0 & 31);
     }
 
-    fn nested(&mut self) {
+    pub(super) fn nested(&mut self) {
         self.control.nested = nested::NP_ENABLE;
         self.control.nested_cr3 = NPT;
     }
 
-    fn avic(&mut self) {
+    pub(super) fn avic(&mut self) {
         self.nested();
         self.control.v_intr |= v_intr::AVIC_ENABLE | v_intr::INTR_MASKING;
         self.control.avic_apic_bar = 0x1f_f000;
@@ -130,7 +130,7 @@ impl Setup {
     }
 
     /// Writes the VMCB and runs VMRUN and what follows until the host halts (or the guest does without an intercept).
-    fn run(&mut self) -> ControlArea {
+    pub(super) fn run(&mut self) -> ControlArea {
         put(&self.cpu, VMCB, self.control.as_bytes());
         put(&self.cpu, VMCB + SAVE_AREA, self.save.as_bytes());
         self.cpu.activity = Activity::Active;

@@ -60,4 +60,6 @@ pub struct Vmx {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
