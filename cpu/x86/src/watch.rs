@@ -60,7 +60,7 @@ impl Cpu {
     }
 
     /// Whether watched memory has been accessed; who breaks (see [`crate::interp::Observer`]) then ends the run.
-    pub(crate) fn watch_is_hit(&self) -> bool {
+    pub fn watch_is_hit(&self) -> bool {
         self.watches.hit.is_some()
     }
 

@@ -44,11 +44,11 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// Runs the CPU up to an instruction count, by the translator where it has one. Who observes each instruction or
-    /// stops before some gets the interpreter.
+    /// Runs the CPU up to an instruction count, by the translator where it has one. Who observes each instruction gets the
+    /// interpreter; who stops before some has told the translator ([`Translator::set_breakpoints`]).
     pub(crate) fn run<O: Observer>(&mut self, limit: u64, observer: &mut O) -> RunEnd {
         match &mut self.translator {
-            Some(translator) if !O::INSTRUCTIONS && !O::BREAKS => {
+            Some(translator) if !O::INSTRUCTIONS => {
                 self.interpreter.run_with(&mut self.cpu, limit, &mut **translator, observer)
             }
             _ => self.interpreter.run(&mut self.cpu, limit, observer),

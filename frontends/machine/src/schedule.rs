@@ -78,6 +78,9 @@ impl Machine {
         self.start_outside();
         for core in &mut self.cores {
             core.cpu.set_watchpoints(&until.watchpoints);
+            if let Some(translator) = &mut core.translator {
+                translator.set_breakpoints(&mut core.cpu, &until.breakpoints);
+            }
         }
         if self.history.is_none() {
             return self.run_on(until, observer);

@@ -140,6 +140,8 @@ pub struct Translator {
     pub(crate) sites: Vec<Site>,
     hits: Box<[u8]>,
     code_epoch: u64,
+    /// Linear addresses whose instructions stay with the interpreter, sorted.
+    breakpoints: Vec<u64>,
     /// Statistics.
     pub stats: JitStats,
 }
@@ -185,6 +187,7 @@ impl Translator {
             sites: Vec::new(),
             hits: vec![0; HITS].into_boxed_slice(),
             code_epoch: 0,
+            breakpoints: Vec::new(),
             stats: JitStats { by_code: vec![0; Code::values().len()], ..JitStats::default() },
         })
     }
@@ -205,6 +208,29 @@ impl Translator {
         if cpu.tlb.tokens() > MAX_TOKENS {
             cpu.tlb.forget_tokens();
         }
+    }
+
+    /// From now on, no translated code runs an instruction at one of these linear addresses: who stops there leaves it to the
+    /// interpreter. Fewer addresses than before change nothing, as they come and go with each step of a debugger.
+    pub fn set_breakpoints(&mut self, cpu: &mut Cpu, addresses: &[u64]) {
+        if addresses.iter().all(|address| self.breakpoints.binary_search(address).is_ok()) {
+            return;
+        }
+        self.breakpoints = addresses.into();
+        self.breakpoints.sort_unstable();
+        self.forget(cpu);
+    }
+
+    /// Whether one of the breakpoints is in these pieces of the page of `rip`.
+    fn has_breakpoint(&self, rip: u64, extents: &[Extent]) -> bool {
+        let page = rip & !PAGE_MASK;
+        // Without pieces, one instruction reaches into the next page.
+        extents.is_empty() && self.breakpoints.binary_search(&rip).is_ok()
+            || extents.iter().any(|&(at, len)| {
+                let start = page | u64::from(at);
+                let next = self.breakpoints.partition_point(|address| *address < start);
+                self.breakpoints.get(next).is_some_and(|address| address - start < u64::from(len))
+            })
     }
 
     /// The code at the CPU's RIP, translated now if it is hot. Without groups of memory accesses it is in place of code that
@@ -267,6 +293,10 @@ impl Translator {
         let memory =
             unsafe { core::slice::from_raw_parts(page.pointer.wrapping_sub(offset), PAGE_SIZE as usize) };
         trace.decode(cpu, memory, rip, longest, grouped);
+        if !self.breakpoints.is_empty() && self.has_breakpoint(rip, &trace.extents) {
+            self.trace = trace;
+            return None;
+        }
         for &(at, len) in &trace.extents {
             cpu.mark_code(page, at.into(), len.into());
         }
@@ -518,6 +548,7 @@ impl Translator {
             || !cpu.mode.long64()
             || cpu.mxcsr & MASKS != MASKS
             || cpu.memory.code_epoch() != self.code_epoch
+            || cpu.watch_is_hit()
         {
             return 0;
         }
