@@ -6,6 +6,7 @@ mod chipset;
 mod config_space;
 mod device;
 mod host;
+mod test_device;
 #[cfg(test)]
 mod tests;
 
@@ -15,3 +16,4 @@ pub(crate) use host::PciHost;
 pub use host::{
     ECAM_BASE, ECAM_SIZE, MEMORY32_WINDOW, MEMORY64_SIZE, PciFunctionInfo, PciPlace, interrupt_line,
 };
+pub use test_device::test_device;

@@ -232,3 +232,53 @@ fn interrupts() {
     bench.write(base, 1);
     assert!(bench.board.take_messages().is_empty());
 }
+
+/// QEMU docs/specs/pci-testdev.rst: tests are counted up by the writes that they ask for, and end with one of width 0.
+#[test]
+fn the_test_device_counts() {
+    let (config, implementation) = super::test_device();
+    let slot = PciSlot {
+        name: "test".into(),
+        behind_port: false,
+        device: Some(DEVICE),
+        function: 0,
+        config,
+        implementation,
+    };
+    let bench = Bench {
+        board: Board::new(BoardConfig { pci: vec![slot], ..BoardConfig::default() }).unwrap(),
+        ..Bench::new(false)
+    };
+    bench.board.assign_pci();
+    assert_eq!(bench.config(0, DEVICE, VENDOR_ID, None), 0x0005_1b36);
+    let memory = u64::from(bench.config(0, DEVICE, 0x10, None) & !0xf);
+    let port = (bench.config(0, DEVICE, 0x14, None) & !3) as u16;
+    let io = |offset: u16, write: Option<u8>| {
+        let mut data = [write.unwrap_or(0)];
+        match write {
+            Some(_) => bench.board.port_write(Bench::ctx(), port + offset, &data),
+            None => bench.board.port_read(Bench::ctx(), port + offset, &mut data),
+        }
+        data[0]
+    };
+    let byte = |address: u64, value: u8| bench.board.mmio_write(Bench::ctx(), GuestPhys(address), &[value]);
+    for test in 0..3 {
+        byte(memory, test);
+        assert_eq!((bench.read(memory) >> 8) as u8, 1);
+        let (offset, data) = (bench.read(memory + 4), bench.read(memory + 8) as u8);
+        (0..16).for_each(|_| byte(memory + u64::from(offset), data));
+        byte(memory + u64::from(offset), !data);
+        byte(memory + u64::from(offset) + 8, data);
+        assert_eq!(bench.read(memory + 12), 16, "test {test}");
+        assert_eq!(bench.read(memory + 16), u32::from_le_bytes(*b"mmio"));
+        io(0, Some(test));
+        assert_eq!(io(1, None), 1);
+        let (offset, data) = (io(4, None), io(8, None));
+        (0..3).for_each(|_| _ = io(offset.into(), Some(data)));
+        assert_eq!(io(12, None), 3);
+    }
+    byte(memory, 3);
+    assert_eq!((bench.read(memory) >> 8) as u8, 0);
+    byte(memory, 0);
+    assert_eq!(bench.read(memory + 12), 0);
+}

@@ -279,9 +279,9 @@ pub struct MachineArgs {
     /// A disc in a CD-ROM drive
     #[arg(long, value_name = "FILE")]
     pub cdrom: Vec<PathBuf>,
-    /// A network card: user[,hostfwd=tcp:[ADDRESS]:PORT-[ADDRESS]:PORT][,mac=MAC] (may be repeated). Time is real then,
-    /// unless --time says otherwise
-    #[arg(long, value_name = "user,...", value_parser = crate::net::parse_net)]
+    /// A network card: user[,hostfwd=tcp:[ADDRESS]:PORT-[ADDRESS]:PORT][,mac=MAC], or tap,ifname=NAME[,mac=MAC] (may be
+    /// repeated). Time is real then, unless --time says otherwise
+    #[arg(long, value_name = "user,...|tap,...", value_parser = crate::net::parse_net)]
     pub net: Vec<ringworld_machine::Network>,
     /// A folder that the guest mounts by 9P over virtio, by its tag (`share` unless given; may be repeated). Time is real
     /// then, unless --time says otherwise

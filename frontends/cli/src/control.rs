@@ -329,6 +329,12 @@ fn execute(
             send(HostEvent::Serial { port, bytes: text(arguments, "data")?.as_bytes().to_vec() });
             json!({})
         }
+        "balloon" => {
+            if !machine.balloon(number(arguments, "value")?) {
+                return Err(crate::monitor::NO_BALLOON.into());
+            }
+            json!({})
+        }
         "inject-nmi" => {
             send(HostEvent::Nmi);
             json!({})

@@ -36,6 +36,11 @@ pub enum HostEvent {
         /// The packet.
         packet: Frame,
     },
+    /// The host wants this many 4 KiB pages in the memory balloon.
+    Balloon {
+        /// The pages.
+        pages: u32,
+    },
     /// Keys of the keyboard going down (true) or up: each its set 1 code, with bit 7 set if 0xe0 comes before.
     Keys {
         /// The keys in their order.

@@ -1,13 +1,13 @@
 //! The PCI devices that a configuration asks for.
 
 use crate::config::{Drive, Interface};
-use crate::{Machine, MachineConfig, MachineError, MachineHandle, network, share, vsock};
+use crate::{HostEvent, Machine, MachineConfig, MachineError, MachineHandle, network, share, vsock};
 use ringworld_core::{CpuId, GuestPhys, IoContext, Platform, VirtualTime};
 use ringworld_devices::PciSlot;
 use ringworld_devices::ahci::{self, Attachment, ahci};
 use ringworld_devices::nvme::nvme;
 use ringworld_devices::pci::{
-    ConfigSpace, ECAM_BASE, MEMORY32_WINDOW, MEMORY64_SIZE, PciDevice, Port, interrupt_line,
+    ConfigSpace, ECAM_BASE, MEMORY32_WINDOW, MEMORY64_SIZE, PciDevice, Port, interrupt_line, test_device,
 };
 use ringworld_devices::storage::{DiskError, DiskOptions, open_disk};
 use ringworld_devices::vga::{VIDEO_MEMORY, vga};
@@ -129,12 +129,14 @@ pub(crate) struct Outside {
     pub shares: Vec<usize>,
     /// Sockets.
     pub socket: Option<usize>,
+    /// The memory balloon, which the host inflates.
+    pub balloon: Option<usize>,
     /// What begins to work on the host when the machine does.
     waiting: Vec<Box<dyn FnOnce(MachineHandle) + Send>>,
 }
 
 impl Outside {
-    /// Whether there are none.
+    /// Whether there is none that a thread of the host's answers for.
     pub(crate) fn is_empty(&self) -> bool {
         self.networks.is_empty() && self.shares.is_empty() && self.socket.is_none()
     }
@@ -188,6 +190,7 @@ pub(crate) fn build(
         slots.virtio("virtio-rng".into(), VirtioRng::new(config.seed));
     }
     if config.balloon {
+        outside.balloon = Some(slots.list.len());
         slots.virtio("virtio-balloon".into(), VirtioBalloon::new());
     }
     for (number, share) in config.shares.iter().enumerate() {
@@ -201,6 +204,9 @@ pub(crate) fn build(
         outside.socket = Some(slots.list.len());
         outside.waiting.push(Box::new(move |handle| host.start(handle)));
         slots.virtio("virtio-vsock".into(), VirtioVsock::new(backend, vsock.cid));
+    }
+    if config.cpu_test {
+        slots.push("pci-test".into(), false, test_device());
     }
     slots.finish()?;
     Ok(Peripherals { slots: slots.list, outside, console })
@@ -256,6 +262,14 @@ impl Slots {
 }
 
 impl Machine {
+    /// Asks the guest by its balloon to leave itself `size` bytes of memory; false if it has no balloon. The guest does so
+    /// when it runs.
+    pub fn balloon(&self, size: u64) -> bool {
+        let pages = self.config.memory.saturating_sub(size) / ringworld_core::PAGE_SIZE;
+        self.handle.send(HostEvent::Balloon { pages: u32::try_from(pages).unwrap_or(u32::MAX) });
+        self.outside.balloon.is_some()
+    }
+
     /// Lets the other sides work, unless a replay knows already what they say.
     pub(crate) fn start_outside(&mut self) {
         if self.replay.is_none() {

@@ -340,6 +340,11 @@ impl Machine {
                     self.board.input(HostInput::Pci(slot), &packet.0, self.now);
                 }
             }
+            HostEvent::Balloon { pages } => {
+                if let Some(slot) = self.outside.balloon {
+                    self.board.input(HostInput::Pci(slot), &pages.to_le_bytes(), self.now);
+                }
+            }
             HostEvent::Keys { keys } => {
                 // A key of code 0 does not exist: it would be taken for the mouse.
                 let keys = keys.iter().filter(|(key, _)| *key != 0);

@@ -36,11 +36,14 @@ nmi, reset       what the buttons do, then go on with `continue`
 snapshot save FILE, snapshot load FILE
                  the whole machine to a file; back to what a file holds
 screendump FILE  what the graphics card shows, as PNG
+balloon MIB      asks the guest by its balloon to keep this much memory
 hash             the hash of the machine's state
 quit             leave the emulator
 Addresses are hexadecimal, or registers ($rip, $rsp), or sums of both ($rsp+8).
 ";
 
+/// What is said where a balloon would be needed.
+pub const NO_BALLOON: &str = "the machine has no balloon: start it with --device virtio-balloon";
 /// The most instructions of one `step` that are shown.
 const MAX_STEPS: u64 = 10_000;
 
@@ -193,6 +196,11 @@ impl Monitor {
                 out.push_str(&format!("{:032x}\n", machine.state_hash()));
                 Ok(())
             }
+            "balloon" => match rest.parse::<u64>().ok().and_then(|mib| mib.checked_mul(1 << 20)) {
+                Some(size) if machine.balloon(size) => Ok(()),
+                Some(_) => Err(NO_BALLOON.into()),
+                None => Err("balloon MIB: the memory that the guest is to keep".into()),
+            },
             "nmi" => {
                 machine.handle().send(HostEvent::Nmi);
                 Ok(())

@@ -3,6 +3,7 @@
 
 mod nat;
 mod packet;
+mod tap;
 mod tcp;
 mod udp;
 
@@ -15,6 +16,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use tap::Tap;
 
 /// Frames of the guest that may wait for the network's thread.
 const MAX_FRAMES: usize = 4096;
@@ -50,6 +52,11 @@ pub enum NetworkKind {
         /// Forwarded ports.
         forwards: Vec<Forward>,
     },
+    /// A tap interface of the host.
+    Tap {
+        /// Its name.
+        interface: String,
+    },
 }
 
 /// A network card of the guest.
@@ -81,6 +88,9 @@ pub enum NetworkError {
     /// A port cannot be listened on.
     #[error("cannot listen on {0} for hostfwd: {1}: choose another port")]
     Listen(SocketAddrV4, std::io::Error),
+    /// A tap interface cannot be opened: its name, why, and what to do.
+    #[error("cannot open the tap interface {0}: {1}{2}")]
+    Tap(String, std::io::Error, String),
     /// The host has no more files or pipes.
     #[error("cannot make the network: {0}")]
     Host(#[from] std::io::Error),
@@ -92,6 +102,8 @@ struct GuestSide {
     wake: PipeWriter,
     /// The machine repeats its past: the network has seen these frames.
     muted: Arc<AtomicBool>,
+    /// Whoever is there takes frames as the card's offloads make them.
+    takes_offloads: bool,
 }
 
 impl NetworkBackend for GuestSide {
@@ -106,12 +118,17 @@ impl NetworkBackend for GuestSide {
     }
 
     fn takes_offloads(&self) -> bool {
-        true
+        self.takes_offloads
     }
 }
 
 /// A network that is ready, but has not begun to work.
-pub(crate) struct Prepared(Nat);
+pub(crate) struct Prepared(Kind);
+
+enum Kind {
+    User(Nat),
+    Tap(Tap, HostSide),
+}
 
 /// The thread's end.
 struct HostSide {
@@ -129,23 +146,31 @@ pub(crate) fn prepare(
     for end in [rustix::fd::AsFd::as_fd(&wake), rustix::fd::AsFd::as_fd(&waker)] {
         rustix::io::ioctl_fionbio(end, true).map_err(std::io::Error::from)?;
     }
-    let NetworkKind::User { forwards } = &network.kind;
-    let nat = Nat::new(HostSide { frames, wake }, forwards)?;
-    Ok((Box::new(GuestSide { frames: sender, wake: waker, muted }), Prepared(nat)))
+    let host = HostSide { frames, wake };
+    let prepared = match &network.kind {
+        NetworkKind::User { forwards } => Kind::User(Nat::new(host, forwards)?),
+        NetworkKind::Tap { interface } => Kind::Tap(Tap::open(interface)?, host),
+    };
+    let takes_offloads = matches!(prepared, Kind::User(_));
+    Ok((Box::new(GuestSide { frames: sender, wake: waker, muted, takes_offloads }), Prepared(prepared)))
 }
 
 impl Prepared {
     /// Runs the network for as long as the card exists. Its frames go to card `port`.
     pub(crate) fn start(self, port: usize, handle: MachineHandle) {
         std::thread::spawn(move || {
-            self.0.run(|frames| {
+            let send = |frames: Vec<Vec<u8>>| {
                 if handle.backlog() < MAX_BACKLOG {
                     handle.send(HostEvent::Network {
                         port,
                         frames: frames.into_iter().map(Into::into).collect(),
                     });
                 }
-            });
+            };
+            match self.0 {
+                Kind::User(nat) => nat.run(send),
+                Kind::Tap(tap, host) => tap.run(&host.frames, host.wake, send),
+            }
         });
     }
 }
