@@ -59,6 +59,14 @@ impl Dma {
         self.segment(addr)?.write(addr, data).map_err(|error| DmaError(error.0))
     }
 
+    /// Gives the page at `addr` back to the host; it reads as zeroes from now on.
+    ///
+    /// # Errors
+    /// As [`Dma::read`].
+    pub fn release_page(&self, addr: GuestPhys) -> Result<(), DmaError> {
+        self.segment(addr)?.release_page(addr).map_err(|error| DmaError(error.0))
+    }
+
     /// Reads `N` bytes.
     ///
     /// # Errors

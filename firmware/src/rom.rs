@@ -102,7 +102,7 @@ pub fn firmware_files(memory: &MemoryMap, config: &AcpiConfig) -> Vec<(String, V
         e820.extend(length.to_le_bytes());
         e820.extend((Usage::Ram as u32).to_le_bytes());
     }
-    let tables = acpi::Tables::new(config, 0);
+    let mut tables = acpi::Tables::new(config, 0);
     let mut script = Script(Vec::new());
     script.allocate(RSDP, 16, ZONE_FSEG);
     script.allocate(TABLES, 64, ZONE_HIGH);
@@ -110,6 +110,8 @@ pub fn firmware_files(memory: &MemoryMap, config: &AcpiConfig) -> Vec<(String, V
         script.pointer(TABLES, offset, size);
     }
     for &(start, length) in &tables.changed {
+        // Firmware sums all bytes; some (OVMF) with what is there.
+        tables.bytes[start as usize + 9] = 0;
         script.checksum(TABLES, start + 9, start, length);
     }
     let mut rsdp = tables.rsdp().to_vec();

@@ -503,6 +503,23 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Makes the page at `addr` zero and gives its memory back to the host; a ROM stays.
+    pub fn release_page(&self, addr: GuestPhys) -> Result<(), Unbacked> {
+        let page = self.page(addr).ok_or(Unbacked(addr))?;
+        if page.rom {
+            return Ok(());
+        }
+        let (start, len) = ((page.index as i64) << PAGE_SHIFT, PAGE_SIZE as i64);
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: changes bytes of our own file; mappings of it stay valid.
+        if unsafe { libc::fallocate(self.file.as_raw_fd(), mode, start, len) } == 0 {
+            self.written(page.index, 0, PAGE_SIZE as u32);
+            return Ok(());
+        }
+        // The host keeps the memory; the guest sees no difference.
+        self.write(GuestPhys(addr.0 & !PAGE_MASK), &[0; PAGE_SIZE as usize])
+    }
+
     /// Those of the pages that the host has memory for; all others are zero.
     pub(crate) fn touched_pages(&self, pages: Range<usize>) -> impl Iterator<Item = usize> {
         let end = pages.end;

@@ -71,8 +71,8 @@ impl VirtioDevice for VirtioBalloon {
             gather(&io.dma, &part(&chain.readable, 0, len), &mut pages)?;
             if index == INFLATE {
                 for page in pages.chunks_exact(4) {
-                    // A given page reads as zeroes from now on; one that is not memory is the driver's mistake.
-                    let _ = io.dma.write(GuestPhys(le_value(page) * PAGE_SIZE), &[0; PAGE_SIZE as usize]);
+                    // One that is not memory is the driver's mistake.
+                    let _ = io.dma.release_page(GuestPhys(le_value(page) * PAGE_SIZE));
                 }
             }
             io.push(index, &chain, 0)?;
@@ -80,9 +80,13 @@ impl VirtioDevice for VirtioBalloon {
         Ok(())
     }
 
+    fn input_without_driver(&mut self, bytes: &[u8]) {
+        self.state.wanted = le_value(bytes) as u32;
+    }
+
     /// Four bytes: the number of pages that the host wants.
     fn input(&mut self, bytes: &[u8], io: &mut VirtioIo<'_>) -> Result<(), QueueError> {
-        self.state.wanted = le_value(bytes) as u32;
+        self.input_without_driver(bytes);
         io.config_changed();
         Ok(())
     }

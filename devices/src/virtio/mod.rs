@@ -101,6 +101,11 @@ pub trait VirtioDevice: Send {
         Ok(())
     }
 
+    /// Bytes from the host while no driver is at work. Most of them are lost then.
+    fn input_without_driver(&mut self, bytes: &[u8]) {
+        let _ = bytes;
+    }
+
     /// The driver resets queue `index`: its buffers are the driver's again.
     fn queue_reset(&mut self, index: usize) {
         let _ = index;

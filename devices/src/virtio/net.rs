@@ -31,8 +31,8 @@ const TRANSMIT: usize = 1;
 const HEADER: usize = 12;
 /// The longest frame: Ethernet's header and the longest IP packet.
 const MAX_FRAME: u64 = 14 + 65_535;
-/// Frames that wait for the driver's buffers.
-const MAX_WAITING: usize = 512;
+/// Frames that wait for the driver's buffers: more than a few connections' whole windows, as loss is slow to mend.
+const MAX_WAITING: usize = 4096;
 
 /// Feature bits.
 const CSUM: u64 = 1;

@@ -384,6 +384,9 @@ impl PciDevice for VirtioPci {
     }
 
     fn input(&mut self, bytes: &[u8], ctx: &mut PciContext<'_, '_>) {
+        if self.state.status & DRIVER_OK == 0 {
+            self.device.input_without_driver(bytes);
+        }
         self.run(ctx, |device, io| device.input(bytes, io));
     }
 
