@@ -60,13 +60,13 @@ impl Cpu {
         self.virt.gif = true;
         self.update_mode();
         self.svm_flush_for_entry(control.tlb_control as u8);
-        if self.cr0 & cr0::PG != 0
-            && self.cr4 & cr4::PAE != 0
-            && !self.long_mode()
-            && self.load_pdptes(self.cr3).is_err()
-        {
-            self.svm_refuse();
-            return Ok(());
+        if self.cr0 & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 && !self.long_mode() {
+            if self.load_pdptes(self.cr3).is_err() {
+                self.svm_refuse();
+                return Ok(());
+            }
+            // The walker has what was in these registers before.
+            self.update_context();
         }
         self.debug_registers_changed();
         self.boundary |= boundary::INTERRUPT | boundary::TRAP | boundary::SHADOW;

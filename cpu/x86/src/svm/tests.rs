@@ -170,6 +170,18 @@ fn a_guest_runs_and_exits() {
 }
 
 #[test]
+fn a_guest_with_pae_paging_uses_the_entries_that_vmrun_loads() {
+    // APM 2 15.25.10: VMRUN loads the PDPTEs from CR3; without nested paging the guest walks through them at once.
+    let mut setup = Setup::new(&VMMCALL);
+    put_u64(&setup.cpu, 0x5_0000, 0x5_1000 + 1);
+    put_u64(&setup.cpu, 0x5_1000, 0x83);
+    setup.save.cr3 = 0x5_0000;
+    setup.save.efer = efer::SVME;
+    setup.save.cs.attributes = 0xc9b;
+    assert_eq!(ExitCode(setup.run().exit_code), ExitCode::VMMCALL);
+}
+
+#[test]
 fn every_check_is_violated_alone() {
     type Change = fn(&mut Setup);
     let illegal: &[(&str, Change)] = &[
