@@ -128,9 +128,6 @@ pub struct Counters {
     pub vmx_failed: Option<&'static str>,
     /// #VMEXITs of SVM guests, by EXITCODE.
     pub svm_exits: crate::svm::ExitCounts,
-    /// The address of the VMCS of the last VM entry, and its fields then.
-    #[serde(skip)]
-    pub vmx_entered: (u64, Vec<u64>),
     /// Instructions of the host and of guests.
     pub worlds: crate::worlds::Worlds,
 }

@@ -224,6 +224,12 @@ pub struct NestedArgs {
     /// Nested: how many systems run inside of each other, the machine's own included
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=4))]
     pub depth: u32,
+    /// Nested: how many guests each system runs at once; only the first has the console, and the others' output follows at the end
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub guests: u32,
+    /// Nested: CPUs of each guest
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub guest_cpus: u32,
     /// Nested: more parameters for kvm-intel or kvm-amd (for example 'enable_apicv=0 vpid=0')
     #[arg(long, value_name = "STRING", default_value = "", allow_hyphen_values = true)]
     pub kvm: String,

@@ -38,7 +38,7 @@ pub fn machine(args: &BootArgs) -> anyhow::Result<(MachineConfig, Script)> {
         // The model that shows everything is Intel's.
         options.cpu = "EPYC".into();
     }
-    let needed = u64::from(INNERMOST + PER_LEVEL * (nested.depth - 1)) << 20;
+    let needed = u64::from(memory(nested, nested.depth)) << 20;
     let guest = Guests::open()?.ensure(args.guest, Architecture::Amd64, &mut terminal_progress())?;
     let kernel = args.kernel.clone().unwrap_or_else(|| guest.kernel.clone());
     let initrd = initramfs(&guest, &kernel, nested, args.script.as_deref(), nested.depth)?;
@@ -55,6 +55,14 @@ pub fn machine(args: &BootArgs) -> anyhow::Result<(MachineConfig, Script)> {
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// MiB of memory of the level with so many levels from it to the innermost one.
+fn memory(args: &NestedArgs, levels: u32) -> u32 {
+    match levels {
+        1 => INNERMOST,
+        _ => PER_LEVEL + args.guests * memory(args, levels - 1),
+    }
 }
 
 /// The file system of the level with `levels` levels from it to the innermost one, itself included.
@@ -152,10 +160,16 @@ fn init(args: &NestedArgs, levels: u32) -> String {
         parameters += " nested=1";
     }
     let vendor = module_names(args.vendor)[2];
-    let memory = INNERMOST + PER_LEVEL * (levels - 2);
+    let (memory, cpus, guests) = (memory(args, levels - 1), args.guest_cpus, args.guests);
     format!(
         r#"#!/bin/busybox sh
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin LD_LIBRARY_PATH=/lib
+guest() {{
+    exec qemu -M microvm,accel=kvm,rtc=on -cpu host -smp {cpus} -m {memory} -nodefaults -no-user-config -display none \
+        -serial "$1" -no-reboot -L /usr/share/qemu -kernel /nested/vmlinuz -initrd /nested/initrd \
+        -append "console=ttyS0 reboot=t panic=-1"
+}}
+if [ "$1" = guest ]; then guest "$2"; fi
 /bin/busybox --install -s
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -168,10 +182,13 @@ for parameter in ept npt vpid avic enable_apicv unrestricted_guest nested; do
         [ -e "$file" ] && echo "KVM: $parameter=$(cat $file)"
     done
 done
-setsid cttyhack qemu -M microvm,accel=kvm,rtc=on -cpu host -m {memory} -nodefaults -no-user-config -display none \
-    -serial stdio -no-reboot -L /usr/share/qemu -kernel /nested/vmlinuz -initrd /nested/initrd \
-    -append "console=ttyS0 reboot=t panic=-1"
+for n in $(seq 2 {guests}); do $0 guest file:/tmp/guest$n & done
+setsid cttyhack $0 guest stdio
 echo "QEMU ended with code $?"
+for n in $(seq 2 {guests}); do
+    for second in $(seq 60); do grep -q "Power down" /tmp/guest$n && break; sleep 1; done
+    sed "s/^/guest $n: /" /tmp/guest$n
+done
 dmesg | grep -E "WARNING:|BUG:|Oops" | sed 's/^/complaint: /'
 sync
 poweroff -f
@@ -184,13 +201,14 @@ mod tests {
     use super::*;
 
     fn args(vendor: Virtualisation, ept: Switch) -> NestedArgs {
-        NestedArgs { vendor, ept, depth: 3, kvm: "vpid=0".into() }
+        NestedArgs { vendor, ept, depth: 3, kvm: "vpid=0".into(), guests: 1, guest_cpus: 2 }
     }
 
     #[test]
     fn parameters_reach_the_module() {
         let intel = init(&args(Virtualisation::Intel, Switch::Off), 2);
-        assert!(intel.contains("insmod /nested/kvm-intel.ko* vpid=0 ept=0\n") && intel.contains("-m 192 "));
+        assert!(intel.contains("insmod /nested/kvm-intel.ko* vpid=0 ept=0\n"));
+        assert!(intel.contains("-smp 2 -m 192 ") && !intel.contains("nested=1"));
         let amd = init(&args(Virtualisation::Amd, Switch::Off), 3);
         assert!(
             amd.contains("insmod /nested/kvm-amd.ko* vpid=0 npt=0 nested=1\n") && amd.contains("-m 704 ")

@@ -26,6 +26,7 @@ impl Cpu {
             model: &self.model,
             memory: &self.memory,
             long: self.efer & efer::LMA != 0,
+            entered_long: self.virt.vmx.entered_long,
             current: self.virt.vmx.current.unwrap_or(u64::MAX),
             smm: self.smm,
         }
@@ -35,8 +36,6 @@ impl Cpu {
     /// goes on.
     pub(super) fn vmx_enter(&mut self, launch: bool) -> Result<(), EntryRefused> {
         self.counters.vmx_entries += 1;
-        self.counters.vmx_entered.0 = self.virt.vmx.current.unwrap_or(u64::MAX);
-        self.virt.vmx.vmcs.copy_to(&mut self.counters.vmx_entered.1);
         if let Some(check) = self.vmx_view().first_violation() {
             tracing::debug!(
                 target: "ringworld::vmx",
@@ -51,6 +50,8 @@ impl Cpu {
                 }
             };
         }
+        self.virt.vmx.vmcs.note_entry();
+        self.virt.vmx.entered_long = self.efer & efer::LMA != 0;
         self.load_guest();
         if let Err(entry) = self.load_msr_list(Field::EntryMsrLoadAddress, Field::EntryMsrLoadCount) {
             self.vmx_entry_failure(reason::MSR_LOADING, entry);

@@ -199,7 +199,11 @@ impl Cpu {
             Activity::WaitForSipi => 3,
         };
         let (rsp, rip) = (self.regs[gpr::RSP], self.rip());
-        let perf = self.read_msr(PERF_GLOBAL_CTRL).unwrap_or(0);
+        let perf = if self.virt.vmx.entry_control(GUEST_PERF_GLOBAL_CTRL) {
+            self.read_msr(PERF_GLOBAL_CTRL).unwrap_or(0)
+        } else {
+            0
+        };
         let vmx = &mut self.virt.vmx;
         let blocked = if vmx.pin(VIRTUAL_NMIS) { vmx.virtual_nmi_blocked } else { self.nmi_blocked };
         if vmx.exit_control(DEBUG_CONTROLS) {

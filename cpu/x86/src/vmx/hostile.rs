@@ -149,6 +149,10 @@ fn random_states_near_validity_do_no_harm() {
                 let next = get(&cpu, Field::GuestRip).wrapping_add(get(&cpu, Field::ExitInstructionLength));
                 set(&mut cpu, Field::GuestRip, next);
                 mutate(&mut cpu, &mut random, 2);
+                // Checks that are not made again would find nothing.
+                let view = cpu.vmx_view();
+                let first = view.violations().first().map(|check| check.name);
+                assert_eq!(view.first_violation().map(|check| check.name), first);
                 let _ = run(&mut cpu, &[0x0f, 0x01, 0xc3]);
             }
         }

@@ -32,11 +32,9 @@ impl Cpu {
         Some(shown.map(|info| (info, self.virt.vmx.vmcs.get(info.field))))
     }
 
-    /// A field's value at the last VM entry, if that was with the current VMCS.
+    /// A field's value at the last VM entry, if there was one since the VMCS became current.
     pub fn vmcs_field_at_entry(&self, field: Field) -> Option<u64> {
-        let (address, fields) = &self.counters.vmx_entered;
-        let same = self.virt.vmx.current == Some(*address);
-        fields.get(field as usize).copied().filter(|_| same)
+        self.virt.vmx.vmcs.at_entry(field)
     }
 
     /// All checks that a VM entry with the current VMCS would violate now.

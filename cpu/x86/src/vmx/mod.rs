@@ -39,6 +39,8 @@ pub struct Vmx {
     pub current: Option<u64>,
     /// The current VMCS.
     pub vmcs: Vmcs,
+    /// Whether the processor was in IA-32e mode before the last VM entry.
+    pub(crate) entered_long: bool,
     /// The exit that a hook has noted.
     pub(crate) exit: Exit,
     /// A trap-like exit (APIC write, EOI, TPR below threshold) waits for the end of the instruction.

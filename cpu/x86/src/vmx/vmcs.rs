@@ -265,13 +265,77 @@ impl FieldInfo {
     }
 }
 
+/// Where a field of an encoding is in [`FIELDS`], by width, type and the low six bits of the index (SDM 3D 25.11.2); no field's
+/// index has more. 255 is none.
+static PLACES: [u8; 1024] = {
+    let mut places = [u8::MAX; 1024];
+    let mut n = 0;
+    while n < COUNT {
+        places[place(FIELDS[n].encoding)] = n as u8;
+        n += 1;
+    }
+    places
+};
+
+const fn place(encoding: u16) -> usize {
+    let encoding = encoding as usize;
+    (encoding >> 13 & 3) << 8 | (encoding >> 10 & 3) << 6 | encoding >> 1 & 63
+}
+
 /// A field, and whether an access is to the high half of a 64-bit one, by its encoding.
 pub fn find(encoding: u32) -> Option<(&'static FieldInfo, bool)> {
     let full = u16::try_from(encoding & !1).ok()?;
-    let at = FIELDS.binary_search_by_key(&full, |info| info.encoding).ok()?;
-    let info = &FIELDS[at];
+    let info = FIELDS.get(usize::from(PLACES[place(full)])).filter(|info| info.encoding == full)?;
     let high = encoding & 1 != 0;
     (!high || info.width() == Width::Quad).then_some((info, high))
+}
+
+/// Which fields have changed since the last VM entry, and what they were: so that an entry repeats only the checks that can
+/// have another outcome. No part of the state: that it is empty changes nothing but the time that an entry takes.
+#[derive(Clone, Debug, Default)]
+struct Changes {
+    /// Whether there was an entry since the VMCS was loaded.
+    known: bool,
+    changed: FieldSet,
+    /// What a changed field was.
+    old: Vec<u64>,
+}
+
+impl PartialEq for Changes {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Changes {}
+
+impl core::hash::Hash for Changes {
+    fn hash<H: core::hash::Hasher>(&self, _: &mut H) {}
+}
+
+/// A set of fields.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FieldSet([u64; COUNT.div_ceil(64)]);
+
+impl FieldSet {
+    /// The fields that `chosen` says by their encodings.
+    pub(super) fn of(chosen: impl Fn(u16) -> bool) -> Self {
+        let mut set = Self::default();
+        FIELDS.iter().filter(|info| chosen(info.encoding)).for_each(|info| set.insert(info.field));
+        set
+    }
+
+    fn insert(&mut self, field: Field) {
+        self.0[field as usize / 64] |= 1 << (field as usize % 64);
+    }
+
+    fn has(&self, field: Field) -> bool {
+        self.0[field as usize / 64] >> (field as usize % 64) & 1 != 0
+    }
+
+    fn meets(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(a, b)| a & b != 0)
+    }
 }
 
 /// The fields of the current VMCS.
@@ -282,11 +346,13 @@ pub struct Vmcs {
     pub launched: bool,
     /// The region is a shadow VMCS.
     pub shadow: bool,
+    #[serde(skip)]
+    changes: Changes,
 }
 
 impl Default for Vmcs {
     fn default() -> Self {
-        Self { fields: vec![0; COUNT], launched: false, shadow: false }
+        Self { fields: vec![0; COUNT], launched: false, shadow: false, changes: Changes::default() }
     }
 }
 
@@ -306,14 +372,38 @@ impl Vmcs {
     /// Sets a field; bits beyond its width are dropped.
     #[inline]
     pub fn set(&mut self, field: Field, value: u64) {
-        if let Some(slot) = self.fields.get_mut(field as usize) {
-            *slot = value & FIELDS[field as usize].mask();
+        let value = value & FIELDS[field as usize].mask();
+        let Some(slot) = self.fields.get_mut(field as usize).filter(|slot| **slot != value) else { return };
+        let old = core::mem::replace(slot, value);
+        if self.changes.known && !self.changes.changed.has(field) {
+            self.changes.changed.insert(field);
+            self.changes.old[field as usize] = old;
         }
     }
 
-    /// All fields, in the order of [`FIELDS`].
-    pub(super) fn copy_to(&self, copy: &mut Vec<u64>) {
-        copy.clone_from(&self.fields);
+    /// A VM entry has found nothing wrong: changes count from now on.
+    pub(super) fn note_entry(&mut self) {
+        self.changes.known = true;
+        self.changes.changed = FieldSet::default();
+        self.changes.old.resize(COUNT, 0);
+    }
+
+    /// Whether no field of a set has changed since the last VM entry.
+    pub(super) fn unchanged(&self, fields: &FieldSet) -> bool {
+        self.changes.known && !self.changes.changed.meets(fields)
+    }
+
+    /// What a field was at the last VM entry, if there was one.
+    pub(super) fn at_entry(&self, field: Field) -> Option<u64> {
+        let changes = &self.changes;
+        let old = || changes.old.get(field as usize).copied();
+        if !changes.known {
+            None
+        } else if changes.changed.has(field) {
+            old()
+        } else {
+            Some(self.get(field))
+        }
     }
 
     /// The field `n` places after `first` (segment registers, PDPTEs, CR3 targets: their fields are in a row).
@@ -358,6 +448,7 @@ impl Cpu {
             fields: fields.map(|(bytes, info)| u64::from_le_bytes(*bytes) & info.mask()).collect(),
             launched: self.vmcs_is_launched(region),
             shadow: self.vmcs_revision(region) & SHADOW != 0,
+            changes: Changes::default(),
         }
     }
 
@@ -407,6 +498,13 @@ mod tests {
         assert_eq!(find(0x681e).map(|(f, high)| (f.field, high)), Some((Field::GuestRip, false)));
         assert_eq!(find(0x2011).map(|(f, high)| (f.field, high)), Some((Field::TscOffset, true)));
         assert!(find(0x681f).is_none() && find(0x1_681e).is_none() && find(0x7fff).is_none());
+        // Every encoding of 16 bits is what the table says.
+        for encoding in 0..=0xffff_u32 {
+            let listed = FIELDS.iter().find(|info| u32::from(info.encoding) == encoding & !1);
+            let found = find(encoding).map(|(info, _)| info.field);
+            let high = listed.is_none_or(|info| encoding & 1 == 0 || info.width() == Width::Quad);
+            assert_eq!(found, listed.filter(|_| high).map(|info| info.field), "{encoding:#x}");
+        }
     }
 
     #[test]

@@ -9,9 +9,10 @@ mod host_state;
 
 use super::capability::Capabilities;
 use super::controls::Group;
-use super::vmcs::{Field, Vmcs};
+use super::vmcs::{Field, FieldSet, Vmcs};
 use crate::model::Model;
 use ringworld_mmu::GuestMemory;
+use std::sync::LazyLock;
 
 /// How VM entry fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +58,8 @@ pub struct View<'a> {
     pub long: bool,
     /// The current-VMCS pointer.
     pub current: u64,
+    /// Whether it was in IA-32e mode at the last VM entry.
+    pub entered_long: bool,
     /// In SMM.
     pub smm: bool,
 }
@@ -82,10 +85,44 @@ pub fn all() -> impl Iterator<Item = &'static VmEntryCheck> {
         .flat_map(|table| table.iter())
 }
 
+/// Controls and host state; what the checks of the guest's segments look at besides.
+static SETS: LazyLock<[FieldSet; 2]> = LazyLock::new(|| {
+    // Bits 11:10 of an encoding are the type: control, read-only, guest, host (SDM 3D 25.11.2).
+    let fixed = FieldSet::of(|encoding| matches!(encoding >> 10 & 3, 0 | 3));
+    let segments = FieldSet::of(
+        |encoding| matches!(encoding, 0x0800..=0x080e | 0x4800..=0x480e | 0x4814..=0x4822 | 0x6806..=0x6814 | 0x6800),
+    );
+    [fixed, segments]
+});
+
 impl View<'_> {
-    /// The first check that the VMCS violates.
+    /// The first check that the VMCS violates. Checks that have the outcome of the last VM entry are not made again.
     pub fn first_violation(&self) -> Option<&'static VmEntryCheck> {
-        all().find(|check| (check.violated)(self))
+        let (fixed, segments) = self.known();
+        [
+            (controls::TABLES, fixed),
+            (host_state::TABLES, fixed),
+            (guest_registers::TABLES, false),
+            (guest_segments::TABLES, segments),
+            (guest_nonregister::TABLES, false),
+        ]
+        .into_iter()
+        .filter(|(_, known)| !known)
+        .flat_map(|(tables, _)| tables.iter().copied().flatten())
+        .find(|check| (check.violated)(self))
+    }
+
+    /// Whether controls and host state, and whether the guest's segments are as they were at the last VM entry, with all that
+    /// their checks look at besides: the mode, VTPR in memory, virtual-8086 mode.
+    fn known(&self) -> (bool, bool) {
+        use super::controls::bits::{TPR_SHADOW, VIRTUAL_INTERRUPT_DELIVERY};
+        let [fixed, segments] = &*SETS;
+        let fixed = self.vmcs.unchanged(fixed)
+            && self.long == self.entered_long
+            && (!self.primary(TPR_SHADOW) || self.secondary(VIRTUAL_INTERRUPT_DELIVERY));
+        let rflags = self.vmcs.at_entry(Field::GuestRflags);
+        let v8086 = rflags.is_some_and(|old| (old & crate::flags::bits::VM != 0) == self.v8086());
+        (fixed, fixed && v8086 && self.vmcs.unchanged(segments))
     }
 
     /// All checks that the VMCS violates.

@@ -468,6 +468,7 @@ fn violated(cpu: &crate::Cpu, vmcs: &Vmcs, long: bool) -> Vec<&'static str> {
         model: &cpu.model,
         memory: &cpu.memory,
         long,
+        entered_long: long,
         current: CURRENT,
         smm: false,
     };
