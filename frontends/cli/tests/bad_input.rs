@@ -179,6 +179,24 @@ fn disks_networks_and_firmware_that_cannot_be_had() {
     );
     refused(&run(&["--net", "user,hostfwd=tcp:22"]), 2, &["hostfwd=tcp:22", "PORT"]);
     refused(&run(&["--net", "bridge"]), 2, &["bridge", "user"]);
+    // Without rights, without the device, or because it is no tap interface.
+    refused(&run(&["--net", "tap,ifname=lo"]), 1, &["tap interface lo"]);
+    refused(&run(&["--net", "tap"]), 2, &["ifname"]);
+    refused(&run(&["--net", "tap,ifname=t,hostfwd=tcp::1-:2"]), 2, &["hostfwd"]);
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = udp.local_addr().unwrap().port();
+    refused(
+        &run(&["--net", &format!("user,hostfwd=udp::{port}-:53")]),
+        1,
+        &["cannot listen", &port.to_string(), "in use"],
+    );
+
+    refused(&run(&["--share", "/nonexistent/folder"]), 1, &["share", "/nonexistent/folder", "No such file"]);
+    refused(&run(&["--share", &file("plain", b"x")]), 1, &["share", "plain", "Not a directory"]);
+    refused(&run(&["--share", "/tmp,mode=x"]), 2, &["mode", "readonly"]);
+    refused(&run(&["--vsock", "uds=/nonexistent/v"]), 1, &["vsock", "/nonexistent/v", "No such file"]);
+    refused(&run(&["--vsock", &format!("uds={}", file("file", b"x"))]), 1, &["vsock", "file", "in use"]);
+    refused(&run(&["--vsock", "cid=2,uds=x"]), 2, &["cid=2"]);
 
     let firmware = |path: &str| output(&["run", "--firmware", path, "-m", "64M"]);
     refused(&firmware("/nonexistent/bios"), 1, &["/nonexistent/bios", "No such file"]);

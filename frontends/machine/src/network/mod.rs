@@ -126,7 +126,7 @@ impl NetworkBackend for GuestSide {
 pub(crate) struct Prepared(Kind);
 
 enum Kind {
-    User(Nat),
+    User(Box<Nat>),
     Tap(Tap, HostSide),
 }
 
@@ -148,7 +148,7 @@ pub(crate) fn prepare(
     }
     let host = HostSide { frames, wake };
     let prepared = match &network.kind {
-        NetworkKind::User { forwards } => Kind::User(Nat::new(host, forwards)?),
+        NetworkKind::User { forwards } => Kind::User(Box::new(Nat::new(host, forwards)?)),
         NetworkKind::Tap { interface } => Kind::Tap(Tap::open(interface)?, host),
     };
     let takes_offloads = matches!(prepared, Kind::User(_));

@@ -237,11 +237,7 @@ impl Connection {
                 (*result.as_ref().unwrap_or(&0), ())
             });
             match (result, sent) {
-                (Ok(0), _) => {
-                    self.host_done = true;
-                    socket.close();
-                    moved = true;
-                }
+                (Ok(0), _) => self.host_done = true,
                 (Ok(_), Ok(())) => moved = true,
                 (Err(error), _) if error.kind() == ErrorKind::WouldBlock => break,
                 (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
@@ -250,6 +246,11 @@ impl Connection {
                     return true;
                 }
             }
+        }
+        // Not before all is sent: in LAST-ACK the stack takes the guest's window updates for duplicates.
+        if self.host_done && socket.may_send() && socket.send_queue() == 0 {
+            socket.close();
+            moved = true;
         }
         moved
     }
