@@ -112,6 +112,24 @@ impl Translations {
         self.large.clear();
     }
 
+    /// Drops the writes of the pages whose place among the writers is `at`.
+    fn drop_writes(&mut self, at: usize, epoch: u64) {
+        if self.write_epoch != epoch {
+            return;
+        }
+        let Self { write, physical, used, .. } = self;
+        let mut drop = |n: usize| {
+            if (physical[n] >> 12) as usize & (WRITERS - 1) == at {
+                write[n] = no_page(n);
+            }
+        };
+        if used.len() < JOURNAL {
+            used.iter().for_each(|&n| drop(usize::from(n)));
+        } else {
+            (0..TLB_ENTRIES).for_each(drop);
+        }
+    }
+
     fn clear_slot(&mut self, n: usize) {
         self.read[n] = no_page(n);
         self.write[n] = no_page(n);
@@ -532,12 +550,11 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
                 self.arrays(ContextId(context)).write[usize::from(slot)] = no_page(slot.into());
             }
             Writer::Many => {
+                // Arrays without a key, or of an earlier epoch, hold no writes.
+                let epoch = self.write_epoch;
                 for context in 0..self.contexts.len() {
-                    let arrays = self.arrays(ContextId(context as u16));
-                    for n in 0..TLB_ENTRIES {
-                        if (arrays.physical[n] >> 12) as usize & (WRITERS - 1) == at {
-                            arrays.write[n] = no_page(n);
-                        }
+                    if self.keys[context].is_some() {
+                        self.arrays(ContextId(context as u16)).drop_writes(at, epoch);
                     }
                 }
             }
