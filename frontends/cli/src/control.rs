@@ -21,6 +21,8 @@ use std::time::Duration;
 const MAX_LINE: u64 = 1 << 20;
 /// How often a paused machine looks whether the user wants something.
 const POLL: Duration = Duration::from_millis(50);
+/// How long a client may take to accept an answer.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// The most memory that one command reads.
 const MAX_MEMORY: usize = 1 << 16;
 
@@ -62,6 +64,8 @@ struct Line {
 struct Request {
     line: Line,
     reply: Sender<Value>,
+    /// Ends when the answer has been written, or the connection is gone.
+    written: Receiver<()>,
 }
 
 /// What a command leads to.
@@ -126,11 +130,13 @@ fn talk(
         if line.trim_ascii().is_empty() {
             continue;
         }
+        // Dropped when the answer is out.
+        let (_writing, written) = channel();
         let reply = match serde_json::from_slice::<Line>(&line) {
             Err(error) => answer(&Value::Null, Err(format!("this is no command: {error}"))),
             Ok(line) => {
                 let (sender, receiver) = channel();
-                requests.send(Request { line, reply: sender }).ok()?;
+                requests.send(Request { line, reply: sender, written }).ok()?;
                 // The machine looks at the queue when it has stopped.
                 handle.notify();
                 receiver.recv().ok()?
@@ -175,7 +181,7 @@ impl Control {
     pub fn serve(&mut self, machine: &mut Machine, monitor: &mut Monitor, wanted: impl Fn() -> bool) -> bool {
         let handle = machine.handle();
         loop {
-            let Request { line, reply } =
+            let Request { line, reply, written } =
                 match self.requests.recv_timeout(if self.paused { POLL } else { Duration::ZERO }) {
                     Ok(request) => request,
                     Err(_) if !self.paused => return false,
@@ -194,9 +200,9 @@ impl Control {
             }
             // Who asked may be gone.
             let _ = reply.send(answer(&line.id, result));
+            // The answer goes out before the machine goes on, whose guest may end the process. Who does not read waits no one.
+            let _ = written.recv_timeout(PATIENCE);
             if outcome == Outcome::Quit {
-                // The answer goes out before the process ends.
-                std::thread::sleep(POLL);
                 return true;
             }
         }
