@@ -19,8 +19,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use unittests_cfg::Test;
 
-/// How long a machine may take to end after its limit has passed.
-const GRACE: Duration = Duration::from_secs(20);
+/// Of the host's time, a test may take so many times its limit: others want the processors, too.
+const PATIENCE: u32 = 20;
+/// A clock tick of `/proc/PID/stat`, which Linux fixes at a hundredth of a second for user space.
+const TICK: Duration = Duration::from_millis(10);
 /// How often the end of a process is looked for.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -94,6 +96,15 @@ fn tree(folder: &Path) -> anyhow::Result<(std::path::PathBuf, String)> {
     Ok((folder.join("x86"), arch))
 }
 
+/// The CPU time that a process has taken so far (proc(5): `utime` and `stime` in `/proc/PID/stat`).
+fn cpu_time(process: u32) -> Option<Duration> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name, which may hold anything, ends with the last parenthesis; the third field follows it.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |field: usize| fields.get(field - 3)?.parse::<u32>().ok();
+    Some(TICK * ticks(14)?.saturating_add(ticks(15)?))
+}
+
 /// Runs one test to its end, or until its time is up.
 fn run_one(name: &str, plan: &Plan, args: &ConformArgs, logs: &Path) -> anyhow::Result<Outcome> {
     let file = |end: &str| logs.join(format!("{}.{end}", name.replace('/', "_")));
@@ -108,7 +119,7 @@ fn run_one(name: &str, plan: &Plan, args: &ConformArgs, logs: &Path) -> anyhow::
         .args(&plan.arguments)
         .arg("--initrd")
         .arg(&environment)
-        .args(["--timeout", &plan.timeout.as_secs_f64().to_string(), "--engine", args.engine.name()])
+        .args(["--engine", args.engine.name()])
         .arg("--stats")
         .arg(format!("json:{}", counters.display()))
         .stdin(Stdio::null())
@@ -116,11 +127,14 @@ fn run_one(name: &str, plan: &Plan, args: &ConformArgs, logs: &Path) -> anyhow::
         .stderr(create(&messages)?)
         .spawn()
         .context("cannot start a machine")?;
+    let mut used = Duration::ZERO;
     let ended = loop {
+        // The time of one that has ended but was not waited for yet is still to be had.
+        used = cpu_time(child.id()).unwrap_or(used);
         if child.try_wait()?.is_some() {
             break true;
         }
-        if begin.elapsed() > plan.timeout + GRACE {
+        if used > plan.timeout || begin.elapsed() > plan.timeout * PATIENCE {
             child.kill()?;
             child.wait()?;
             break false;
@@ -130,8 +144,8 @@ fn run_one(name: &str, plan: &Plan, args: &ConformArgs, logs: &Path) -> anyhow::
     let mut outcome = Outcome::read(name, &output, &messages, &counters, plan.panics);
     if !ended {
         outcome.status = Status::Timeout;
-        outcome.reason = "the machine did not stop at its time limit".into();
+        outcome.reason = format!("its limit of {} seconds is over", plan.timeout.as_secs());
     }
-    outcome.seconds = begin.elapsed().as_secs_f64();
+    outcome.seconds = used.as_secs_f64();
     Ok(outcome)
 }
