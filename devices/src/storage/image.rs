@@ -181,7 +181,8 @@ impl Cow {
     fn open(path: &Path, file: File, write: bool) -> Result<Self, DiskError> {
         let damaged =
             |error: io::Error| DiskError::Damaged(path.into(), error.to_string().replace('\n', " "));
-        check_header(&file).map_err(|what| DiskError::Damaged(path.into(), what.into()))?;
+        let checked = check_header(&file).and_then(|()| if write { check_counts(&file) } else { Ok(()) });
+        checked.map_err(|what| DiskError::Damaged(path.into(), what.into()))?;
         let image = Qcow2::<imago::file::File>::builder_path(path)
             .write(write)
             .open(PermissiveImplicitOpenGate::default())
@@ -216,6 +217,35 @@ fn check_header(file: &File) -> Result<(), &'static str> {
     let inside = |start: u64, len: u64| start.checked_add(len).is_some_and(|last| last <= end);
     if !inside(l1_offset, l1_entries * 8) || !inside(refcounts, u64::from(word(56)) * cluster) {
         return Err("the file ends before its tables do");
+    }
+    Ok(())
+}
+
+/// Looks whether every cluster of the file has a place for its reference count, as in all images that a sound program has
+/// made: the library would make missing tables one inside of the other, as deep as there are holes.
+fn check_counts(file: &File) -> Result<(), &'static str> {
+    let mut header = [0; 104];
+    // Version 2 has no more than 72 bytes, and counts of 16 bits.
+    let _ = file.read_at(&mut header, 0).map_err(|_| "its header cannot be read")?;
+    let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let end = file.metadata().map_err(|_| "its size is unknown")?.len();
+    let (cluster, order) = (1u64 << word(20), if word(4) == 2 { 4 } else { word(96) });
+    if order > 6 {
+        return Err("its reference counts have a size that cannot be");
+    }
+    let covered = cluster * (cluster * 8 >> order);
+    let blocks = end.div_ceil(covered) as usize;
+    let table_at = u64::from(word(48)) << 32 | u64::from(word(52));
+    if blocks as u64 * 8 > u64::from(word(56)) * cluster {
+        return Err("its reference counts do not cover the file");
+    }
+    let mut table = vec![0; blocks * 8];
+    file.read_exact_at(&mut table, table_at).map_err(|_| "the file ends before its tables do")?;
+    for entry in table.chunks_exact(8) {
+        let at = entry.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        if at == 0 || !at.is_multiple_of(cluster) || at >= end {
+            return Err("its reference counts do not cover the file");
+        }
     }
     Ok(())
 }
@@ -303,5 +333,28 @@ mod tests {
         header[39] = 1;
         header[42] = 1;
         assert!(error(&DiskOptions::new(file(&header).path())).contains("ends before"));
+        // A sound image but for its table of reference counts, which is empty.
+        let mut image = vec![0; 4 << 16];
+        let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, QCOW2_MAGIC);
+        for (at, value) in [
+            (4, 3u32),
+            (20, 16),
+            (28, 1 << 20),
+            (36, 1),
+            (44, 3 << 16),
+            (52, 1 << 16),
+            (56, 1),
+            (96, 4),
+            (100, 104),
+        ] {
+            put(at, &value.to_be_bytes());
+        }
+        assert!(error(&DiskOptions::new(file(&image).path())).contains("do not cover"));
+        let options = |image: &tempfile::NamedTempFile| DiskOptions {
+            read_only: true,
+            ..DiskOptions::new(image.path())
+        };
+        assert!(open_disk(&options(&file(&image))).is_ok());
     }
 }

@@ -53,6 +53,7 @@ pub use inspect::{PageWalk, linear_rip, read_linear};
 pub use lockstep::{Verdict, lockstep};
 pub use log::{Recording, RecordingEnd, RecordingHeader};
 pub use machine::{Backends, Machine};
+pub use network::fuzz_gateway;
 pub use network::{Forward, GUEST, Network, NetworkError, NetworkKind, Protocol};
 pub use share::{Share, ShareError};
 pub use snapshot::{Snapshot, SnapshotHeader};

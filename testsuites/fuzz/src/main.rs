@@ -13,6 +13,7 @@ mod guest;
 #[path = "../../../firmware/tests/common/kernels.rs"]
 mod kernels;
 mod loaders;
+mod packets;
 mod peripherals;
 mod qcow2;
 mod random;
@@ -47,6 +48,7 @@ const TARGETS: &[(&str, Run)] = &[
     ("nvme", peripherals::nvme_commands),
     ("ahci", peripherals::ahci_commands),
     ("qcow2", qcow2::run),
+    ("packets", packets::run),
 ];
 
 /// A case that takes more CPU time than this does not end. The slowest ones take well under a second.

@@ -155,6 +155,21 @@ pub(crate) fn prepare(
     Ok((Box::new(GuestSide { frames: sender, wake: waker, muted, takes_offloads }), Prepared(prepared)))
 }
 
+/// Gives a gateway frames as a guest sends them, one after the other, for the fuzzer; the number of frames for the guest.
+pub fn fuzz_gateway(frames: Vec<Vec<u8>>) -> Result<usize, NetworkError> {
+    let (sender, receiver) = sync_channel(MAX_FRAMES);
+    let (wake, _waker) = std::io::pipe()?;
+    rustix::io::ioctl_fionbio(&wake, true).map_err(std::io::Error::from)?;
+    let mut nat = Nat::new(HostSide { frames: receiver, wake }, &[])?;
+    let mut count = 0;
+    for frame in frames {
+        // Taken at once, so there is room.
+        let _ = sender.try_send(frame);
+        nat.step(&mut |frames| count += frames.len());
+    }
+    Ok(count)
+}
+
 impl Prepared {
     /// Runs the network for as long as the card exists. Its frames go to card `port`.
     pub(crate) fn start(self, port: usize, handle: MachineHandle) {

@@ -109,26 +109,31 @@ impl Nat {
 
     /// Works until the guest's card is gone.
     pub(super) fn run(mut self, mut send: impl FnMut(Vec<Vec<u8>>)) {
-        loop {
-            if !self.take_frames() {
-                return;
-            }
-            let mut frames = Vec::new();
-            self.tcp.accept(&mut self.interface, &mut self.sockets, &mut frames);
-            self.wire.from_guest.extend(frames);
-            let now = Instant::from_micros(self.start.elapsed().as_micros() as i64);
-            self.interface.poll(now, &mut self.wire, &mut self.sockets);
-            let moved = self.tcp.pump(&mut self.sockets);
-            self.udp.receive(self.guest_mac, &mut self.wire.to_guest);
-            let full = self.wire.to_guest.len() >= BATCH;
-            if !self.wire.to_guest.is_empty() {
-                send(core::mem::take(&mut self.wire.to_guest));
-            }
-            if !moved && !full && self.wire.from_guest.is_empty() {
+        while let Some(idle) = self.step(&mut send) {
+            if let Some(now) = idle {
                 let delay = self.interface.poll_delay(now, &self.sockets);
                 self.wait(delay.map(|delay| delay.total_micros()));
             }
         }
+    }
+
+    /// Does what there is to do; the moment if there is nothing more to do now. `None` if the guest's card is gone.
+    pub(super) fn step(&mut self, send: &mut impl FnMut(Vec<Vec<u8>>)) -> Option<Option<Instant>> {
+        if !self.take_frames() {
+            return None;
+        }
+        let mut frames = Vec::new();
+        self.tcp.accept(&mut self.interface, &mut self.sockets, &mut frames);
+        self.wire.from_guest.extend(frames);
+        let now = Instant::from_micros(self.start.elapsed().as_micros() as i64);
+        self.interface.poll(now, &mut self.wire, &mut self.sockets);
+        let moved = self.tcp.pump(&mut self.sockets);
+        self.udp.receive(self.guest_mac, &mut self.wire.to_guest);
+        let full = self.wire.to_guest.len() >= BATCH;
+        if !self.wire.to_guest.is_empty() {
+            send(core::mem::take(&mut self.wire.to_guest));
+        }
+        Some((!moved && !full && self.wire.from_guest.is_empty()).then_some(now))
     }
 
     /// Takes what the guest has sent; false if nothing will come any more.
