@@ -245,8 +245,9 @@ impl Cpu {
 
     /// Flushes one PCID's translations. (Its global pages go too, which an implementation may do.)
     pub fn flush_pcid(&mut self, pcid: u16) {
-        let key = (self.spaces.guest, pcid);
-        self.forget_spaces(|other| other == key);
+        if let Some(dead) = self.spaces.spaces.remove(&(self.spaces.guest, pcid)) {
+            self.tlb.retire(|key| key.space == dead);
+        }
         self.update_context();
     }
 
