@@ -515,7 +515,9 @@ impl Translator {
                 cpu.regs[REG_RIP as usize] = site.rip;
                 cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
                 if site.kind == Kind::Stale {
+                    // The interpreter takes at least one step: what is found here might leave at once, too.
                     self.jumps.remove(site.rip);
+                    return 0;
                 }
                 if frame.budget == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
