@@ -366,6 +366,14 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         self.current = if barred { self.barred } else { self.contexts[usize::from(context.0)] };
     }
 
+    /// The arrays of a context that [`Self::select`] would select as they are.
+    #[inline]
+    pub fn selectable(&self, context: ContextId) -> Option<*const Translations> {
+        let arrays = *self.contexts.get(usize::from(context.0))?;
+        // SAFETY: as in `current`.
+        (unsafe { arrays.as_ref() }.write_epoch == self.write_epoch).then_some(arrays.as_ptr().cast_const())
+    }
+
     /// A number that no other key and no earlier use of the same arrays has had.
     pub fn incarnation(&self, context: ContextId) -> u64 {
         self.incarnations[usize::from(context.0)]

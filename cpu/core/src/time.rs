@@ -19,6 +19,9 @@ impl VirtualTime {
 
     /// The number of ticks of a counter of `hz` that have passed at this moment (rounded down).
     pub const fn ticks(self, hz: u64) -> u64 {
+        if hz == 1_000_000_000 {
+            return self.0;
+        }
         (self.0 as u128 * hz as u128 / 1_000_000_000) as u64
     }
 

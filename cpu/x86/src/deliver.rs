@@ -71,7 +71,7 @@ impl Cpu {
     /// Delivers the exception that an instruction raised; RIP is at the instruction.
     #[cold]
     pub(crate) fn deliver_pending(&mut self) {
-        if self.in_shadow == Shadow::None {
+        if self.in_shadow != Shadow::MovSs {
             // Data breakpoints that the instruction hit before it faulted: it has not completed, and hits them again.
             // What waits in the shadow of MOV SS stays.
             self.pending_db = 0;

@@ -124,6 +124,12 @@ impl Cpu {
             }
             break;
         }
+        self.held = u64::from(
+            self.nmi_pending
+                || self.smi_pending
+                || self.lapic.pending_vector().is_some()
+                || self.intr && self.ext_int_reaches(),
+        );
         let keep = boundary::CODE_BREAKPOINTS | boundary::LAST_BRANCH | boundary::YIELD;
         self.boundary &= keep;
         if self.mode.guest() && self.guest_steps() {

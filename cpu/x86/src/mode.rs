@@ -128,6 +128,19 @@ impl Cpu {
         self.end_block();
     }
 
+    /// As [`Self::privilege_changed`], where nothing but the CPL and RFLAGS.AC has changed, in 64-bit mode.
+    pub(crate) fn level_changed(&mut self) {
+        let level = match self.cpl {
+            0 => 0,
+            3 => Mode::CPL3,
+            _ => Mode::CPL12,
+        };
+        self.mode = Mode(self.mode.supervisor().0 | level);
+        self.pmu_privilege();
+        self.select_context();
+        self.end_block();
+    }
+
     /// Recomputes the fast path's view of all segments.
     pub(crate) fn update_fast_segments(&mut self) {
         let long64 = self.long_mode() && self.seg[seg::CS as usize].long();

@@ -40,7 +40,40 @@ pub struct CodePage {
     pub pointer: *const u8,
 }
 
+/// Where in [`Cpu`] translated code finds what it reads and writes by itself, in bytes.
+#[allow(missing_docs)]
+pub mod offset {
+    use crate::Cpu;
+    use crate::insn::seg;
+    use crate::segment::{Segment, SegmentFast};
+    use core::mem::offset_of;
+    /// RFLAGS without the status flags.
+    pub const SYSTEM_FLAGS: i32 = offset_of!(Cpu, flags.system) as i32;
+    /// Not zero if an interrupt waits that cannot be taken yet.
+    pub const HELD: i32 = offset_of!(Cpu, held) as i32;
+    pub const KERNEL_GS_BASE: i32 = offset_of!(Cpu, msrs.kernel_gs_base) as i32;
+    pub const TSC_AUX: i32 = offset_of!(Cpu, msrs.tsc_aux) as i32;
+    /// GS base as a segment register's, and as addresses use it.
+    pub const GS_BASE: [i32; 2] = [
+        (offset_of!(Cpu, seg) + seg::GS as usize * size_of::<Segment>() + offset_of!(Segment, base)) as i32,
+        (offset_of!(Cpu, fast) + seg::GS as usize * size_of::<SegmentFast>() + offset_of!(SegmentFast, base))
+            as i32,
+    ];
+    /// The selector of a segment register.
+    pub const fn selector(segment: usize) -> i32 {
+        (offset_of!(Cpu, seg) + segment * size_of::<Segment>() + offset_of!(Segment, selector)) as i32
+    }
+}
+
 impl Cpu {
+    /// If RDTSC may be executed and shows the instruction count plus a constant: the constant. It changes only where a
+    /// block ends.
+    #[inline]
+    pub fn tsc_distance(&self) -> Option<u64> {
+        let allowed = self.cpl == 0 || self.cr4 & crate::control::cr4::TSD == 0;
+        (allowed && !self.mode.guest()).then(|| self.tsc().wrapping_sub(self.icount))
+    }
+
     /// Fetches from the page of `linear` as an instruction there would; `None` if that raises an exception (which the
     /// interpreter will deliver) or the page is not memory.
     pub fn code_page(&mut self, linear: u64) -> Option<CodePage> {

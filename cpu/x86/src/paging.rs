@@ -75,6 +75,8 @@ pub struct AddressSpaces {
     next_space: u32,
     /// The contexts of the present address space: supervisor, supervisor with EFLAGS.AC, user.
     keys: [ContextKey; 3],
+    /// What the TLB answered for them last: mode, context and its incarnation (0: not asked).
+    known: [(u32, ContextId, u64); 3],
     /// `None` while paging is off.
     pub(crate) paging: Option<Paging>,
     /// The guest that runs; `None` in the host.
@@ -89,6 +91,7 @@ impl Default for AddressSpaces {
             spaces: FastMap::default(),
             next_space: 1,
             keys: [ContextKey::default(); 3],
+            known: [(0, ContextId::default(), 0); 3],
             paging: None,
             guest: None,
             second_stage: None,
@@ -194,6 +197,7 @@ impl Cpu {
         // Without paging there is one context; without SMAP, EFLAGS.AC changes nothing.
         let user = if space != 0 { USER } else { 0 };
         let ac = if self.spaces.paging.is_some_and(|p| p.smap) { AC } else { 0 };
+        self.spaces.known = [(0, ContextId::default(), 0); 3];
         self.spaces.keys = [control, control | ac, control | user].map(|control| ContextKey {
             space,
             control,
@@ -206,17 +210,41 @@ impl Cpu {
     /// Selects the TLB context for the present privilege and EFLAGS.AC.
     #[inline]
     pub(crate) fn select_context(&mut self) {
-        let [supervisor, with_ac, user] = self.spaces.keys;
-        let key = if self.cpl == 3 {
-            user
-        } else if self.flags.has(bits::AC) {
-            with_ac
-        } else {
-            supervisor
+        let which = if self.cpl == 3 { 2 } else { usize::from(self.flags.has(bits::AC)) };
+        self.context = match self.known_context(which) {
+            Some(context) => context,
+            None => {
+                let key = ContextKey { mode: self.mode.0, ..self.spaces.keys[which] };
+                let context = self.tlb.context(&key);
+                self.spaces.known[which] = (self.mode.0, context, self.tlb.incarnation(context));
+                context
+            }
         };
-        self.context = self.tlb.context(&ContextKey { mode: self.mode.0, ..key });
         // Alignment checks are made in the slow path.
         self.tlb.select(self.context, self.alignment_checked());
+    }
+
+    /// A context of the present address space, if it has been asked for in this mode and not been replaced since.
+    #[inline]
+    fn known_context(&self, which: usize) -> Option<ContextId> {
+        let (mode, context, incarnation) = self.spaces.known[which];
+        let same = incarnation != 0 && mode == self.mode.0 && self.tlb.incarnation(context) == incarnation;
+        same.then_some(context)
+    }
+
+    /// For supervisor code of the present address space, with EFLAGS.AC clear and set: the TLB arrays that translated code
+    /// may change to by itself; zero where [`Self::select_context`] has to be asked.
+    #[inline]
+    pub fn supervisor_arrays(&self) -> [u64; 2] {
+        [0, 1].map(|which| match self.known_context(which) {
+            Some(context) if self.cpl == 0 => self.tlb.selectable(context).map_or(0, |arrays| arrays as u64),
+            _ => 0,
+        })
+    }
+
+    /// After translated code has changed EFLAGS.AC and the arrays that it uses by itself.
+    pub fn arrays_changed(&mut self) {
+        self.select_context();
     }
 
     /// Forgets the address spaces that `which` chooses, and their translations. [`Self::update_context`] has to follow.

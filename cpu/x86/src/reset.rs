@@ -30,6 +30,7 @@ impl Cpu {
             icount: 0,
             block_end: 0,
             boundary: 0,
+            held: 1,
             mode: Mode::default(),
             cpl: 0,
             zmm: [[0; 8]; 32],

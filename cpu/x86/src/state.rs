@@ -150,6 +150,9 @@ pub struct Cpu {
     pub block_end: usize,
     /// Reasons to look around between blocks, see [`boundary`].
     pub boundary: u32,
+    /// Not zero if, when the last boundary was left, an interrupt, NMI or SMI waited that could not be taken. While it is
+    /// zero, nothing happens where the flags open the way for one.
+    pub(crate) held: u64,
     /// What the decoder depends on, see [`crate::mode::Mode`].
     pub mode: crate::mode::Mode,
     /// Current privilege level.

@@ -14,6 +14,15 @@ pub enum Emit {
     Vector(Live),
     /// Not at all: it has no effect here.
     Nothing,
+    /// A system instruction.
+    System(System),
+    /// BT, BTS, BTR and BTC with the bit's number in a register.
+    BitString,
+    /// DIV and IDIV of 32 and 64 bits.
+    Divide {
+        /// IDIV.
+        signed: bool,
+    },
     #[allow(missing_docs)]
     Lea,
     #[allow(missing_docs)]
@@ -36,6 +45,24 @@ pub enum Emit {
     Return,
 }
 
+/// System instructions that are emitted in place in the usual case.
+#[allow(missing_docs)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum System {
+    Pause,
+    Cli,
+    Sti,
+    Clac,
+    Stac,
+    Pushfq,
+    Popfq,
+    Swapgs,
+    Rdtsc,
+    Rdtscp,
+    /// MOV from a segment register.
+    Selector,
+}
+
 /// Vector state that has to be in the host's registers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Live {
@@ -46,6 +73,14 @@ pub enum Live {
 }
 
 static TABLE: LazyLock<Vec<Option<Emit>>> = LazyLock::new(|| Code::values().map(classify).collect());
+
+impl Emit {
+    /// Whether a block goes on after it although the interpreter's ends.
+    pub fn goes_on(self) -> bool {
+        use System::{Clac, Popfq, Stac, Sti};
+        matches!(self, Self::Nothing | Self::System(Sti | Popfq | Clac | Stac))
+    }
+}
 
 /// How a form is emitted; `None` if by a call of its function.
 pub fn emit_of(code: Code) -> Option<Emit> {
@@ -144,6 +179,26 @@ const VECTOR_EXCEPT: &[Mnemonic] = {
 fn classify(code: Code) -> Option<Emit> {
     let row = row(code)?;
     let info = code.op_code();
+    match code {
+        Code::Pause => return Some(Emit::System(System::Pause)),
+        Code::Cli => return Some(Emit::System(System::Cli)),
+        Code::Sti => return Some(Emit::System(System::Sti)),
+        Code::Clac => return Some(Emit::System(System::Clac)),
+        Code::Stac => return Some(Emit::System(System::Stac)),
+        Code::Pushfq => return Some(Emit::System(System::Pushfq)),
+        Code::Popfq => return Some(Emit::System(System::Popfq)),
+        Code::Swapgs => return Some(Emit::System(System::Swapgs)),
+        Code::Rdtsc => return Some(Emit::System(System::Rdtsc)),
+        Code::Rdtscp => return Some(Emit::System(System::Rdtscp)),
+        Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg => {
+            return Some(Emit::System(System::Selector));
+        }
+        Code::Div_rm32 | Code::Div_rm64 => return Some(Emit::Divide { signed: false }),
+        Code::Idiv_rm32 | Code::Idiv_rm64 => return Some(Emit::Divide { signed: true }),
+        Code::Serialize => return Some(Emit::Nothing),
+        _ if info.mode64() && !row.cpl0 && NOTHING.contains(&code.mnemonic()) => return Some(Emit::Nothing),
+        _ => {}
+    }
     if !info.mode64() || !code.cpuid_features().iter().all(|&feature| host::has(feature)) {
         return None;
     }
@@ -190,15 +245,15 @@ fn classify(code: Code) -> Option<Emit> {
     if !plain {
         return None;
     }
-    if NOTHING.contains(&mnemonic) {
-        return Some(Emit::Nothing);
-    }
     match row.group {
         Group::Base | Group::VexGpr => {
             // Memory bit strings reach beyond their operand.
             let bit_string = matches!(mnemonic, Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
                 && !has(&[OpCodeOperandKind::imm8]);
-            (SAME.contains(&mnemonic) && !bit_string).then_some(Emit::Same)
+            if bit_string {
+                return Some(Emit::BitString);
+            }
+            SAME.contains(&mnemonic).then_some(Emit::Same)
         }
         Group::Sse | Group::Avx | Group::Avx512 if !VECTOR_EXCEPT.contains(&mnemonic) => {
             let legacy = code.encoding() == EncodingKind::Legacy;

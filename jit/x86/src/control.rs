@@ -24,8 +24,8 @@ pub fn fetch_slot(linear: u64) -> i32 {
     FETCH + 4 * ((linear >> 12) as usize & (TLB_ENTRIES - 1)) as i32
 }
 
-const STACK_READ: Access = Access { size: 8, write: false, alignment: None, fixed: None };
-const STACK_WRITE: Access = Access { size: 8, write: true, alignment: None, fixed: None };
+pub(crate) const STACK_READ: Access = Access { size: 8, write: false, alignment: None, fixed: None };
+pub(crate) const STACK_WRITE: Access = Access { size: 8, write: true, alignment: None, fixed: None };
 
 impl Emitter<'_> {
     /// A jump to a known address, which is linked when it is first taken. To another page, it asks whether the page is
@@ -106,7 +106,7 @@ impl Emitter<'_> {
 
     /// Makes the stack's host address [`SP`] + RCX, for an access at `displacement` from the stack pointer. The jump that is
     /// taken if it is not to be had.
-    fn stack(&mut self, displacement: i32, access: Access) -> Option<usize> {
+    pub(crate) fn stack(&mut self, displacement: i32, access: Access) -> Option<usize> {
         if let Some(member) = self.accesses().stack {
             self.reach(Form { base: Some(4), index: None, displacement: displacement.into() }, member);
             return None;

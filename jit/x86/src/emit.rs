@@ -11,6 +11,7 @@ use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 use ringworld_jit_rt::Sink;
 use ringworld_x86::Insn;
+use ringworld_x86::mode::Mode;
 
 /// An instruction as both decoders see it.
 #[derive(Clone, Copy)]
@@ -72,6 +73,10 @@ pub struct Emitter<'a> {
     pub(crate) next: Option<u64>,
     /// The group whose distance is in RCX.
     pub(crate) held: Option<usize>,
+    /// The mode that the block is for.
+    pub(crate) mode: Mode,
+    /// The next instruction is in the block, and is none that looks at the shadow of STI.
+    pub(crate) next_is_plain: bool,
     /// Addresses of the jump cache.
     pub(crate) jumps: (i32, i32),
     /// Memory accesses that share a check.
@@ -112,7 +117,7 @@ impl<'a> Emitter<'a> {
         (first_site, block): (u32, u32),
         (base, arena): (usize, usize),
         stubs: Stubs,
-        (start, count): (u64, u32),
+        (start, count, mode): (u64, u32, Mode),
         jumps: (i32, i32),
     ) -> Self {
         s.clear();
@@ -136,6 +141,8 @@ impl<'a> Emitter<'a> {
             insn: core::ptr::null(),
             next: None,
             held: None,
+            mode,
+            next_is_plain: false,
             jumps,
             groups: Groups::default(),
             established: 0,
@@ -179,8 +186,14 @@ impl<'a> Emitter<'a> {
             self.insn = insn;
             self.rip = guest.decoded.ip();
             self.next = guests.get(n + 1).map(|next| next.decoded.ip());
+            self.next_is_plain = guests
+                .get(self.n as usize)
+                .is_some_and(|next| !next.barred && emit_of(next.decoded.code()).is_some());
             open = self.instruction(guest);
             self.rip = guest.decoded.next_ip();
+            if !open {
+                break;
+            }
         }
         if open {
             self.link(self.rip);
@@ -279,6 +292,10 @@ impl<'a> Emitter<'a> {
                 self.same(i)?;
             }
             Emit::Lea => self.lea_instruction(i),
+            Emit::System(what) => self.system(i, what)?,
+            Emit::BitString if i.op0_kind() == OpKind::Register => self.same(i)?,
+            Emit::BitString => self.bit_string(i)?,
+            Emit::Divide { signed } => self.divide(i, signed)?,
             Emit::Push => self.push(i)?,
             Emit::Pop => self.pop(i)?,
             Emit::Leave => self.leave_frame(),
@@ -338,7 +355,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Emits the same instruction on the registers' homes.
-    fn same(&mut self, guest: &Instruction) -> Result<(), Unsupported> {
+    pub(crate) fn same(&mut self, guest: &Instruction) -> Result<(), Unsupported> {
         let before = self.held;
         let mut i = *guest;
         let mut memory = None;

@@ -52,7 +52,17 @@ pub struct Frame {
     /// The translator.
     pub translator: *mut crate::Translator,
     /// MXCSR of the host.
-    pub host_mxcsr: u32,
+    pub host_mxcsr: u64,
+    /// All bits but IF; all bits but AC; see [`crate::system::POPF_OTHERS`].
+    pub flag_masks: [u64; 3],
+    /// What R15 becomes when EFLAGS.AC is cleared and set, or zero: by the instruction's function.
+    pub arrays: [u64; 2],
+    /// Not zero if R15 has been changed since translated code was entered.
+    pub moved: u64,
+    /// The time-stamp counter when the budget is zero.
+    pub tsc: u64,
+    /// Whether it may be read.
+    pub tsc_known: u64,
 }
 
 /// Displacements from RSP.
@@ -78,6 +88,13 @@ pub mod at {
     pub const RESUME: i32 = offset_of!(Frame, resume) as i32;
     pub const RELOAD: i32 = offset_of!(Frame, reload) as i32;
     pub const HOST_MXCSR: i32 = offset_of!(Frame, host_mxcsr) as i32;
+    pub const NOT_IF: i32 = offset_of!(Frame, flag_masks) as i32;
+    pub const NOT_AC: i32 = offset_of!(Frame, flag_masks) as i32 + 8;
+    pub const POPF_OTHERS: i32 = offset_of!(Frame, flag_masks) as i32 + 16;
+    pub const ARRAYS: i32 = offset_of!(Frame, arrays) as i32;
+    pub const MOVED: i32 = offset_of!(Frame, moved) as i32;
+    pub const TSC: i32 = offset_of!(Frame, tsc) as i32;
+    pub const TSC_KNOWN: i32 = offset_of!(Frame, tsc_known) as i32;
 }
 
 const _: () =

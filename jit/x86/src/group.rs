@@ -5,7 +5,7 @@
 //! range is not in one page, or not to be had without a slow path, the rest of the block is left for a translation
 //! without groups.
 
-use crate::classify::{Emit, alignment, emit_of};
+use crate::classify::{Emit, System, alignment, emit_of};
 use crate::emit::Guest;
 use crate::memory::address_is_64;
 use iced_x86::{
@@ -247,8 +247,10 @@ pub fn find(guests: &[Guest], factory: &mut InstructionInfoFactory, accesses: &m
             }
         }
         now.stack = match emit {
-            Some(Emit::Push | Emit::Call) => search.member(Form { displacement: -8, ..SP }, 8, true, None),
-            Some(Emit::Pop | Emit::Return) => search.member(SP, 8, false, None),
+            Some(Emit::Push | Emit::System(System::Pushfq) | Emit::Call) => {
+                search.member(Form { displacement: -8, ..SP }, 8, true, None)
+            }
+            Some(Emit::Pop | Emit::System(System::Popfq) | Emit::Return) => search.member(SP, 8, false, None),
             _ => None,
         };
         found.push(now);
@@ -284,7 +286,8 @@ fn follow(i: &Instruction, emit: Option<Emit>, factory: &mut InstructionInfoFact
     };
     let register = i.op0_register();
     let constant = match (emit, i.mnemonic()) {
-        (Some(Emit::Push | Emit::Call), _) => Some((4, -8)),
+        (Some(Emit::Push | Emit::System(System::Pushfq) | Emit::Call), _) => Some((4, -8)),
+        (Some(Emit::System(System::Popfq)), _) => Some((4, 8)),
         (Some(Emit::Return), _) if i.op_count() == 0 => Some((4, 8)),
         (Some(Emit::Pop), _) if i.op0_kind() == OpKind::Register && register != Register::RSP => {
             search.forget(register.number());

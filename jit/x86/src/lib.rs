@@ -18,6 +18,7 @@ mod listing;
 mod memory;
 mod site;
 mod stubs;
+mod system;
 mod trace;
 mod translator;
 

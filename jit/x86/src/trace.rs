@@ -67,6 +67,9 @@ impl Trace {
                 break;
             }
             let Some(emit) = emit_of(scratch.code()) else { break };
+            if emit.goes_on() {
+                continue;
+            }
             let target = match emit {
                 Emit::Branch | Emit::Jump | Emit::Call => scratch.near_branch_target(),
                 Emit::Return if depth > 0 => returns[depth - 1],

@@ -339,7 +339,7 @@ impl Translator {
             (self.sites.len() as u32, id),
             (base, arena_start),
             self.stubs,
-            (rip, count),
+            (rip, count, cpu.mode),
             (self.jumps.linear_base(), self.jumps.code_base()),
         );
         let own = (fetch_slot(rip), cpu.tlb.fetch_token(rip & !PAGE_MASK, page.physical, cpu.mode.0) as i32);
@@ -463,6 +463,9 @@ impl Translator {
     /// Looks at a site that translated code has left at: the address to go on at, or 0.
     fn at_site(&mut self, frame: &mut Frame, cpu: &mut Cpu, number: u32) -> usize {
         let site = self.sites[number as usize];
+        if core::mem::take(&mut frame.moved) != 0 {
+            cpu.arrays_changed();
+        }
         cpu.flags.set_status(frame.flags >> 8 & 0xff & !bits::OF | (frame.flags & 1) * bits::OF);
         let reload = core::mem::take(&mut frame.reload);
         match site.kind {
@@ -562,7 +565,7 @@ impl Translator {
                 None => return 0,
             },
         };
-        refresh(frame, cpu);
+        refresh_all(frame, cpu);
         code
     }
 }
@@ -659,7 +662,17 @@ fn refresh(frame: &mut Frame, cpu: &Cpu) {
     let status = cpu.flags.status();
     frame.flags = (status & 0xff) << 8 | u64::from(status & bits::OF != 0);
     frame.tlb = cpu.tlb.current_pointer() as u64 + TLB_BIAS as u64;
+    frame.arrays =
+        cpu.supervisor_arrays().map(|arrays| if arrays == 0 { 0 } else { arrays + TLB_BIAS as u64 });
     frame.bases = [cpu.address_base(seg::FS), cpu.address_base(seg::GS)];
+}
+
+/// The same for what changes at the end of a block only.
+fn refresh_all(frame: &mut Frame, cpu: &Cpu) {
+    refresh(frame, cpu);
+    let distance = cpu.tsc_distance();
+    frame.tsc = frame.limit.wrapping_add(distance.unwrap_or(0));
+    frame.tsc_known = distance.is_some().into();
 }
 
 extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
@@ -685,9 +698,14 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         reload: 0,
         limit: start.limit,
         translator: start.translator,
-        host_mxcsr: MASKS,
+        host_mxcsr: MASKS.into(),
+        flag_masks: [!bits::IF, !bits::AC, crate::system::POPF_OTHERS],
+        arrays: [0; 2],
+        moved: 0,
+        tsc: 0,
+        tsc_known: 0,
     };
-    refresh(&mut new, cpu);
+    refresh_all(&mut new, cpu);
     // SAFETY: `frame` is the space that the entry stub has made on the stack.
     unsafe { frame.write(new) };
 }

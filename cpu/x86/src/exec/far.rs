@@ -640,7 +640,11 @@ impl Cpu {
         self.seg[seg::SS as usize] = Segment { selector: ss, rights: data, ..flat };
         self.seg[seg::CS as usize] = Segment { selector: cs, rights: code, ..flat };
         self.cpl = cpl;
-        self.privilege_changed();
+        if long && self.long64() {
+            self.level_changed();
+        } else {
+            self.privilege_changed();
+        }
     }
 }
 
@@ -667,7 +671,7 @@ fn syscall(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
         cpu.flat_segments(selector & 0xfffc, selector.wrapping_add(8), 0, false);
         cpu.set_rip(cpu.msrs.star & 0xffff_ffff);
     }
-    cpu.system_flags_changed();
+    cpu.look_by_new_flags();
     cpu.trap_by_new_flags();
     Ok(())
 }
@@ -706,7 +710,7 @@ fn sysret<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     let cs = if to_long { base.wrapping_add(16) } else { base } | 3;
     cpu.flat_segments(cs, base.wrapping_add(8) | 3, 3, to_long);
     cpu.set_rip(target);
-    cpu.system_flags_changed();
+    cpu.look_by_new_flags();
     cpu.trap_by_new_flags();
     Ok(())
 }

@@ -51,12 +51,19 @@ impl Cpu {
 
     /// After RFLAGS.IF, TF, AC or VM may have changed: what follows must be looked at anew.
     pub(crate) fn system_flags_changed(&mut self) {
-        self.boundary |= boundary::INTERRUPT;
+        self.look_by_new_flags();
+        self.select_context();
+        self.end_block();
+    }
+
+    /// The part of [`Self::system_flags_changed`] for what happens between instructions.
+    pub(crate) fn look_by_new_flags(&mut self) {
+        if self.held != 0 || self.mode.guest() {
+            self.boundary |= boundary::INTERRUPT;
+        }
         if self.flags.has(bits::TF | bits::RF) {
             self.boundary |= boundary::TRAP;
         }
-        self.select_context();
-        self.end_block();
     }
 }
 

@@ -350,8 +350,25 @@ pub const FAMILIES: &[Family] = {
                 |a| a.stosq(),
                 |a| a.fld1(),
                 |a| a.cpuid(),
-                |a| a.pushfq(),
                 |a| a.syscall(),
+                // System instructions in place, at level 0.
+                |a| a.pushfq(),
+                |a| a.popfq(),
+                |a| a.cli(),
+                |a| {
+                    a.sti()?;
+                    a.add(eax, ecx)
+                },
+                |a| a.stac(),
+                |a| a.clac(),
+                |a| a.swapgs(),
+                |a| a.rdtsc(),
+                |a| a.rdtscp(),
+                |a| a.mov(eax, fs),
+                |a| a.bts(qword_ptr(rdi), rax),
+                |a| a.bt(dword_ptr(rdi), eax),
+                |a| a.div(rcx),
+                |a| a.idiv(dword_ptr(rdi)),
                 |a| a.ud2(),
                 |a| a.hlt(),
                 // Of no effect.

@@ -9,6 +9,7 @@ use ringworld_x86::Cpu;
 use ringworld_x86::control::{cr0, cr4, efer};
 use ringworld_x86::interp::{Interpreter, NoObserver};
 use ringworld_x86::model::Model;
+use ringworld_x86::native::offset;
 use ringworld_x86::segment::Segment;
 use std::sync::Arc;
 
@@ -214,6 +215,25 @@ fn text(i: &Instruction) -> String {
         && let Some((before, _)) = text.split_once("[rcx*8+")
     {
         text = format!("{before}[rcx*8+jumps]");
+    }
+    // Where the processor's fields are is the compiler's choice.
+    for (name, at) in [
+        ("system-flags", offset::SYSTEM_FLAGS),
+        ("held", offset::HELD),
+        ("kernel-gs-base", offset::KERNEL_GS_BASE),
+        ("gs-base", offset::GS_BASE[0]),
+        ("gs-base-fast", offset::GS_BASE[1]),
+        ("tsc-aux", offset::TSC_AUX),
+        ("fs-selector", offset::selector(4)),
+    ] {
+        if matches!(i.memory_base(), Register::RCX | Register::R14) && i.memory_displacement64() == at as u64
+        {
+            let mut hexadecimal = format!("{at:X}h");
+            if !hexadecimal.starts_with(|c: char| c.is_ascii_digit()) {
+                hexadecimal.insert(0, '0');
+            }
+            text = text.replace(&format!("+{hexadecimal}]"), &format!("+{name}]"));
+        }
     }
     text
 }

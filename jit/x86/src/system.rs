@@ -1,0 +1,396 @@
+//! System instructions that are frequent in kernels, and others that need registers of their own, emitted in place.
+//!
+//! What they change in the processor's state they change in [`ringworld_x86::Cpu`] itself. Whatever is not the usual case
+//! (an interrupt waits, other system flags change) calls the instruction's function.
+
+use crate::classify::System;
+use crate::emit::{Emitter, Unsupported, access_of};
+use crate::frame::{Home, at, home};
+use crate::memory::{Access, address_is_64};
+use crate::site::Kind;
+use crate::stubs::{jrcxz, land8, near};
+use dynasmrt::{DynasmApi, dynasm};
+use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
+use ringworld_x86::flags::bits;
+use ringworld_x86::insn::seg;
+use ringworld_x86::native::offset;
+
+/// System flags that POPFQ may change at CPL 0 and that change more than whether interrupts are taken.
+pub const POPF_OTHERS: u64 = bits::TF | bits::DF | bits::NT | bits::AC | bits::ID | bits::IOPL;
+
+/// Host register of guest RSP, RCX.
+const SP: u8 = 11;
+const GUEST_RCX: u8 = 10;
+
+impl Emitter<'_> {
+    /// A jump that is taken unless RCX is zero.
+    fn unless_rcx_zero(&mut self) -> usize {
+        let zero = jrcxz(self.s);
+        let from = near(self.s, 0);
+        land8(self.s, zero);
+        from
+    }
+
+    /// A jump that is taken if RCX is zero.
+    fn if_rcx_zero(&mut self) -> usize {
+        let zero = jrcxz(self.s);
+        dynasm!(self.s ; .arch x64 ; jmp BYTE 5);
+        land8(self.s, zero);
+        near(self.s, 0)
+    }
+
+    /// Clears or sets one system flag, without touching the status flags. `others` is the slot of a mask of all other bits.
+    fn system_flag(&mut self, others: i32, set: u64) {
+        dynasm!(self.s
+            ; .arch x64
+            ; mov rcx, [rsp + at::CPU]
+            ; mov r14, [rcx + offset::SYSTEM_FLAGS]
+            ; pext r14, r14, [rsp + others]
+            ; pdep r14, r14, [rsp + others]
+        );
+        if set != 0 {
+            dynasm!(self.s ; .arch x64 ; lea r14, [r14 + set as i32]);
+        }
+        dynasm!(self.s ; .arch x64 ; mov [rcx + offset::SYSTEM_FLAGS], r14);
+    }
+
+    fn unless_held(&mut self) -> usize {
+        dynasm!(self.s
+            ; .arch x64
+            ; mov rcx, [rsp + at::CPU]
+            ; mov rcx, [rcx + offset::HELD]
+        );
+        self.unless_rcx_zero()
+    }
+
+    /// Level 0, and no guest of the guest: nothing is intercepted.
+    fn is_supervisor(&self) -> Result<(), Unsupported> {
+        if self.mode.guest() || self.mode.unprivileged() { Err(Unsupported) } else { Ok(()) }
+    }
+
+    fn is_not_intercepted(&self) -> Result<(), Unsupported> {
+        if self.mode.guest() { Err(Unsupported) } else { Ok(()) }
+    }
+
+    pub(crate) fn system(&mut self, i: &Instruction, what: System) -> Result<(), Unsupported> {
+        self.held = None;
+        match what {
+            System::Pause => self.is_not_intercepted()?,
+            System::Cli => self.cli()?,
+            System::Sti => self.sti()?,
+            System::Clac => self.access_check(false)?,
+            System::Stac => self.access_check(true)?,
+            System::Pushfq => self.pushfq()?,
+            System::Popfq => self.popfq()?,
+            System::Swapgs => self.swapgs()?,
+            System::Rdtsc => self.rdtsc(false)?,
+            System::Rdtscp => self.rdtsc(true)?,
+            System::Selector => self.selector(i)?,
+        }
+        self.held = None;
+        Ok(())
+    }
+
+    fn cli(&mut self) -> Result<(), Unsupported> {
+        self.is_supervisor()?;
+        self.system_flag(at::NOT_IF, 0);
+        Ok(())
+    }
+
+    /// If no interrupt waits, the shadow after STI changes nothing for an instruction that does not look at it.
+    fn sti(&mut self) -> Result<(), Unsupported> {
+        self.is_supervisor()?;
+        if !self.next_is_plain {
+            return Err(Unsupported);
+        }
+        let slow = self.unless_held();
+        self.system_flag(at::NOT_IF, bits::IF);
+        self.slow(&[slow], Kind::Exec);
+        Ok(())
+    }
+
+    /// CLAC, STAC.
+    fn access_check(&mut self, set: bool) -> Result<(), Unsupported> {
+        self.is_supervisor()?;
+        let arrays = at::ARRAYS + if set { 8 } else { 0 };
+        dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + arrays]);
+        let slow = self.if_rcx_zero();
+        dynasm!(self.s ; .arch x64 ; mov r15, rcx ; mov [rsp + at::MOVED], rcx);
+        self.system_flag(at::NOT_AC, if set { bits::AC } else { 0 });
+        self.slow(&[slow], Kind::Exec);
+        // What has been checked was checked for other arrays.
+        self.established = 0;
+        Ok(())
+    }
+
+    fn pushfq(&mut self) -> Result<(), Unsupported> {
+        self.is_not_intercepted()?;
+        dynasm!(self.s
+            ; .arch x64
+            ; mov r14, rax
+            ; lahf
+            ; seto al
+            ; movzx ecx, ah
+            ; movzx eax, al
+            // OF from bit 0 to bit 11.
+            ; rorx eax, eax, 21
+            // Bit 1 is in both images.
+            ; lea ecx, [rcx + rax - 2]
+            ; mov rax, r14
+            ; mov r14, [rsp + at::CPU]
+            ; mov r14, [r14 + offset::SYSTEM_FLAGS]
+            ; lea r14, [r14 + rcx]
+            ; mov [BYTE rsp + (at::TARGET as i8)], r14
+        );
+        let slow = self.stack(-8, crate::control::STACK_WRITE);
+        dynasm!(self.s
+            ; .arch x64
+            ; mov r14, [BYTE rsp + (at::TARGET as i8)]
+            ; mov [rcx + Rq(SP) - 8], r14
+            ; lea Rq(SP), [Rq(SP) - 8]
+        );
+        if let Some(slow) = slow {
+            self.slow(&[slow], Kind::Exec);
+        }
+        Ok(())
+    }
+
+    fn popfq(&mut self) -> Result<(), Unsupported> {
+        self.is_supervisor()?;
+        let mut slow = Vec::with_capacity(3);
+        slow.extend(self.stack(0, crate::control::STACK_READ));
+        dynasm!(self.s
+            ; .arch x64
+            ; mov r14, [rcx + Rq(SP)]
+            ; mov [BYTE rsp + (at::TARGET as i8)], r14
+        );
+        slow.push(self.unless_held());
+        dynasm!(self.s
+            ; .arch x64
+            ; mov rcx, [rsp + at::CPU]
+            ; mov rcx, [rcx + offset::SYSTEM_FLAGS]
+            ; pext rcx, rcx, [rsp + at::POPF_OTHERS]
+            ; pext r14, r14, [rsp + at::POPF_OTHERS]
+            ; not rcx
+            ; lea rcx, [rcx + r14 + 1]
+        );
+        slow.push(self.unless_rcx_zero());
+        // From here on the old status flags are not needed.
+        dynasm!(self.s
+            ; .arch x64
+            ; mov rcx, [rsp + at::CPU]
+            ; mov r14, [BYTE rsp + (at::TARGET as i8)]
+            ; and r14d, bits::IF as i32
+            ; and DWORD [rcx + offset::SYSTEM_FLAGS], !(bits::IF as i32)
+            ; or [rcx + offset::SYSTEM_FLAGS], r14
+            ; mov rcx, rax
+            ; mov eax, [BYTE rsp + (at::TARGET as i8)]
+            ; mov r14d, eax
+            ; shr r14d, 11
+            ; and r14d, 1
+            ; shl eax, 8
+            ; or eax, r14d
+            ; add al, 0x7f
+            ; sahf
+            ; mov rax, rcx
+            ; lea Rq(SP), [Rq(SP) + 8]
+        );
+        self.slow(&slow, Kind::Exec);
+        Ok(())
+    }
+
+    fn swapgs(&mut self) -> Result<(), Unsupported> {
+        self.is_supervisor()?;
+        let [register, fast] = offset::GS_BASE;
+        dynasm!(self.s
+            ; .arch x64
+            ; mov rcx, [rsp + at::CPU]
+            ; mov r14, [rcx + offset::KERNEL_GS_BASE]
+            ; mov [rcx + register], r14
+            ; mov [rcx + fast], r14
+            ; mov [BYTE rsp + (at::TARGET as i8)], r14
+            ; mov r14, [rsp + at::BASES + 8]
+            ; mov [rcx + offset::KERNEL_GS_BASE], r14
+            ; mov r14, [BYTE rsp + (at::TARGET as i8)]
+            ; mov [rsp + at::BASES + 8], r14
+        );
+        Ok(())
+    }
+
+    /// RDTSC, RDTSCP: the counter is the instruction count plus a constant.
+    fn rdtsc(&mut self, with_aux: bool) -> Result<(), Unsupported> {
+        self.is_not_intercepted()?;
+        dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::TSC_KNOWN]);
+        let slow = self.if_rcx_zero();
+        // The budget, and what this block has already taken from it for the instructions to come, counts down.
+        let ahead = 1 - (self.count - self.n) as i32;
+        dynasm!(self.s
+            ; .arch x64
+            ; mov r14, [BYTE rsp + (at::BUDGET as i8)]
+            ; not r14
+            ; mov rcx, [rsp + at::TSC]
+            ; lea rcx, [rcx + r14 + ahead]
+            ; mov eax, ecx
+            ; rorx rdx, rcx, 32
+            ; mov edx, edx
+        );
+        if with_aux {
+            dynasm!(self.s
+                ; .arch x64
+                ; mov rcx, [rsp + at::CPU]
+                ; mov Rq(GUEST_RCX), [rcx + offset::TSC_AUX]
+            );
+        }
+        self.slow(&[slow], Kind::Exec);
+        Ok(())
+    }
+
+    /// The selector of a segment register, to a general register.
+    fn selector(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let (to, from) = (i.op0_register(), i.op1_register());
+        if i.op0_kind() != OpKind::Register {
+            return Err(Unsupported);
+        }
+        let Home::Host(host) = home(to.full_register().number()) else { return Err(Unsupported) };
+        let n = match from {
+            Register::ES => seg::ES,
+            Register::CS => seg::CS,
+            Register::SS => seg::SS,
+            Register::DS => seg::DS,
+            Register::FS => seg::FS,
+            Register::GS => seg::GS,
+            _ => return Err(Unsupported),
+        };
+        let selector = offset::selector(n.into());
+        dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::CPU]);
+        if to.is_gpr16() {
+            dynasm!(self.s ; .arch x64 ; mov Rw(host), [rcx + selector]);
+        } else {
+            dynasm!(self.s ; .arch x64 ; movzx Rd(host), WORD [rcx + selector]);
+        }
+        Ok(())
+    }
+
+    /// BT and its kin with a register as bit offset: in memory, it reaches beyond the operand (SDM 2A 3.1.1.9).
+    pub(crate) fn bit_string(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        self.held = None;
+        if !address_is_64(i) {
+            return Err(Unsupported);
+        }
+        let register = i.op1_register();
+        let (shift, wide) = match register.size() {
+            8 => (6, true),
+            4 => (5, false),
+            _ => return Err(Unsupported),
+        };
+        let Home::Host(bit) = home(register.full_register().number()) else { return Err(Unsupported) };
+        if let Some(fixed) = self.address(i) {
+            self.constant(14, fixed);
+        }
+        dynasm!(self.s ; .arch x64 ; mov ecx, shift);
+        if wide {
+            dynasm!(self.s ; .arch x64 ; sarx rcx, Rq(bit), rcx ; lea r14, [r14 + rcx * 8]);
+        } else {
+            dynasm!(self.s
+                ; .arch x64
+                ; sarx ecx, Rd(bit), ecx
+                ; movsxd rcx, ecx
+                ; lea r14, [r14 + rcx * 4]
+            );
+        }
+        let write = i.mnemonic() != Mnemonic::Bt;
+        let size = if wide { 8 } else { 4 };
+        let slow = self.check(Access { size, write, alignment: None, fixed: None });
+        dynasm!(self.s ; .arch x64 ; lea r14, [rcx + r14]);
+        if wide {
+            dynasm!(self.s ; .arch x64 ; mov rcx, [r14]);
+        } else {
+            dynasm!(self.s ; .arch x64 ; mov ecx, [r14]);
+        }
+        match (i.mnemonic(), wide) {
+            (Mnemonic::Bt, true) => dynasm!(self.s ; .arch x64 ; bt rcx, Rq(bit)),
+            (Mnemonic::Bt, false) => dynasm!(self.s ; .arch x64 ; bt ecx, Rd(bit)),
+            (Mnemonic::Bts, true) => dynasm!(self.s ; .arch x64 ; bts rcx, Rq(bit)),
+            (Mnemonic::Bts, false) => dynasm!(self.s ; .arch x64 ; bts ecx, Rd(bit)),
+            (Mnemonic::Btr, true) => dynasm!(self.s ; .arch x64 ; btr rcx, Rq(bit)),
+            (Mnemonic::Btr, false) => dynasm!(self.s ; .arch x64 ; btr ecx, Rd(bit)),
+            (_, true) => dynasm!(self.s ; .arch x64 ; btc rcx, Rq(bit)),
+            (_, false) => dynasm!(self.s ; .arch x64 ; btc ecx, Rd(bit)),
+        }
+        match (write, wide) {
+            (false, _) => {}
+            (true, true) => dynasm!(self.s ; .arch x64 ; mov [r14], rcx),
+            (true, false) => dynasm!(self.s ; .arch x64 ; mov [r14], ecx),
+        }
+        self.slow(&[slow], Kind::Exec);
+        Ok(())
+    }
+
+    /// DIV and IDIV of 32 and 64 bits, where they cannot overflow: the dividend's upper half is no more than an extension
+    /// of its lower half, and the divisor not 0 (nor −1, if signed).
+    pub(crate) fn divide(&mut self, i: &Instruction, signed: bool) -> Result<(), Unsupported> {
+        self.held = None;
+        let mut slow = Vec::with_capacity(4);
+        let wide = match i.op0_kind() {
+            OpKind::Register => {
+                let register = i.op0_register();
+                let from = self.value(register.full_register().number(), 14);
+                if from != 14 {
+                    dynasm!(self.s ; .arch x64 ; mov r14, Rq(from));
+                }
+                register.size()
+            }
+            OpKind::Memory => {
+                let fixed = self.address(i);
+                slow.push(self.check(access_of(i, OpAccess::Read, fixed)?));
+                match i.memory_size().size() {
+                    8 => dynasm!(self.s ; .arch x64 ; mov r14, [rcx + r14]),
+                    _ => dynasm!(self.s ; .arch x64 ; mov r14d, [rcx + r14]),
+                }
+                i.memory_size().size()
+            }
+            _ => return Err(Unsupported),
+        } == 8;
+        match (signed, wide) {
+            (false, true) => dynasm!(self.s ; .arch x64 ; mov rcx, rdx),
+            (false, false) => dynasm!(self.s ; .arch x64 ; mov ecx, edx),
+            (true, true) => dynasm!(self.s
+                ; .arch x64
+                ; mov ecx, 63
+                ; sarx rcx, rax, rcx
+                ; not rcx
+                ; lea rcx, [rcx + rdx + 1]
+            ),
+            (true, false) => dynasm!(self.s
+                ; .arch x64
+                ; mov ecx, 31
+                ; sarx ecx, eax, ecx
+                ; not ecx
+                ; lea ecx, [rcx + rdx + 1]
+            ),
+        }
+        slow.push(self.unless_rcx_zero());
+        if wide {
+            dynasm!(self.s ; .arch x64 ; mov rcx, r14);
+        } else {
+            dynasm!(self.s ; .arch x64 ; mov ecx, r14d);
+        }
+        slow.push(self.if_rcx_zero());
+        if signed {
+            if wide {
+                dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + 1]);
+            } else {
+                dynasm!(self.s ; .arch x64 ; lea ecx, [rcx + 1]);
+            }
+            slow.push(self.if_rcx_zero());
+        }
+        match (signed, wide) {
+            (false, true) => dynasm!(self.s ; .arch x64 ; div r14),
+            (false, false) => dynasm!(self.s ; .arch x64 ; div r14d),
+            (true, true) => dynasm!(self.s ; .arch x64 ; idiv r14),
+            (true, false) => dynasm!(self.s ; .arch x64 ; idiv r14d),
+        }
+        self.slow(&slow, Kind::Exec);
+        Ok(())
+    }
+}
