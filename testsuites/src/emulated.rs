@@ -6,7 +6,7 @@ use crate::case::{
 };
 use anyhow::Result;
 use iced_x86::{Decoder, FlowControl, Instruction};
-use ringworld_core::{CpuId, GuestPhys, InterruptMessage, IoContext, Platform, PlatformAttention};
+use ringworld_core::{CpuId, GuestPhys, NoDevices};
 use ringworld_jit_x86::{JitOptions, JitStats, Translator};
 use ringworld_mmu::{GuestMemory, MemoryRegion, RegionKind};
 use ringworld_x86::control::{cr0, cr4, efer, xcr0};
@@ -19,29 +19,6 @@ use ringworld_x86::snapshot::CpuState;
 use ringworld_x86::state::TableRegister;
 use ringworld_x86::{Activity, Cpu, Stop};
 use std::sync::Arc;
-
-/// A platform without devices.
-#[derive(Default)]
-pub struct NoDevices(PlatformAttention);
-
-impl Platform for NoDevices {
-    fn mmio_read(&self, _: IoContext, _: GuestPhys, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn mmio_write(&self, _: IoContext, _: GuestPhys, _: &[u8]) {}
-    fn port_read(&self, _: IoContext, _: u16, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn port_write(&self, _: IoContext, _: u16, _: &[u8]) {}
-    fn acknowledge(&self, _: IoContext) -> u8 {
-        0xff
-    }
-    fn send(&self, _: IoContext, _: InterruptMessage) {}
-    fn end_of_interrupt(&self, _: IoContext, _: u8) {}
-    fn attention(&self) -> &PlatformAttention {
-        &self.0
-    }
-}
 
 const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;

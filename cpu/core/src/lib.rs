@@ -13,6 +13,7 @@ pub use event::{EventKey, EventQueue};
 pub use fast_map::{FastHasher, FastMap};
 pub use hash::StateHasher;
 pub use platform::{
-    CpuId, Delivery, Destination, InterruptMessage, IoContext, Platform, PlatformAttention, TriggerMode,
+    CpuId, Delivery, Destination, InterruptMessage, IoContext, NoDevices, Platform, PlatformAttention,
+    TriggerMode,
 };
 pub use time::{Clock, VirtualTime};

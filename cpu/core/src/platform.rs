@@ -142,3 +142,26 @@ pub trait Platform: Send + Sync {
     /// The flag that this platform raises.
     fn attention(&self) -> &PlatformAttention;
 }
+
+/// No devices: all bits read as one, writes are lost, no interrupt comes. For processors that run code by themselves.
+#[derive(Default)]
+pub struct NoDevices(PlatformAttention);
+
+impl Platform for NoDevices {
+    fn mmio_read(&self, _: IoContext, _: GuestPhys, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn mmio_write(&self, _: IoContext, _: GuestPhys, _: &[u8]) {}
+    fn port_read(&self, _: IoContext, _: u16, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn port_write(&self, _: IoContext, _: u16, _: &[u8]) {}
+    fn acknowledge(&self, _: IoContext) -> u8 {
+        0xff
+    }
+    fn send(&self, _: IoContext, _: InterruptMessage) {}
+    fn end_of_interrupt(&self, _: IoContext, _: u8) {}
+    fn attention(&self) -> &PlatformAttention {
+        &self.0
+    }
+}

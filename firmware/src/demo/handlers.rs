@@ -2,7 +2,7 @@
 //! of their numbers; a handler goes on at `skip`, which moves the guest past its instruction.
 
 use super::EXIT_PORT;
-use super::image::{IO_VALUE, MSR_VALUE};
+use super::image::{IO_VALUE, MAPPED, MSR_VALUE, WINDOW, WINDOW_TABLE};
 use dynasmrt::x64::X64Relocation;
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
 
@@ -169,5 +169,23 @@ pub fn fail(a: &mut Assembler, to: &Targets) {
         ; mov al, super::FAILED as i8
         ; out EXIT_PORT, al
         ; jmp =>to.fail
+    );
+}
+
+/// The guest touched the page at the guest-physical address in RAX: the window's other page goes, this one comes with `rights`.
+pub fn map_window(a: &mut Assembler, to: &Targets, rights: i32) {
+    dynasm!(a
+        ; .arch x64
+        ; mov ecx, eax
+        ; sub ecx, WINDOW as i32
+        ; shr ecx, 12
+        ; cmp ecx, 512
+        ; jae =>to.fail
+        ; mov edx, [MAPPED as i32]
+        ; mov QWORD [rdx * 8 + WINDOW_TABLE as i32], 0
+        ; mov [MAPPED as i32], ecx
+        ; and eax, -4096
+        ; or eax, rights
+        ; mov [rcx * 8 + WINDOW_TABLE as i32], rax
     );
 }

@@ -170,17 +170,10 @@ fn page_fault(a: &mut Assembler, to: &Targets) {
         ; .arch x64
         ; ->fault:
         ; mov rax, [vmcb::EXIT_INFO_2]
-        ; mov ecx, eax
-        ; sub ecx, image::WINDOW as i32
-        ; shr ecx, 12
-        ; cmp ecx, 512
-        ; jae =>to.fail
-        ; mov edx, [image::MAPPED as i32]
-        ; mov QWORD [rdx * 8 + image::WINDOW_TABLE as i32], 0
-        ; mov [image::MAPPED as i32], ecx
-        ; and eax, -4096
-        ; or eax, 0x67
-        ; mov [rcx * 8 + image::WINDOW_TABLE as i32], rax
+    );
+    handlers::map_window(a, to, 0x67);
+    dynasm!(a
+        ; .arch x64
         ; mov DWORD [vmcb::TLB_CONTROL], FLUSH_GUEST
         ; jmp ->enter
     );

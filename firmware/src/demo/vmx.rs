@@ -211,17 +211,10 @@ fn violation(a: &mut Assembler, to: &Targets) {
         ; .arch x64
         ; mov eax, field::PHYSICAL
         ; vmread rax, rax
-        ; mov ecx, eax
-        ; sub ecx, image::WINDOW as i32
-        ; shr ecx, 12
-        ; cmp ecx, 512
-        ; jae =>to.fail
-        ; mov edx, [image::MAPPED as i32]
-        ; mov QWORD [rdx * 8 + image::WINDOW_TABLE as i32], 0
-        ; mov [image::MAPPED as i32], ecx
-        ; and eax, -4096
-        ; or eax, 0x37
-        ; mov [rcx * 8 + image::WINDOW_TABLE as i32], rax
+    );
+    handlers::map_window(a, to, 0x37);
+    dynasm!(a
+        ; .arch x64
         ; mov eax, 1
         ; invept rax, [image::EPT_DESCRIPTOR as i32]
         ; jbe =>to.fail

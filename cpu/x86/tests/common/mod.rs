@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use iced_x86::code_asm::CodeAssembler;
-use ringworld_core::{CpuId, GuestPhys, InterruptMessage, IoContext, Platform, PlatformAttention};
+use ringworld_core::{CpuId, GuestPhys, NoDevices};
 use ringworld_mmu::{GuestMemory, MemoryRegion, RegionKind};
 use ringworld_x86::control::{cr0, cr4, efer};
 use ringworld_x86::interp::{Interpreter, NoObserver, RunEnd};
@@ -11,29 +11,6 @@ use ringworld_x86::segment::Segment;
 use ringworld_x86::state::TableRegister;
 use ringworld_x86::{Activity, Cpu};
 use std::sync::{Arc, LazyLock};
-
-/// No devices: reads give ones, writes are lost.
-#[derive(Default)]
-pub struct Nothing(PlatformAttention);
-
-impl Platform for Nothing {
-    fn mmio_read(&self, _: IoContext, _: GuestPhys, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn mmio_write(&self, _: IoContext, _: GuestPhys, _: &[u8]) {}
-    fn port_read(&self, _: IoContext, _: u16, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn port_write(&self, _: IoContext, _: u16, _: &[u8]) {}
-    fn acknowledge(&self, _: IoContext) -> u8 {
-        0xff
-    }
-    fn send(&self, _: IoContext, _: InterruptMessage) {}
-    fn end_of_interrupt(&self, _: IoContext, _: u8) {}
-    fn attention(&self) -> &PlatformAttention {
-        &self.0
-    }
-}
 
 /// Where code is put.
 pub const CODE: u64 = 0x1_0000;
@@ -77,7 +54,7 @@ impl Rig {
             GuestMemory::new(&[MemoryRegion { base: GuestPhys(0), size: 64 << 20, kind: RegionKind::Ram }])
                 .expect("64 MiB of guest memory");
         static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| Arc::new(Model::as_if_complete("max")));
-        let cpu = Cpu::new(CpuId(0), MODEL.clone(), Arc::new(memory), Arc::new(Nothing::default()));
+        let cpu = Cpu::new(CpuId(0), MODEL.clone(), Arc::new(memory), Arc::new(NoDevices::default()));
         Self { cpu, interpreter: Interpreter::default(), native: Default::default() }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::families::START;
 use iced_x86::{Decoder, DecoderOptions, FastFormatter, FlowControl, Instruction, Register};
-use ringworld_core::{CpuId, GuestPhys, InterruptMessage, IoContext, Platform, PlatformAttention};
+use ringworld_core::{CpuId, GuestPhys, NoDevices};
 use ringworld_jit_x86::{HostCode, JitOptions, Translator};
 use ringworld_mmu::{GuestMemory, MemoryRegion, RegionKind};
 use ringworld_x86::Cpu;
@@ -12,29 +12,6 @@ use ringworld_x86::model::Model;
 use ringworld_x86::native::offset;
 use ringworld_x86::segment::Segment;
 use std::sync::Arc;
-
-/// No devices.
-#[derive(Default)]
-struct Nothing(PlatformAttention);
-
-impl Platform for Nothing {
-    fn mmio_read(&self, _: IoContext, _: GuestPhys, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn mmio_write(&self, _: IoContext, _: GuestPhys, _: &[u8]) {}
-    fn port_read(&self, _: IoContext, _: u16, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn port_write(&self, _: IoContext, _: u16, _: &[u8]) {}
-    fn acknowledge(&self, _: IoContext) -> u8 {
-        0xff
-    }
-    fn send(&self, _: IoContext, _: InterruptMessage) {}
-    fn end_of_interrupt(&self, _: IoContext, _: u8) {}
-    fn attention(&self) -> &PlatformAttention {
-        &self.0
-    }
-}
 
 /// The host code of a sample.
 pub struct Listing {
@@ -84,7 +61,7 @@ impl Lister {
 
     fn cpu(&self) -> Cpu {
         let mut cpu =
-            Cpu::new(CpuId(0), self.model.clone(), self.memory.clone(), Arc::new(Nothing::default()));
+            Cpu::new(CpuId(0), self.model.clone(), self.memory.clone(), Arc::new(NoDevices::default()));
         cpu.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP;
         cpu.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
         cpu.xcr0 = 0xe7;
