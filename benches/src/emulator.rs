@@ -46,6 +46,8 @@ pub struct Guest<'a> {
 pub struct Run {
     /// What the benchmarks cost.
     pub costs: Costs,
+    /// CPU seconds of the whole process, from its start to its end.
+    pub seconds: f64,
     /// Why it ended early.
     pub failure: Option<String>,
 }
@@ -146,6 +148,7 @@ fn drive(disk: &Path) -> String {
 }
 
 fn watch(mut child: Stopped, console: ChildStdout, guest: &Guest) -> Result<Run> {
+    let children = cpu_time::of_children();
     let (pid, begin, timeout) = (child.0.id(), Instant::now(), guest.timeout);
     let elapsed = guest.devices.is_some();
     let (sender, lines) = mpsc::channel();
@@ -192,7 +195,8 @@ fn watch(mut child: Stopped, console: ChildStdout, guest: &Guest) -> Result<Run>
         }
         *failure += &format!(", after the line {:?}", last.trim_end());
     }
-    Ok(Run { costs, failure })
+    drop(child);
+    Ok(Run { costs, seconds: cpu_time::of_children() - children, failure })
 }
 
 /// Where the emulator is: `given`, or for Ringworld beside this program, else by `$PATH`.

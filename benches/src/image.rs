@@ -7,6 +7,12 @@ use ringworld_firmware::Initramfs;
 /// The initramfs that runs these programs, with the amounts of work, and then switches the guest off.
 pub fn initramfs(built: &Built, programs: &[(Program, u64)]) -> Result<Vec<u8>> {
     let mut initramfs = Initramfs::new(built.read("busybox")?)?;
+    add(&mut initramfs, built, programs)?;
+    Ok(initramfs.finish())
+}
+
+/// Has an initramfs run these programs in place of the shell.
+pub fn add(initramfs: &mut Initramfs, built: &Built, programs: &[(Program, u64)]) -> Result<()> {
     let archive = initramfs.archive();
     archive.file(&format!("bench/{BINARY}"), 0o755, built.read(BINARY)?)?;
     archive.file("bench/text", 0o644, built.read("text")?)?;
@@ -22,5 +28,5 @@ pub fn initramfs(built: &Built, programs: &[(Program, u64)]) -> Result<Vec<u8>> 
     // Switching off loses what the console has not sent yet.
     script += "sleep 1\n";
     initramfs.script(&script).context("cannot make the initramfs")?;
-    Ok(initramfs.finish())
+    Ok(())
 }

@@ -8,6 +8,7 @@ mod image;
 mod io;
 mod markers;
 mod native;
+mod nested;
 mod programs;
 mod report;
 
@@ -38,6 +39,10 @@ struct Options {
     /// Measure virtio disk and network instead: MiB a second of elapsed time
     #[arg(long)]
     io: bool,
+    /// Measure nested virtualization instead: the CPU seconds of KVM in a guest booting a guest; with --only, what these
+    /// programs take in the inner and in the outer guest
+    #[arg(long, conflicts_with = "io")]
+    nested: bool,
     /// Lists the benchmarks
     #[arg(long)]
     list: bool,
@@ -154,6 +159,34 @@ fn run(options: &Options) -> Result<bool> {
         }
         return Ok(report.problems.is_empty());
     }
+    let work = |work: u64| ((work as f64 * options.scale) as u64).max(1);
+    let programs = || {
+        programs::all()
+            .filter(|program| options.only.is_empty() || options.only.iter().any(|name| name == program.name))
+            .map(|program| (program, work(program.work)))
+    };
+    if options.nested {
+        let installed =
+            guests.ensure(ringworld_guests::Guest::Nested, Architecture::Amd64, &mut terminal_progress())?;
+        let built = programs::Built::new(&guests.folder().join("benches"), &installed.busybox)?;
+        let programs: Vec<_> = if options.only.is_empty() { Vec::new() } else { programs().collect() };
+        let plan =
+            nested::Plan { installed: &installed, built: &built, programs: &programs, runs: options.runs };
+        let guest = Guest {
+            kernel: options.kernel.as_deref().unwrap_or(&installed.kernel),
+            initrd: Path::new(""),
+            memory: options.memory,
+            ringworld_options: &options.ringworld_options,
+            devices: None,
+            timeout: Duration::from_secs(options.timeout),
+        };
+        let report = nested::run(&plan, &emulators, &guest)?;
+        print!("{}", report.text());
+        if let Some(path) = &options.json {
+            write_json(path, &report)?;
+        }
+        return Ok(report.problems.is_empty());
+    }
     let (kernel, busybox) = match (&options.kernel, &options.busybox) {
         (Some(kernel), Some(busybox)) => (kernel.clone(), busybox.clone()),
         (kernel, busybox) => {
@@ -162,11 +195,7 @@ fn run(options: &Options) -> Result<bool> {
         }
     };
     let built = programs::Built::new(&guests.folder().join("benches"), &busybox)?;
-    let work = |work: u64| ((work as f64 * options.scale) as u64).max(1);
-    let programs: Vec<_> = programs::all()
-        .filter(|program| options.only.is_empty() || options.only.iter().any(|name| name == program.name))
-        .map(|program| (program, work(program.work)))
-        .collect();
+    let programs: Vec<_> = programs().collect();
     let folder = tempfile::tempdir()?;
     let initrd = folder.path().join("initrd");
     fs::write(&initrd, image::initramfs(&built, &programs)?)?;

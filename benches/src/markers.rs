@@ -9,6 +9,8 @@ pub struct Costs {
     pub boot: Option<f64>,
     /// By name: seconds and checksum.
     pub programs: BTreeMap<String, (f64, String)>,
+    /// The same of what ran before user space, in a system around this one.
+    pub outer: BTreeMap<String, (f64, String)>,
     /// By name: why it did not run.
     pub skipped: BTreeMap<String, String>,
     begun: Option<(String, f64)>,
@@ -19,6 +21,7 @@ impl Costs {
     pub fn line(&mut self, line: &str, seconds: f64, boot_marker: &str) {
         if self.boot.is_none() && line.contains(boot_marker) {
             self.boot = Some(seconds);
+            self.outer = core::mem::take(&mut self.programs);
             return;
         }
         // Something may be before the marker: the kernel's own messages, a terminal's sequences.
@@ -55,6 +58,8 @@ mod tests {
         let mut costs = Costs::default();
         for (line, seconds) in [
             ("[    0.1] Linux", 0.1),
+            ("@begin sieve", 0.2),
+            ("@end sieve 0ff0", 0.5),
             ("USERSPACE\r", 1.0),
             ("@begin sieve\r", 1.5),
             ("noise", 1.6),
@@ -67,6 +72,7 @@ mod tests {
             costs.line(line, seconds, "USERSPACE");
         }
         assert_eq!(costs.boot, Some(1.0));
+        assert_eq!(costs.outer, BTreeMap::from([("sieve".into(), (0.3, "0ff0".into()))]));
         assert_eq!(costs.programs, BTreeMap::from([("sieve".into(), (0.5, "00ff".into()))]));
         assert!(!costs.programs.contains_key("avx2"));
         assert_eq!(costs.skipped["avx2"], "no such thing");

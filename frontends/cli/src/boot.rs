@@ -14,14 +14,23 @@ const VIRTIO_COMMAND_LINE: &str = "console=hvc0";
 
 /// Fetches the guest if need be, and boots it.
 pub fn boot(args: &BootArgs) -> anyhow::Result<i32> {
-    let (config, script) = machine(args)?;
+    let (config, script) = machine(args, script(args)?.as_deref())?;
     start(Start::Config(Box::new(config)), &args.machine, script)
 }
 
-/// The machine, with its guest fetched, and what to type.
-pub fn machine(args: &BootArgs) -> anyhow::Result<(MachineConfig, Script)> {
+/// The text of `--script`.
+pub fn script(args: &BootArgs) -> anyhow::Result<Option<String>> {
+    let read = |path: &Path| -> anyhow::Result<_> {
+        let data = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        String::from_utf8(data).with_context(|| format!("{} is no text", path.display()))
+    };
+    args.script.as_deref().map(read).transpose()
+}
+
+/// The machine, with its guest fetched, and what to type. `script` is what runs in place of the shell.
+pub fn machine(args: &BootArgs, script: Option<&str>) -> anyhow::Result<(MachineConfig, Script)> {
     if args.guest == Guest::Nested {
-        return crate::nested::machine(args);
+        return crate::nested::machine(args, script);
     }
     let options = config(&args.machine)?;
     let guest = || -> anyhow::Result<Installed> {
@@ -37,7 +46,7 @@ pub fn machine(args: &BootArgs) -> anyhow::Result<(MachineConfig, Script)> {
             let guest = guest()?;
             // Another kernel has modules of its own.
             let drivers = if args.kernel.is_none() { guest.drivers(&drivers(&options))? } else { Vec::new() };
-            let initrd = initramfs(&guest.busybox, args.script.as_deref(), drivers)?;
+            let initrd = initramfs(&guest.busybox, script, drivers)?;
             let initrd = BootFile::new("initramfs", initrd);
             // The shell ends after the last line of a piped script; /init then powers off.
             (
@@ -81,18 +90,16 @@ fn drivers(config: &MachineConfig) -> Vec<Driver> {
 /// The initial file system around busybox, with a script in place of the shell, and modules to load.
 fn initramfs(
     busybox: &Path,
-    script: Option<&Path>,
+    script: Option<&str>,
     modules: Vec<(String, Vec<u8>)>,
 ) -> anyhow::Result<Vec<u8>> {
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-    let mut initramfs = Initramfs::new(read(busybox)?)?;
+    let busybox = std::fs::read(busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
+    let mut initramfs = Initramfs::new(busybox)?;
     for (file, data) in modules {
         initramfs.module(&file, data)?;
     }
-    if let Some(path) = script {
-        let text =
-            String::from_utf8(read(path)?).with_context(|| format!("{} is no text", path.display()))?;
-        initramfs.script(&text)?;
+    if let Some(script) = script {
+        initramfs.script(script)?;
     }
     Ok(initramfs.finish())
 }

@@ -8,6 +8,7 @@
 mod apt;
 mod drivers;
 mod error;
+mod nested;
 mod packages;
 mod progress;
 mod sources;
@@ -15,6 +16,7 @@ mod store;
 
 pub use drivers::Driver;
 pub use error::GuestError;
+pub use nested::{Nested, NestedError};
 pub use progress::{Progress, terminal_progress};
 pub use store::{FileRecord, Guests, Installed, PackageRecord};
 
