@@ -40,6 +40,8 @@ struct Block {
     /// First instruction.
     start: u32,
     len: u16,
+    /// Instructions for which there is room.
+    room: u16,
     /// Bytes of code; compared when the page's generation has changed.
     bytes: Box<[u8]>,
     page_index: usize,
@@ -252,17 +254,39 @@ impl Interpreter {
         };
         let physical = cpu.tlb.fetched_page(linear) | linear & PAGE_MASK;
         let key = (physical, cpu.mode.0);
-        if let Some(&id) = self.by_address.get(&key)
+        let old = self.by_address.get(&key).copied();
+        if let Some(id) = old
             && u64::from(self.blocks[id as usize].byte_len()) <= room
             && self.revalidate(cpu, id, linear, pointer)?
         {
             return Ok(self.remember(cpu, linear, id));
         }
-        let Some(block) = self.build(cpu, linear, room, pointer, index)? else {
+        // If the page's generation has changed, no look-up leads to the old one any more.
+        let generation = cpu.memory.code_generation(index);
+        let old = old.filter(|&id| {
+            let block = &self.blocks[id as usize];
+            block.second.is_none() && block.generation != generation
+        });
+        let Some(mut block) = self.build(cpu, linear, room, pointer, index, old)? else {
             return self.decode_once(cpu, linear, room);
         };
-        let id = self.blocks.len() as u32;
-        self.blocks.push(block);
+        let id = match old {
+            Some(id) => {
+                let old = &mut self.blocks[id as usize];
+                if block.len <= old.room {
+                    let new = block.start as usize..block.start as usize + usize::from(block.len);
+                    self.insns.copy_within(new, old.start as usize);
+                    self.insns.truncate(block.start as usize);
+                    (block.start, block.room) = (old.start, old.room);
+                }
+                *old = block;
+                id
+            }
+            None => {
+                self.blocks.push(block);
+                self.blocks.len() as u32 - 1
+            }
+        };
         self.by_address.insert(key, id);
         Ok(self.remember(cpu, linear, id))
     }
@@ -313,6 +337,7 @@ impl Interpreter {
     }
 
     /// Decodes the block at `linear`, whose first page is at `pointer`; `None` if its first instruction reaches into a device.
+    /// Instructions whose bytes are as they were in the `old` block there are taken from it.
     fn build(
         &mut self,
         cpu: &mut Cpu,
@@ -320,6 +345,7 @@ impl Interpreter {
         room: u64,
         pointer: *const u8,
         page_index: usize,
+        old: Option<u32>,
     ) -> Result<Option<Block>, Stop> {
         let offset = (linear & PAGE_MASK) as usize;
         let in_page = (PAGE_SIZE as usize - offset).min(MAX_BYTES - 16).min(room as usize);
@@ -332,7 +358,36 @@ impl Interpreter {
         let mut decoder =
             Decoder::with_ip(cpu.mode.bitness(), &bytes[..in_page], cpu.regs[REG_RIP as usize], options);
         let mut end = 0;
+        let (mut known, last) = match old.map(|id| &self.blocks[id as usize]) {
+            Some(old) if old.len > 0 => (old.start as usize, old.start as usize + usize::from(old.len) - 1),
+            _ => (0, 0),
+        };
+        let mut known_at = 0;
         while self.insns.len() - start < MAX_BLOCK && end < in_page {
+            // The last one ended the block for a reason that its bytes do not tell.
+            while known < last && known_at < end {
+                known_at += usize::from(self.insns[known].len);
+                known += 1;
+            }
+            if known < last
+                && known_at == end
+                && let Some(old) = old
+            {
+                let after = end + usize::from(self.insns[known].len);
+                let same = bytes[..in_page].get(end..after);
+                if same.is_some() && same == self.blocks[old as usize].bytes.get(end..after) {
+                    self.insns.push(self.insns[known]);
+                    end = after;
+                    continue;
+                }
+            }
+            if decoder.position() != end {
+                decoder.set_ip(cpu.regs[REG_RIP as usize].wrapping_add(end as u64));
+                // It is within the bytes, as was just asked.
+                if decoder.set_position(end).is_err() {
+                    break;
+                }
+            }
             match decode::decode(&mut decoder, &mut self.scratch, cpu.mode, &cpu.model) {
                 Decoded::Instruction(insn, last) => {
                     self.insns.push(insn);
@@ -349,6 +404,7 @@ impl Interpreter {
             return Ok(Some(Block {
                 start: start as u32,
                 len: (self.insns.len() - start) as u16,
+                room: (self.insns.len() - start) as u16,
                 bytes: bytes[..end].into(),
                 page_index,
                 generation,
@@ -371,6 +427,7 @@ impl Interpreter {
         Ok(Some(Block {
             start: start as u32,
             len: 1,
+            room: 1,
             bytes: bytes[..decoder.position().max(in_page + 1)].into(),
             page_index,
             generation,

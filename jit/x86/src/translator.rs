@@ -23,6 +23,8 @@ const MAX_BLOCK: usize = 64;
 const BYTES: usize = 32;
 /// Entries of the table of execution counts; a power of two.
 const HITS: usize = 1 << 14;
+/// Each time that code is overwritten after its translation doubles the runs before the next one, so often.
+const MAX_KILLS: u8 = 3;
 /// Fetch tokens before everything is forgotten.
 const MAX_TOKENS: usize = 1 << 20;
 /// MXCSR's exception masks: translated vector code needs them all set.
@@ -139,6 +141,8 @@ pub struct Translator {
     by_page: FastMap<usize, Vec<u32>>,
     pub(crate) sites: Vec<Site>,
     hits: Box<[u8]>,
+    /// By the same hash: how often code there was overwritten after its translation, which makes translations dearer.
+    kills: Box<[u8]>,
     code_epoch: u64,
     /// Linear addresses whose instructions stay with the interpreter, sorted.
     breakpoints: Vec<u64>,
@@ -186,6 +190,7 @@ impl Translator {
             by_page: FastMap::default(),
             sites: Vec::new(),
             hits: vec![0; HITS].into_boxed_slice(),
+            kills: vec![0; HITS].into_boxed_slice(),
             code_epoch: 0,
             breakpoints: Vec::new(),
             stats: JitStats { by_code: vec![0; Code::values().len()], ..JitStats::default() },
@@ -238,8 +243,9 @@ impl Translator {
     fn find(&mut self, cpu: &mut Cpu, groups: bool) -> Option<u32> {
         let rip = cpu.rip();
         if groups {
-            let hits = &mut self.hits[hit(rip)];
-            if *hits < self.options.threshold {
+            let n = hit(rip);
+            let hits = &mut self.hits[n];
+            if *hits < self.options.threshold.saturating_mul(1 << self.kills[n]) {
                 *hits += 1;
                 return None;
             }
@@ -431,7 +437,9 @@ impl Translator {
                 self.arena.patch_jump(site.patch, site.unlinked);
             }
         }
-        self.hits[hit(key.0)] = 0;
+        let n = hit(key.0);
+        self.hits[n] = 0;
+        self.kills[n] = (self.kills[n] + 1).min(MAX_KILLS);
     }
 
     /// Links the jump of a site to a block.
