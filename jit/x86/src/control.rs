@@ -86,7 +86,7 @@ impl Emitter<'_> {
 
     /// Looks R14 up in the jump cache and leaves the code's address in RCX; the returned jump is taken if it is not there.
     fn jump_cache(&mut self) -> usize {
-        self.held = None;
+        self.let_go();
         dynasm!(self.s
             ; .arch x64
             ; pext rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
@@ -164,7 +164,7 @@ impl Emitter<'_> {
                 dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14]);
             }
         }
-        self.held = None;
+        self.let_go();
         let same = jrcxz(self.s);
         let other = near(self.s, 0);
         land8(self.s, same);
@@ -241,7 +241,7 @@ impl Emitter<'_> {
         }
         dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) - 8]);
         if !froms.is_empty() {
-            self.held = None;
+            self.let_go();
         }
         self.slow(&froms, Kind::Exec);
         Ok(())

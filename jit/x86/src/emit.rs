@@ -77,6 +77,8 @@ pub struct Emitter<'a> {
     pub(crate) mode: Mode,
     /// The next instruction is in the block, and is none that looks at the shadow of STI.
     pub(crate) next_is_plain: bool,
+    /// The group whose distance is in R14.
+    pub(crate) held_r14: Option<usize>,
     /// Addresses of the jump cache.
     pub(crate) jumps: (i32, i32),
     /// Memory accesses that share a check.
@@ -143,6 +145,7 @@ impl<'a> Emitter<'a> {
             held: None,
             mode,
             next_is_plain: false,
+            held_r14: None,
             jumps,
             groups: Groups::default(),
             established: 0,
@@ -259,7 +262,7 @@ impl<'a> Emitter<'a> {
     fn instruction(&mut self, guest: &Guest) -> bool {
         let start = self.s.len();
         let (sites, cold, live) = (self.sites.len(), self.cold.len(), self.live);
-        let (established, held) = (self.established, self.held);
+        let (established, held) = (self.established, (self.held, self.held_r14));
         if !guest.barred
             && let Some(emit) = emit_of(guest.decoded.code())
         {
@@ -271,19 +274,30 @@ impl<'a> Emitter<'a> {
                     self.cold.truncate(cold);
                     self.live = live;
                     self.established = established;
-                    self.held = held;
+                    (self.held, self.held_r14) = held;
                 }
             }
         }
         let last = guest.last || guest.barred;
         let site = self.exec_site(if last { Kind::ExecLast } else { Kind::Exec });
-        self.held = None;
+        self.let_go();
         self.leave(site);
         !last
     }
 
+    /// RCX and R14 hold something else from now on.
+    pub(crate) fn let_go(&mut self) {
+        (self.held, self.held_r14) = (None, None);
+    }
+
     fn emitted(&mut self, guest: &Guest, emit: Emit) -> Result<bool, Unsupported> {
         let i = &guest.decoded;
+        match emit {
+            // These say what they hold.
+            Emit::Nothing | Emit::Same | Emit::Vector(_) | Emit::Jump | Emit::Branch => {}
+            Emit::Push | Emit::Pop | Emit::Call | Emit::Return => self.held_r14 = None,
+            _ => self.let_go(),
+        }
         match emit {
             Emit::Nothing => {}
             Emit::Same => self.same(i)?,
@@ -337,7 +351,7 @@ impl<'a> Emitter<'a> {
             return;
         }
         self.live = Some(live);
-        self.held = None;
+        self.let_go();
         let (flag, stub) = match live {
             Live::Sse => (at::SSE_LIVE, self.stubs.load_sse),
             Live::Full => (at::FULL_LIVE, self.stubs.load_full),
@@ -432,6 +446,8 @@ impl<'a> Emitter<'a> {
                 r14_is_free = alone != 14;
                 if alone == 1 {
                     held = None;
+                } else {
+                    self.held_r14 = None;
                 }
             }
             i.set_memory_base(sized(Register::RAX, place.base));
@@ -469,6 +485,8 @@ impl<'a> Emitter<'a> {
                     free = rest;
                     if scratch == 1 {
                         held = None;
+                    } else {
+                        self.held_r14 = None;
                     }
                     dynasm!(self.s ; .arch x64 ; mov Rq(scratch), [BYTE rsp + (at as i8)]);
                     loaded[used] = Some((guest_register, scratch, at));
@@ -488,7 +506,7 @@ impl<'a> Emitter<'a> {
         match slow {
             // After the slow path nothing is in RCX.
             Some(from) => {
-                self.held = None;
+                self.let_go();
                 self.slow(&[from], Kind::Exec);
             }
             None => self.held = held,
@@ -510,6 +528,14 @@ impl<'a> Emitter<'a> {
             });
         };
         let Some(form) = Form::of(guest) else { return Err(Unsupported) };
+        if let Form { base: Some(base), index: None, displacement } = form
+            && let Home::Host(base) = home(base)
+            && (member.aligned || alignment(guest).is_none())
+            && self.reach_by_r14(member.group)
+        {
+            let (displacement, held) = (displacement as i32, self.held);
+            return Ok(Place { base, index: Some((14, 0)), displacement, slow: None, held });
+        }
         self.reach(form, member);
         let held = Some(member.group);
         if let Some(aligned) = alignment(guest).filter(|_| !member.aligned) {
@@ -564,7 +590,6 @@ impl<'a> Emitter<'a> {
     }
 
     fn lea_instruction(&mut self, i: &Instruction) {
-        self.held = None;
         let register = i.op0_register();
         let guest = register.full_register().number();
         let wide = address_is_64(i);

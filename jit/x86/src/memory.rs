@@ -34,6 +34,9 @@ pub struct Access {
 impl Emitter<'_> {
     /// Puts a 64-bit constant into a register, without touching the flags.
     pub fn constant(&mut self, register: u8, value: u64) {
+        if register == 14 {
+            self.held_r14 = None;
+        }
         if let Ok(short) = i32::try_from(value as i64) {
             dynasm!(self.s ; .arch x64 ; mov Rq(register), DWORD short);
         } else if let Ok(low) = u32::try_from(value) {
@@ -48,6 +51,9 @@ impl Emitter<'_> {
         match home(guest) {
             Home::Host(host) => host,
             Home::Frame(at) => {
+                if scratch == 14 {
+                    self.held_r14 = None;
+                }
                 dynasm!(self.s ; .arch x64 ; mov Rq(scratch), [BYTE rsp + (at as i8)]);
                 scratch
             }
@@ -56,6 +62,7 @@ impl Emitter<'_> {
 
     /// Puts the linear address of the memory operand into R14; says which one if it is known.
     pub fn address(&mut self, i: &Instruction) -> Option<u64> {
+        self.let_go();
         let wide = address_is_64(i);
         let segment = match i.memory_segment() {
             Register::FS => Some(0),
@@ -160,6 +167,20 @@ impl Emitter<'_> {
         self.held = Some(member.group);
     }
 
+    /// Makes R14 hold the distance of a group that has been checked, if RCX holds that of another: then they stay both. Says
+    /// whether it does.
+    pub fn reach_by_r14(&mut self, group: usize) -> bool {
+        if self.established >> group & 1 == 0 || self.held.is_none_or(|held| held == group) {
+            return false;
+        }
+        if self.held_r14 != Some(group) {
+            let slot = slot(self.groups.groups[group].slot);
+            dynasm!(self.s ; .arch x64 ; mov r14, [BYTE rsp + slot]);
+            self.held_r14 = Some(group);
+        }
+        true
+    }
+
     /// Loads a group's distance into RCX.
     pub fn distance(&mut self, group: usize) {
         let slot = slot(self.groups.groups[group].slot);
@@ -168,6 +189,9 @@ impl Emitter<'_> {
 
     /// Computes an address; RCX is scratch.
     pub fn linear(&mut self, form: Form, into: u8) {
+        if into == 14 {
+            self.held_r14 = None;
+        }
         let base = form.base.map(|base| self.value(base, 14));
         match (base, form.index) {
             (None, None) => self.constant(into, form.displacement as u64),
@@ -185,7 +209,7 @@ impl Emitter<'_> {
     /// end of the displacement of the jump that is taken if not.
     pub fn check(&mut self, access: Access) -> usize {
         let Access { size, write, alignment, fixed } = access;
-        self.held = None;
+        self.let_go();
         let tags = if write { WRITE } else { READ };
         let last = size as i32 - 1;
         let entry = |address: u64| ((address >> 12) as usize & (TLB_ENTRIES - 1)) as i32 * 8;
