@@ -97,8 +97,28 @@ pub mod at {
     pub const TSC_KNOWN: i32 = offset_of!(Frame, tsc_known) as i32;
 }
 
-const _: () =
-    assert!(at::GROUPS + 8 * crate::group::SLOTS as i32 <= 128, "within reach of 8-bit displacements");
+/// What is reached by 8-bit displacements (`at::X as i8`), and the homes and groups' slots, which lie between.
+const SHORT: [i32; 9] = [
+    at::BUDGET,
+    at::INDEX_MASK,
+    at::SIGN_MASK,
+    at::JUMP_MASK,
+    at::SSE_LIVE,
+    at::FULL_LIVE,
+    at::TARGET,
+    at::CODE,
+    at::GROUPS + 8 * (crate::group::SLOTS as i32 - 1),
+];
+
+const _: () = {
+    let mut n = 0;
+    while n < SHORT.len() {
+        assert!(SHORT[n] <= i8::MAX as i32, "within reach of 8-bit displacements");
+        n += 1;
+    }
+    let last_home = core::mem::offset_of!(Frame, homes) + 8 * 3;
+    assert!(last_home <= i8::MAX as usize, "within reach of 8-bit displacements");
+};
 
 /// Where a guest register lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
