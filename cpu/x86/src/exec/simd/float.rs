@@ -2,7 +2,8 @@
 
 use super::form::form;
 use super::plumbing::{
-    Operate, Operation, Ops, environment, lane_mask, register, report, report_flags, write,
+    Operate, Operation, Ops, check_masked_element, environment, lane_mask, register, report, report_flags,
+    write,
 };
 use super::table::{self, Kind};
 use super::vector::{Lane, V};
@@ -76,7 +77,12 @@ fn alternating<E: Element, O: Element, F: Float>(o: &mut Ops) {
 /// The last operand of a scalar instruction: register operand `n`, or memory.
 #[inline(always)]
 pub fn scalar_source<F: Float>(cpu: &mut Cpu, i: &Insn, n: usize) -> Result<F, Stop> {
-    if i.has_memory() { cpu.load(i) } else { Ok(F::from_bits(cpu.zmm[usize::from(i.r[n] & 31)][0])) }
+    if i.has_memory() {
+        check_masked_element(cpu, i, size_of::<F>())?;
+        cpu.load(i)
+    } else {
+        Ok(F::from_bits(cpu.zmm[usize::from(i.r[n] & 31)][0]))
+    }
 }
 
 /// Legacy scalar form: the destination's upper elements stay.

@@ -2,10 +2,11 @@
 
 use super::form::form;
 use super::plumbing::{
-    check_aligned, lane_mask, load, load_lanes, register, store_at, store_lanes, store_lanes_unchecked, write,
+    check_aligned, lane_mask, load, load_lanes, read_whole, register, store_at, store_lanes,
+    store_lanes_unchecked, write,
 };
 use super::table::{self, Kind};
-use super::vector::{V, ones};
+use super::vector::V;
 use crate::exec::operand::Int;
 use crate::insn::Exec;
 use crate::mem::Kind as Access;
@@ -82,8 +83,11 @@ fn vex_load<const ALIGNED: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let element = usize::from(form(i).element).max(1);
     let lanes = bytes / element;
     let mask = lane_mask(cpu, i, lanes);
-    let v =
-        if mask == ones(lanes) { load(cpu, i, bytes)? } else { load_lanes(cpu, i, element, lanes, mask)? };
+    let v = if read_whole(i, bytes, lanes, mask) {
+        load(cpu, i, bytes)?
+    } else {
+        load_lanes(cpu, i, element, lanes, mask)?
+    };
     write(cpu, i, &v, element, lanes);
     Ok(())
 }
@@ -160,7 +164,8 @@ fn scalar_vex_register<const BYTES: usize>(cpu: &mut Cpu, i: &Insn) -> Result<()
 }
 
 fn scalar_vex_load<const BYTES: usize>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    let v = if lane_mask(cpu, i, 1) != 0 { load(cpu, i, BYTES)? } else { [0; 8] };
+    let mask = lane_mask(cpu, i, 1);
+    let v = if i.opmask() == 0 { load(cpu, i, BYTES)? } else { load_lanes(cpu, i, BYTES, 1, mask)? };
     write(cpu, i, &v, BYTES, 1);
     Ok(())
 }

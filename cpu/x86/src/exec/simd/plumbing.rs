@@ -195,7 +195,7 @@ fn operate(cpu: &mut Cpu, i: &Insn, op: &Operation) -> Result<(), Stop> {
         if op.suppresses && mask == 0 { [0; 8] } else { broadcast(cpu, i, form.element.into())? }
     } else if op.unchecked && cpu.alignment_checked() {
         load_lanes_unchecked(cpu, i, usize::from(form.memory) / lanes.max(1), lanes, mask)?
-    } else if op.suppresses && mask != ones(lanes) {
+    } else if op.suppresses && !read_whole(i, form.memory.into(), lanes, mask) {
         load_lanes(cpu, i, usize::from(form.memory) / lanes.max(1), lanes, mask)?
     } else {
         load(cpu, i, form.memory.into())?
@@ -349,6 +349,7 @@ pub fn store_at(cpu: &mut Cpu, segment: u8, offset: u64, v: &V, bytes: usize) ->
 
 /// Loads one element and repeats it over the vector.
 fn broadcast(cpu: &mut Cpu, i: &Insn, element: usize) -> Result<V, Stop> {
+    check_masked_element(cpu, i, element)?;
     let v = load(cpu, i, element)?;
     Ok(match element {
         2 => [v[0] & 0xffff, 0, 0, 0, 0, 0, 0, 0].map(|_: u64| (v[0] & 0xffff) * 0x0001_0001_0001_0001),
@@ -357,19 +358,45 @@ fn broadcast(cpu: &mut Cpu, i: &Insn, element: usize) -> Result<V, Stop> {
     })
 }
 
-/// #AC of a masked operand: it knows operands of up to 8 bytes only, and looks at the whole one.
-fn check_operand_alignment(cpu: &mut Cpu, i: &Insn, bytes: u64, mask: u64, kind: Kind) -> Result<(), Stop> {
-    if mask != 0 && bytes <= 8 && cpu.alignment_checked() {
+/// Whether a masked operand of `bytes` bytes is read as if it had no mask: all lanes are active, and the order of #GP and
+/// #AC, which differs, is not in question.
+#[inline]
+pub fn read_whole(i: &Insn, bytes: usize, lanes: usize, mask: u64) -> bool {
+    mask == ones(lanes) && (i.opmask() == 0 || bytes > 8)
+}
+
+/// Before the load of an active element of a masked instruction: it must be inside the segment wholly before #AC is
+/// looked at.
+#[inline(always)]
+pub fn check_masked_element(cpu: &mut Cpu, i: &Insn, size: usize) -> Result<(), Stop> {
+    if i.opmask() != 0 {
         let offset = cpu.effective_address(i);
-        let linear = cpu.check_segment(i.segment(), offset, 1, kind)?;
-        if linear & (bytes - 1) != 0 {
-            return Err(cpu.ac());
-        }
+        cpu.check_segment(i.segment(), offset, size as u64, Kind::Read)?;
     }
     Ok(())
 }
 
-/// The offsets of the active ones of `lanes` lanes of `size` bytes, after the checks of the segment.
+/// #AC of a masked operand: it knows operands of up to 8 bytes only, and looks at the whole one. On silicon #GP or #SS of
+/// an active lane comes first: a load's for all of the lane, a store's only if the lane begins outside.
+fn check_operand_alignment(
+    cpu: &mut Cpu,
+    i: &Insn,
+    size: usize,
+    lanes: usize,
+    mask: u64,
+    kind: Kind,
+) -> Result<(), Stop> {
+    let bytes = size * lanes;
+    if mask == 0 || bytes > 8 || !cpu.alignment_checked() {
+        return Ok(());
+    }
+    let _checked = active_lanes(cpu, i, size, lanes, mask, kind, if kind == Kind::Write { 1 } else { size })?;
+    let linear = cpu.fast[usize::from(i.segment() & 7)].base.wrapping_add(cpu.effective_address(i));
+    if linear & (bytes as u64 - 1) != 0 { Err(cpu.ac()) } else { Ok(()) }
+}
+
+/// The offsets of the active ones of `lanes` lanes of `size` bytes, after the checks of the segment for the first
+/// `checked` bytes of each.
 fn active_lanes(
     cpu: &mut Cpu,
     i: &Insn,
@@ -377,20 +404,21 @@ fn active_lanes(
     lanes: usize,
     mask: u64,
     kind: Kind,
+    checked: usize,
 ) -> Result<impl Iterator<Item = (usize, u64)> + Clone + use<>, Stop> {
     let start = cpu.effective_address(i);
     let active = (0..lanes)
         .filter(move |n| mask >> n & 1 != 0)
         .map(move |n| (n, start.wrapping_add((n * size) as u64)));
     for (_, offset) in active.clone() {
-        cpu.check_segment(i.segment(), offset, size as u64, kind)?;
+        cpu.check_segment(i.segment(), offset, checked as u64, kind)?;
     }
     Ok(active)
 }
 
 /// Loads the active ones of `lanes` lanes of `size` bytes and no others; lanes that are not loaded are zero.
 pub fn load_lanes(cpu: &mut Cpu, i: &Insn, size: usize, lanes: usize, mask: u64) -> Result<V, Stop> {
-    check_operand_alignment(cpu, i, (size * lanes) as u64, mask, Kind::Read)?;
+    check_operand_alignment(cpu, i, size, lanes, mask, Kind::Read)?;
     load_lanes_unchecked(cpu, i, size, lanes, mask)
 }
 
@@ -402,7 +430,7 @@ pub fn load_lanes_unchecked(
     lanes: usize,
     mask: u64,
 ) -> Result<V, Stop> {
-    let active = active_lanes(cpu, i, size, lanes, mask, Kind::Read)?;
+    let active = active_lanes(cpu, i, size, lanes, mask, Kind::Read, size)?;
     let mut v = [0; 8];
     let bytes: &mut [u8; 64] = transmute_mut!(&mut v);
     for (n, offset) in active {
@@ -419,7 +447,7 @@ pub fn store_lanes(cpu: &mut Cpu, i: &Insn, v: &V, size: usize, lanes: usize, ma
         let start = cpu.effective_address(i);
         return store_at(cpu, i.segment(), start, v, size * lanes);
     }
-    check_operand_alignment(cpu, i, (size * lanes) as u64, mask, Kind::Write)?;
+    check_operand_alignment(cpu, i, size, lanes, mask, Kind::Write)?;
     store_lanes_unchecked(cpu, i, v, size, lanes, mask)
 }
 
@@ -433,7 +461,7 @@ pub fn store_lanes_unchecked(
     mask: u64,
 ) -> Result<(), Stop> {
     let start = cpu.effective_address(i);
-    let active = active_lanes(cpu, i, size, lanes, mask, Kind::Write)?;
+    let active = active_lanes(cpu, i, size, lanes, mask, Kind::Write, size)?;
     let linear = cpu.fast[usize::from(i.segment() & 7)].base.wrapping_add(start);
     let room = PAGE_SIZE - (linear & PAGE_MASK);
     let bounds = (active.clone().next(), active.clone().last());

@@ -173,3 +173,45 @@ fn ldmxcsr_rejects_reserved_bits() {
     assert_eq!(cpu.mxcsr, 0xffc0);
     assert!(!cpu.flags.has(bits::AC));
 }
+
+/// Of #GP and #AC, an access across the end of the canonical addresses raises, as silicon does: #AC without a mask; with
+/// one, #GP for a load's lane that is not wholly inside, and for a store's lane that begins outside.
+#[test]
+fn alignment_and_canonical_addresses_of_masked_operands() {
+    use iced_x86::code_asm::*;
+    const GP: u8 = 13;
+    const AC: u8 = 17;
+    type Emit = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+    use iced_x86::IcedError;
+    let cases: &[(&str, Emit, [u8; 2])] = &[
+        // With only the first lane active, and with all of them.
+        ("vaddsd", |a| a.vaddsd(xmm0, xmm1, qword_ptr(rbx)), [AC, AC]),
+        ("vaddsd{k}", |a| a.vaddsd(xmm0.k1(), xmm1, qword_ptr(rbx)), [GP, GP]),
+        ("vmovsd{k}", |a| a.vmovsd(xmm0.k1(), qword_ptr(rbx)), [GP, GP]),
+        ("vmovsd{k} store", |a| a.vmovsd(qword_ptr(rbx).k1(), xmm0), [AC, AC]),
+        ("vpmovzxbw{k}", |a| a.vpmovzxbw(xmm0.k1(), qword_ptr(rbx)), [AC, GP]),
+        ("vpmovqb{k} store", |a| a.vpmovqb(qword_ptr(rbx).k1(), zmm0), [AC, GP]),
+        ("vcvttps2qq{k}", |a| a.vcvttps2qq(xmm0.k1(), qword_ptr(rbx)), [GP, GP]),
+        ("vbroadcastsd", |a| a.vbroadcastsd(zmm0, qword_ptr(rbx)), [AC, AC]),
+        ("vbroadcastsd{k}", |a| a.vbroadcastsd(zmm0.k1(), qword_ptr(rbx)), [GP, GP]),
+        ("vaddpd bcst", |a| a.vaddpd(xmm0, xmm1, qword_bcst(rbx)), [AC, AC]),
+        ("vaddpd bcst{k}", |a| a.vaddpd(xmm0.k1(), xmm1, qword_bcst(rbx)), [GP, GP]),
+        ("mov", |a| a.mov(rax, qword_ptr(rbx)), [AC, AC]),
+    ];
+    for (name, emit, vectors) in cases {
+        let mut assembler = CodeAssembler::new(64).unwrap();
+        assembler.set_prefer_vex(false);
+        emit(&mut assembler).unwrap();
+        let code = assembler.assemble(0).unwrap();
+        for (mask, vector) in [1, 0xff].into_iter().zip(*vectors) {
+            let mut cpu = machine();
+            cpu.cpl = 3;
+            cpu.cr0 |= crate::control::cr0::AM;
+            cpu.flags.set(cpu.flags.get() | bits::AC);
+            cpu.update_mode();
+            cpu.regs[3] = 0x7fff_ffff_ffff;
+            cpu.k[1] = mask;
+            assert_eq!(run(&mut cpu, &code), Err(vector), "{name}, mask {mask:#x}");
+        }
+    }
+}
