@@ -517,6 +517,11 @@ impl<'a> Emitter<'a> {
     /// Checks the memory operand; says where it is.
     fn place(&mut self, guest: &Instruction, access: OpAccess) -> Result<Place, Unsupported> {
         let Some(member) = self.accesses().operand else {
+            if let Some((base, displacement)) = Form::of(guest).and_then(|form| form.direct()) {
+                let access = access_of(guest, access, None)?;
+                let slow = Some(self.check_direct(base, displacement, access));
+                return Ok(Place { base, index: Some((1, 0)), displacement, slow, held: None });
+            }
             let fixed = self.address(guest);
             let slow = self.check(access_of(guest, access, fixed)?);
             return Ok(Place {

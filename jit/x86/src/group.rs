@@ -7,6 +7,7 @@
 
 use crate::classify::{Emit, System, alignment, emit_of};
 use crate::emit::Guest;
+use crate::frame::{Home, home};
 use crate::memory::address_is_64;
 use iced_x86::{
     Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register,
@@ -51,6 +52,16 @@ impl Form {
             index,
             displacement,
         })
+    }
+
+    /// If only one register takes part, and it lives in a host register: that, and the displacement.
+    pub fn direct(&self) -> Option<(u8, i32)> {
+        match (self.base.map(home), self.index) {
+            (Some(Home::Host(host)), None) if self.displacement.abs() < 1 << 30 => {
+                Some((host, self.displacement as i32))
+            }
+            _ => None,
+        }
     }
 
     /// No register takes part.

@@ -148,8 +148,8 @@ impl Emitter<'_> {
         self.established |= 1 << member.group;
         let group = self.groups.groups[member.group];
         let first = Form { displacement: form.displacement.wrapping_add(member.offset), ..form };
-        self.linear(first, 14);
         if let Some((alignment, offset)) = group.alignment {
+            self.linear(first, 14);
             dynasm!(self.s
                 ; .arch x64
                 ; lea rcx, [r14 + offset as i32]
@@ -160,8 +160,15 @@ impl Emitter<'_> {
             land8(self.s, fits);
             self.ungroup(from);
         }
-        let fixed = first.is_constant().then_some(first.displacement as u64);
-        let from = self.check(Access { size: group.size(), write: group.write, alignment: None, fixed });
+        let access = Access { size: group.size(), write: group.write, alignment: None, fixed: None };
+        let from = match first.direct() {
+            Some((base, displacement)) => self.check_direct(base, displacement, access),
+            None => {
+                let fixed = first.is_constant().then_some(first.displacement as u64);
+                self.linear(first, 14);
+                self.check(Access { fixed, ..access })
+            }
+        };
         self.ungroup(from);
         dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + slot(group.slot)], rcx);
         self.held = Some(member.group);
@@ -203,6 +210,41 @@ impl Emitter<'_> {
                 self.lea(into, true, base, index, scale, form.displacement as i32);
             }
         }
+    }
+
+    /// As [`Self::check`] for an access at a host register plus a displacement, which stays what is added to RCX: R14 has room for
+    /// the slot, which is computed once.
+    pub(crate) fn check_direct(&mut self, base: u8, displacement: i32, access: Access) -> usize {
+        self.let_go();
+        let tags = if access.write { WRITE } else { READ };
+        if displacement == 0 {
+            dynasm!(self.s ; .arch x64 ; pext r14, Rq(base), [BYTE rsp + (at::INDEX_MASK as i8)]);
+        } else {
+            dynasm!(self.s
+                ; .arch x64
+                ; lea r14, [Rq(base) + displacement]
+                ; pext r14, r14, [BYTE rsp + (at::INDEX_MASK as i8)]
+            );
+        }
+        dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + r14 * 8 + tags]);
+        match access.alignment {
+            // No byte of an aligned access leaves the page if the first one does not.
+            Some(alignment) => dynasm!(self.s
+                ; .arch x64
+                ; lea rcx, [rcx + Rq(base) + displacement]
+                ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
+            ),
+            None => dynasm!(self.s
+                ; .arch x64
+                ; lea rcx, [rcx + Rq(base) + (displacement + (access.size as i32 - 1))]
+                ; shrx rcx, rcx, r15
+            ),
+        }
+        let fits = jrcxz(self.s);
+        let slow = near(self.s, 0);
+        land8(self.s, fits);
+        dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + r14 * 8 + HOST]);
+        slow
     }
 
     /// Checks that an access at R14 may go may go to the host's memory, and leaves the host address minus R14 in RCX. Returns the
