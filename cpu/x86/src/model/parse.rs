@@ -83,6 +83,28 @@ const FILES: &[&str] = &[
     include_str!("../../models/max.toml"),
 ];
 
+/// VMX controls by the names of QEMU's CPU properties, with which test suites say what they want: property and control.
+const VMX_PROPERTIES: &[(&str, &str)] = &[
+    ("vmx-preemption-timer", "preemption-timer"),
+    ("vmx-posted-intr", "posted-interrupts"),
+    ("vmx-flexpriority", "tpr-shadow"),
+    ("vmx-mtf", "monitor-trap-flag"),
+    ("vmx-apicv-xapic", "virtualize-apic-accesses"),
+    ("vmx-ept", "ept"),
+    ("vmx-desc-exit", "descriptor-table-exiting"),
+    ("vmx-apicv-x2apic", "virtualize-x2apic"),
+    ("vmx-vpid", "vpid"),
+    ("vmx-unrestricted-guest", "unrestricted-guest"),
+    ("vmx-apicv-register", "apic-register-virtualization"),
+    ("vmx-apicv-vid", "virtual-interrupt-delivery"),
+    ("vmx-ple", "pause-loop-exiting"),
+    ("vmx-vmfunc", "vm-functions"),
+    ("vmx-shadow-vmcs", "vmcs-shadowing"),
+    ("vmx-pml", "pml"),
+    ("vmx-mbec", "mode-based-execute-control"),
+    ("vmx-tsc-scaling", "tsc-scaling"),
+];
+
 static MODELS: LazyLock<Vec<ModelFile>> = LazyLock::new(|| {
     // The files are part of the program; a test reads all of them.
     FILES.iter().filter_map(|text| toml::from_str(text).ok()).collect()
@@ -124,6 +146,7 @@ pub(super) fn asked_for(name: &str) -> Features {
 impl Model {
     /// Reads a description: a model's name, then features to add (`+name`, `name`, `name=on`) or to take away (`-name`,
     /// `name=off`), separated by commas. A feature brings those that it needs, and takes those that need it with it.
+    /// So do QEMU's `vmx-` properties with the main controls of VMX.
     /// `vendor=` and `phys-bits=` (the width of physical addresses) replace the model's own.
     pub fn parse(text: &str) -> Result<Self, ModelError> {
         let mut parts = text.split(',').map(str::trim);
@@ -133,6 +156,7 @@ impl Model {
             ModelError::UnknownModel { name: name.into(), known }
         })?;
         let mut features = file.features().and(implemented());
+        let mut vmx = file.vmx.clone();
         let (mut vendor, mut physical_bits) = (file.vendor, file.physical_bits);
         for part in parts.filter(|part| !part.is_empty()) {
             let impossible = || ModelError::Property(part.into());
@@ -160,6 +184,10 @@ impl Model {
                 (None, None, None) => (part, true),
                 _ => return Err(ModelError::Malformed(part.into())),
             };
+            if let Some((_, control)) = VMX_PROPERTIES.iter().find(|(property, _)| *property == name) {
+                vmx.push(if on { (*control).into() } else { format!("-{control}") });
+                continue;
+            }
             let feature = Feature::by_name(name)
                 .ok_or_else(|| ModelError::UnknownFeature { name: name.into(), near: similar(name) })?;
             if !on {
@@ -171,10 +199,10 @@ impl Model {
                 return Err(ModelError::NotImplemented { name: feature.name(), missing });
             }
         }
-        Ok(Self { vendor, physical_bits, ..Self::build(file, features) })
+        Ok(Self { vendor, physical_bits, ..Self::build(file, features, vmx) })
     }
 
-    fn build(file: &ModelFile, features: Features) -> Self {
+    fn build(file: &ModelFile, features: Features, vmx_controls: Vec<String>) -> Self {
         let mut model = Self {
             vendor: file.vendor,
             brand: file.brand.clone(),
@@ -185,7 +213,7 @@ impl Model {
             level: file.level,
             extended_level: file.extended_level,
             caches: file.caches.clone(),
-            vmx_controls: file.vmx.clone(),
+            vmx_controls,
             vmx: Capabilities::default(),
             features,
             codes: Box::default(),
@@ -256,7 +284,15 @@ mod tests {
     }
 
     #[test]
+    fn properties_name_controls() {
+        for (property, control) in VMX_PROPERTIES {
+            assert!(crate::vmx::controls::CONTROLS.iter().any(|known| known.name == *control), "{property}");
+        }
+    }
+
+    #[test]
     fn descriptions() {
+        use crate::vmx::controls;
         assert!(Model::parse("max").is_ok());
         let model = Model::parse("max,vendor=AuthenticAMD,phys-bits=36,-avx").unwrap();
         assert_eq!((model.vendor, model.physical_bits()), (Vendor::Amd, 36));
@@ -266,6 +302,10 @@ mod tests {
                 && !model.has(Feature::Lm)
                 && model.has(Feature::Fpu) == implemented().has(Feature::Fpu)
         );
+        let mode_based =
+            |text: &str| Model::parse(text).unwrap().vmx.has(controls::Group::Secondary, 1 << 22);
+        assert!(mode_based("max,+vmx") && !mode_based("max,-vmx-mbec") && !mode_based("max,vmx-ept=off"));
+        assert!(!mode_based("Haswell,+vmx") && mode_based("Haswell,+vmx,+vmx-mbec"));
         let error = |text: &str| Model::parse(text).unwrap_err().to_string();
         for (text, wanted) in [
             (
