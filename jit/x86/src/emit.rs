@@ -178,7 +178,10 @@ impl<'a> Emitter<'a> {
         dynasm!(self.s
             ; .arch x64
             ; mov rcx, [BYTE rsp + (at::BUDGET as i8)]
-            ; lea rcx, [rcx - self.count as i32]
+        );
+        self.lea_base(1, true, 1, -(self.count as i32));
+        dynasm!(self.s
+            ; .arch x64
             ; mov [BYTE rsp + (at::BUDGET as i8)], rcx
             ; pext rcx, rcx, [BYTE rsp + (at::SIGN_MASK as i8)]
         );
@@ -439,7 +442,7 @@ impl<'a> Emitter<'a> {
                         self.lea(alone, true, Some(place.base), index, scale, place.displacement);
                     }
                     None => {
-                        dynasm!(self.s ; .arch x64 ; lea Rq(alone), [Rq(place.base) + place.displacement]);
+                        self.lea_base(alone, true, place.base, place.displacement);
                     }
                 }
                 place = Place { base: alone, index: None, displacement: 0, ..place };
@@ -640,12 +643,9 @@ impl<'a> Emitter<'a> {
     }
 
     fn give_back(&mut self, refund: u32) {
-        dynasm!(self.s
-            ; .arch x64
-            ; mov rcx, [BYTE rsp + (at::BUDGET as i8)]
-            ; lea rcx, [rcx + refund as i32]
-            ; mov [BYTE rsp + (at::BUDGET as i8)], rcx
-        );
+        dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + (at::BUDGET as i8)]);
+        self.lea_base(1, true, 1, refund as i32);
+        dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::BUDGET as i8)], rcx);
     }
 
     /// A branch in the middle of a block.

@@ -103,8 +103,7 @@ impl Emitter<'_> {
         let short = displacement as i32;
         match (base, index) {
             (None, None) => return Some(displacement & mask),
-            (Some(base), None) if wide => dynasm!(self.s ; .arch x64 ; lea Rq(into), [Rq(base) + short]),
-            (Some(base), None) => dynasm!(self.s ; .arch x64 ; lea Rd(into), [Rq(base) + short]),
+            (Some(base), None) => self.lea_base(into, wide, base, short),
             (base, Some(index)) => {
                 // dynasm takes scales as literals.
                 let scale = i.memory_index_scale().trailing_zeros() as u8;
@@ -129,10 +128,33 @@ impl Emitter<'_> {
             | (into >> 3) << 2
             | (index >> 3) << 1
             | base.map_or(0, |base| base >> 3);
-        let modrm = (into & 7) << 3 | 4 | if base.is_some() { 0x80 } else { 0 };
         let sib = scale << 6 | (index & 7) << 3 | base.map_or(5, |base| base & 7);
-        self.s.extend([rex, 0x8d, modrm, sib]);
-        self.s.extend(displacement.to_le_bytes());
+        let mode = base.map_or(0, |base| displacement_mode(base, displacement));
+        self.s.extend([rex, 0x8d, mode | (into & 7) << 3 | 4, sib]);
+        self.displacement(if base.is_some() { mode } else { 0x80 }, displacement);
+    }
+
+    /// LEA with base and displacement; nothing if that changes nothing.
+    pub(crate) fn lea_base(&mut self, into: u8, wide: bool, base: u8, displacement: i32) {
+        if wide && into == base && displacement == 0 {
+            return;
+        }
+        let mode = displacement_mode(base, displacement);
+        let rex = 0x40 | u8::from(wide) << 3 | (into >> 3) << 2 | base >> 3;
+        self.s.extend([rex, 0x8d, mode | (into & 7) << 3 | base & 7]);
+        // RSP's and R12's number stands for an SIB byte.
+        if base & 7 == 4 {
+            self.s.extend([0x24]);
+        }
+        self.displacement(mode, displacement);
+    }
+
+    fn displacement(&mut self, mode: u8, displacement: i32) {
+        match mode {
+            0 => {}
+            0x40 => self.s.extend([displacement as u8]),
+            _ => self.s.extend(displacement.to_le_bytes()),
+        }
     }
 
     /// Puts into RCX what the group's linear addresses lack to host addresses, checking the group's whole range if this is
@@ -149,10 +171,15 @@ impl Emitter<'_> {
         let group = self.groups.groups[member.group];
         let first = Form { displacement: form.displacement.wrapping_add(member.offset), ..form };
         if let Some((alignment, offset)) = group.alignment {
-            self.linear(first, 14);
+            match first.direct() {
+                Some((base, displacement)) => self.lea_base(1, true, base, displacement + offset as i32),
+                None => {
+                    self.linear(first, 14);
+                    self.lea_base(1, true, 14, offset as i32);
+                }
+            }
             dynasm!(self.s
                 ; .arch x64
-                ; lea rcx, [r14 + offset as i32]
                 ; pext rcx, rcx, [rsp + at::LOW + 8 * (alignment.trailing_zeros() as i32 - 4)]
             );
             let fits = jrcxz(self.s);
@@ -165,7 +192,10 @@ impl Emitter<'_> {
             Some((base, displacement)) => self.check_direct(base, displacement, access),
             None => {
                 let fixed = first.is_constant().then_some(first.displacement as u64);
-                self.linear(first, 14);
+                // The look at the alignment has left it there.
+                if group.alignment.is_none() {
+                    self.linear(first, 14);
+                }
                 self.check(Access { fixed, ..access })
             }
         };
@@ -202,9 +232,7 @@ impl Emitter<'_> {
         let base = form.base.map(|base| self.value(base, 14));
         match (base, form.index) {
             (None, None) => self.constant(into, form.displacement as u64),
-            (Some(base), None) => {
-                dynasm!(self.s ; .arch x64 ; lea Rq(into), [Rq(base) + form.displacement as i32]);
-            }
+            (Some(base), None) => self.lea_base(into, true, base, form.displacement as i32),
             (base, Some((index, scale))) => {
                 let index = self.value(index, 1);
                 self.lea(into, true, base, index, scale, form.displacement as i32);
@@ -217,28 +245,29 @@ impl Emitter<'_> {
     pub(crate) fn check_direct(&mut self, base: u8, displacement: i32, access: Access) -> usize {
         self.let_go();
         let tags = if access.write { WRITE } else { READ };
-        if displacement == 0 {
-            dynasm!(self.s ; .arch x64 ; pext r14, Rq(base), [BYTE rsp + (at::INDEX_MASK as i8)]);
-        } else {
-            dynasm!(self.s
-                ; .arch x64
-                ; lea r14, [Rq(base) + displacement]
-                ; pext r14, r14, [BYTE rsp + (at::INDEX_MASK as i8)]
-            );
+        let mut from = base;
+        if displacement != 0 {
+            self.lea_base(14, true, base, displacement);
+            from = 14;
         }
-        dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + r14 * 8 + tags]);
+        dynasm!(self.s
+            ; .arch x64
+            ; pext r14, Rq(from), [BYTE rsp + (at::INDEX_MASK as i8)]
+            ; mov rcx, [r15 + r14 * 8 + tags]
+        );
         match access.alignment {
             // No byte of an aligned access leaves the page if the first one does not.
-            Some(alignment) => dynasm!(self.s
-                ; .arch x64
-                ; lea rcx, [rcx + Rq(base) + displacement]
-                ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
-            ),
-            None => dynasm!(self.s
-                ; .arch x64
-                ; lea rcx, [rcx + Rq(base) + (displacement + (access.size as i32 - 1))]
-                ; shrx rcx, rcx, r15
-            ),
+            Some(alignment) => {
+                self.lea(1, true, Some(1), base, 0, displacement);
+                dynasm!(self.s
+                    ; .arch x64
+                    ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
+                );
+            }
+            None => {
+                self.lea(1, true, Some(1), base, 0, displacement + (access.size as i32 - 1));
+                dynasm!(self.s ; .arch x64 ; shrx rcx, rcx, r15);
+            }
         }
         let fits = jrcxz(self.s);
         let slow = near(self.s, 0);
@@ -272,7 +301,8 @@ impl Emitter<'_> {
             ),
             None if last == 0 => dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14] ; shrx rcx, rcx, r15),
             None => {
-                dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14 + last] ; shrx rcx, rcx, r15);
+                self.lea(1, true, Some(1), 14, 0, last);
+                dynasm!(self.s ; .arch x64 ; shrx rcx, rcx, r15);
             }
         }
         let fits = jrcxz(self.s);
@@ -287,6 +317,16 @@ impl Emitter<'_> {
             ),
         }
         slow
+    }
+}
+
+/// The upper bits of ModRM for the shortest displacement from a base register; RBP's and R13's number without one stands for
+/// something else.
+fn displacement_mode(base: u8, displacement: i32) -> u8 {
+    match i8::try_from(displacement) {
+        Ok(0) if base & 7 != 5 => 0,
+        Ok(_) => 0x40,
+        Err(_) => 0x80,
     }
 }
 
