@@ -31,6 +31,8 @@ pub enum Command {
     Guests(GuestsCommand),
     /// List CPU models and features
     Cpus,
+    /// List the checks of VM entry (VMX) and VMRUN (SVM), with their sections of the manuals
+    Checks,
     /// Compare the engines over a whole run
     Lockstep(LockstepArgs),
     /// Run a small hypervisor and show what each way out of its guest costs

@@ -6,6 +6,7 @@ mod say;
 
 mod args;
 mod boot;
+mod checks;
 mod conform;
 mod console;
 mod control;
@@ -79,6 +80,10 @@ fn command(command: Command) -> anyhow::Result<i32> {
         Command::Cpus => {
             terminal::end_at_closed_pipe();
             cpus::list()
+        }
+        Command::Checks => {
+            terminal::end_at_closed_pipe();
+            checks::list()
         }
         Command::Demo(args) => {
             terminal::end_at_closed_pipe();
