@@ -124,8 +124,7 @@ impl Cpu {
     /// Puts a segment into a register's hidden part.
     pub(crate) fn set_segment(&mut self, n: u8, segment: Segment) {
         self.seg[usize::from(n) % 6] = segment;
-        let long64 = self.long64();
-        self.update_fast_segment(n, long64);
+        self.segment_changed(n);
     }
 
     /// Loads a data or stack segment register as MOV and POP do.
@@ -244,8 +243,7 @@ impl Cpu {
         self.cpl = cpl;
         let mode_bits = rights::L | rights::DB;
         if old.1 == cpl && (old.0.rights ^ segment.rights) & mode_bits == 0 {
-            let long64 = self.long64();
-            self.update_fast_segment(seg::CS, long64);
+            self.segment_changed(seg::CS);
             self.end_block();
         } else {
             self.privilege_changed();

@@ -26,6 +26,11 @@ impl Mode {
     const AVX: u32 = 1024;
     const AVX512: u32 = 2048;
     const GUEST: u32 = 4096;
+    /// 32-bit code whose CS, DS, ES and SS begin at 0 and allow 4 GiB; and FS, GS, which allow as much from any base.
+    const FLAT: u32 = 1 << 13;
+    const FLAT_FS: u32 = 1 << 14;
+    const FLAT_GS: u32 = 1 << 15;
+    const FLATNESS: u32 = Self::FLAT | Self::FLAT_FS | Self::FLAT_GS;
 
     /// Operand and address size of code: 16, 32 or 64.
     pub const fn bitness(self) -> u32 {
@@ -41,6 +46,20 @@ impl Mode {
     #[inline(always)]
     pub const fn long64(self) -> bool {
         self.0 & Self::CODE64 != 0
+    }
+    /// 32-bit protected or compatibility mode in which no access by way of CS, DS, ES and SS can violate a segment's
+    /// limit or rights, and offsets are linear addresses.
+    #[inline(always)]
+    pub const fn flat32(self) -> bool {
+        self.0 & Self::FLAT != 0
+    }
+    /// In such a mode: whether the same holds for FS or GS (see [`seg`]), but for a base.
+    pub const fn flat_but_for_base(self, segment: u8) -> bool {
+        match segment {
+            seg::FS => self.0 & Self::FLAT_FS != 0,
+            seg::GS => self.0 & Self::FLAT_GS != 0,
+            _ => false,
+        }
     }
     /// The same mode at CPL 0.
     pub const fn supervisor(self) -> Self {
@@ -101,9 +120,11 @@ impl Cpu {
         let sse_avx = xcr0::SSE | xcr0::AVX;
         let avx = avx_state && self.xcr0 & sse_avx == sse_avx;
         let avx512 = avx && self.xcr0 & xcr0::AVX512 == xcr0::AVX512;
-        let mut mode = 0;
+        let code32 = !long64 && cs.big() && !v8086;
+        self.update_fast_segments();
+        let mut mode = if code32 && protected { self.flatness() } else { 0 };
         for (set, bit) in [
-            (!long64 && cs.big() && !v8086, Mode::CODE32),
+            (code32, Mode::CODE32),
             (long64, Mode::CODE64),
             (self.cpl == 3, Mode::CPL3),
             (self.cpl == 1 || self.cpl == 2, Mode::CPL12),
@@ -123,7 +144,6 @@ impl Cpu {
         }
         self.mode = Mode(mode);
         self.pmu_privilege();
-        self.update_fast_segments();
         self.select_context();
         self.end_block();
     }
@@ -139,6 +159,35 @@ impl Cpu {
         self.pmu_privilege();
         self.select_context();
         self.end_block();
+    }
+
+    /// The mode bits that say which segments of 32-bit code in protected mode are flat.
+    fn flatness(&self) -> u32 {
+        const WHOLE: u64 = 1 << 32;
+        let whole = |n: u8| {
+            let fast = &self.fast[n as usize];
+            fast.read_end == WHOLE && fast.write_end == WHOLE
+        };
+        let (cs, ss) = (&self.seg[seg::CS as usize], &self.seg[seg::SS as usize]);
+        let flat = |n: u8| whole(n) && self.fast[n as usize].base == 0;
+        if !(cs.base == 0
+            && cs.limit == u32::MAX
+            && ss.big()
+            && [seg::SS, seg::DS, seg::ES].into_iter().all(flat))
+        {
+            return 0;
+        }
+        let other = |n: u8, bit: u32| if whole(n) { bit } else { 0 };
+        Mode::FLAT | other(seg::FS, Mode::FLAT_FS) | other(seg::GS, Mode::FLAT_GS)
+    }
+
+    /// After one segment register other than CS was loaded: recomputes what follows from it.
+    pub(crate) fn segment_changed(&mut self, n: u8) {
+        let long64 = self.long64();
+        self.update_fast_segment(n, long64);
+        if self.mode.bitness() == 32 && self.protected() && self.flatness() != self.mode.0 & Mode::FLATNESS {
+            self.privilege_changed();
+        }
     }
 
     /// Recomputes the fast path's view of all segments.

@@ -54,8 +54,8 @@ pub enum System {
     Sti,
     Clac,
     Stac,
-    Pushfq,
-    Popfq,
+    Pushf,
+    Popf,
     Swapgs,
     Rdtsc,
     Rdtscp,
@@ -77,8 +77,8 @@ static TABLE: LazyLock<Vec<Option<Emit>>> = LazyLock::new(|| Code::values().map(
 impl Emit {
     /// Whether a block goes on after it although the interpreter's ends.
     pub fn goes_on(self) -> bool {
-        use System::{Clac, Popfq, Stac, Sti};
-        matches!(self, Self::Nothing | Self::System(Sti | Popfq | Clac | Stac))
+        use System::{Clac, Popf, Stac, Sti};
+        matches!(self, Self::Nothing | Self::System(Sti | Popf | Clac | Stac))
     }
 }
 
@@ -176,6 +176,79 @@ const VECTOR_EXCEPT: &[Mnemonic] = {
     ]
 };
 
+/// What only 32-bit code has.
+const ONLY_32: &[Code] = &[
+    Code::Jmp_rel8_32,
+    Code::Jmp_rel32_32,
+    Code::Call_rel32_32,
+    Code::Jmp_rm32,
+    Code::Call_rm32,
+    Code::Retnd,
+    Code::Retnd_imm16,
+    Code::Push_r32,
+    Code::Push_rm32,
+    Code::Pushd_imm8,
+    Code::Pushd_imm32,
+    Code::Pop_r32,
+    Code::Pop_rm32,
+    Code::Leaved,
+    Code::Inc_r16,
+    Code::Inc_r32,
+    Code::Dec_r16,
+    Code::Dec_r32,
+    Code::Jo_rel8_32,
+    Code::Jno_rel8_32,
+    Code::Jb_rel8_32,
+    Code::Jae_rel8_32,
+    Code::Je_rel8_32,
+    Code::Jne_rel8_32,
+    Code::Jbe_rel8_32,
+    Code::Ja_rel8_32,
+    Code::Js_rel8_32,
+    Code::Jns_rel8_32,
+    Code::Jp_rel8_32,
+    Code::Jnp_rel8_32,
+    Code::Jl_rel8_32,
+    Code::Jge_rel8_32,
+    Code::Jle_rel8_32,
+    Code::Jg_rel8_32,
+    Code::Jo_rel32_32,
+    Code::Jno_rel32_32,
+    Code::Jb_rel32_32,
+    Code::Jae_rel32_32,
+    Code::Je_rel32_32,
+    Code::Jne_rel32_32,
+    Code::Jbe_rel32_32,
+    Code::Ja_rel32_32,
+    Code::Js_rel32_32,
+    Code::Jns_rel32_32,
+    Code::Jp_rel32_32,
+    Code::Jnp_rel32_32,
+    Code::Jl_rel32_32,
+    Code::Jge_rel32_32,
+    Code::Jle_rel32_32,
+    Code::Jg_rel32_32,
+];
+
+/// The form that does the same and that a 64-bit host can encode with any register.
+pub fn host_form(code: Code) -> Code {
+    match code {
+        Code::Inc_r16 => Code::Inc_rm16,
+        Code::Inc_r32 => Code::Inc_rm32,
+        Code::Dec_r16 => Code::Dec_rm16,
+        Code::Dec_r32 => Code::Dec_rm32,
+        Code::Mov_AL_moffs8 => Code::Mov_r8_rm8,
+        Code::Mov_AX_moffs16 => Code::Mov_r16_rm16,
+        Code::Mov_EAX_moffs32 => Code::Mov_r32_rm32,
+        Code::Mov_RAX_moffs64 => Code::Mov_r64_rm64,
+        Code::Mov_moffs8_AL => Code::Mov_rm8_r8,
+        Code::Mov_moffs16_AX => Code::Mov_rm16_r16,
+        Code::Mov_moffs32_EAX => Code::Mov_rm32_r32,
+        Code::Mov_moffs64_RAX => Code::Mov_rm64_r64,
+        code => code,
+    }
+}
+
 fn classify(code: Code) -> Option<Emit> {
     let row = row(code)?;
     let info = code.op_code();
@@ -185,8 +258,8 @@ fn classify(code: Code) -> Option<Emit> {
         Code::Sti => return Some(Emit::System(System::Sti)),
         Code::Clac => return Some(Emit::System(System::Clac)),
         Code::Stac => return Some(Emit::System(System::Stac)),
-        Code::Pushfq => return Some(Emit::System(System::Pushfq)),
-        Code::Popfq => return Some(Emit::System(System::Popfq)),
+        Code::Pushfq | Code::Pushfd => return Some(Emit::System(System::Pushf)),
+        Code::Popfq | Code::Popfd => return Some(Emit::System(System::Popf)),
         Code::Swapgs => return Some(Emit::System(System::Swapgs)),
         Code::Rdtsc => return Some(Emit::System(System::Rdtsc)),
         Code::Rdtscp => return Some(Emit::System(System::Rdtscp)),
@@ -199,7 +272,9 @@ fn classify(code: Code) -> Option<Emit> {
         _ if info.mode64() && !row.cpl0 && NOTHING.contains(&code.mnemonic()) => return Some(Emit::Nothing),
         _ => {}
     }
-    if !info.mode64() || !code.cpuid_features().iter().all(|&feature| host::has(feature)) {
+    if !(info.mode64() || ONLY_32.contains(&code))
+        || !code.cpuid_features().iter().all(|&feature| host::has(feature))
+    {
         return None;
     }
     let mnemonic = code.mnemonic();
@@ -219,21 +294,23 @@ fn classify(code: Code) -> Option<Emit> {
         OpCodeOperandKind::mm_reg,
         OpCodeOperandKind::mm_rm,
         OpCodeOperandKind::mm_or_mem,
-        OpCodeOperandKind::mem_offs,
         OpCodeOperandKind::sti_opcode,
         OpCodeOperandKind::st0,
     ]) {
         return None;
     }
     match code {
-        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => return Some(Emit::Jump),
-        Code::Call_rel32_64 => return Some(Emit::Call),
-        Code::Jmp_rm64 => return Some(Emit::JumpIndirect),
-        Code::Call_rm64 => return Some(Emit::CallIndirect),
-        Code::Retnq | Code::Retnq_imm16 => return Some(Emit::Return),
+        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 | Code::Jmp_rel8_32 | Code::Jmp_rel32_32 => {
+            return Some(Emit::Jump);
+        }
+        Code::Call_rel32_64 | Code::Call_rel32_32 => return Some(Emit::Call),
+        Code::Jmp_rm64 | Code::Jmp_rm32 => return Some(Emit::JumpIndirect),
+        Code::Call_rm64 | Code::Call_rm32 => return Some(Emit::CallIndirect),
+        Code::Retnq | Code::Retnq_imm16 | Code::Retnd | Code::Retnd_imm16 => return Some(Emit::Return),
         Code::Push_r64 | Code::Push_rm64 | Code::Pushq_imm8 | Code::Pushq_imm32 => return Some(Emit::Push),
-        Code::Pop_r64 | Code::Pop_rm64 => return Some(Emit::Pop),
-        Code::Leaveq => return Some(Emit::Leave),
+        Code::Push_r32 | Code::Push_rm32 | Code::Pushd_imm8 | Code::Pushd_imm32 => return Some(Emit::Push),
+        Code::Pop_r64 | Code::Pop_rm64 | Code::Pop_r32 | Code::Pop_rm32 => return Some(Emit::Pop),
+        Code::Leaveq | Code::Leaved => return Some(Emit::Leave),
         Code::Lea_r16_m | Code::Lea_r32_m | Code::Lea_r64_m => return Some(Emit::Lea),
         _ => {}
     }

@@ -24,10 +24,70 @@ pub fn fetch_slot(linear: u64) -> i32 {
     FETCH + 4 * ((linear >> 12) as usize & (TLB_ENTRIES - 1)) as i32
 }
 
-pub(crate) const STACK_READ: Access = Access { size: 8, write: false, alignment: None, fixed: None };
-pub(crate) const STACK_WRITE: Access = Access { size: 8, write: true, alignment: None, fixed: None };
-
 impl Emitter<'_> {
+    /// 32-bit code: addresses and the stack pointer wrap at 4 GiB. Then no register beyond the first eight is used, and
+    /// none lives in the frame.
+    pub(crate) fn narrow(&self) -> bool {
+        !self.mode.long64()
+    }
+
+    /// Bytes that a push takes.
+    pub(crate) fn word(&self) -> u32 {
+        if self.narrow() { 4 } else { 8 }
+    }
+
+    /// The same as a distance.
+    pub(crate) fn step(&self) -> i32 {
+        self.word() as i32
+    }
+
+    /// Adds to the stack pointer.
+    pub(crate) fn move_stack(&mut self, by: i32) {
+        match (self.narrow(), i8::try_from(by)) {
+            (false, Ok(by)) => dynasm!(self.s ; .arch x64 ; lea Rq(SP), [BYTE Rq(SP) + by]),
+            (false, Err(_)) => dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) + by]),
+            (true, Ok(by)) => dynasm!(self.s ; .arch x64 ; lea Rd(SP), [BYTE Rq(SP) + by]),
+            (true, Err(_)) => dynasm!(self.s ; .arch x64 ; lea Rd(SP), [Rq(SP) + by]),
+        }
+    }
+
+    /// Loads what [`Self::stack`] has found at the stack pointer into R14.
+    pub(crate) fn load_top(&mut self) {
+        if self.narrow() {
+            dynasm!(self.s ; .arch x64 ; mov r14d, [rcx + r14]);
+        } else {
+            dynasm!(self.s ; .arch x64 ; mov r14, [rcx + Rq(SP)]);
+        }
+    }
+
+    /// Stores what is in the frame's scratch to where [`Self::stack`] has found room for a push.
+    pub(crate) fn push_target(&mut self) {
+        if self.narrow() {
+            self.held = None;
+            dynasm!(self.s
+                ; .arch x64
+                ; lea rcx, [rcx + r14]
+                ; mov r14d, [BYTE rsp + (at::TARGET as i8)]
+                ; mov [rcx], r14d
+            );
+        } else {
+            dynasm!(self.s
+                ; .arch x64
+                ; mov r14, [BYTE rsp + (at::TARGET as i8)]
+                ; mov [rcx + Rq(SP) - 8], r14
+            );
+        }
+    }
+
+    /// Stores a constant there.
+    fn push_constant(&mut self, value: i32) {
+        if self.narrow() {
+            dynasm!(self.s ; .arch x64 ; mov DWORD [rcx + r14], value);
+        } else {
+            dynasm!(self.s ; .arch x64 ; mov QWORD [rcx + Rq(SP) - 8], value);
+        }
+    }
+
     /// A jump to a known address, which is linked when it is first taken. To another page, it asks whether the page is
     /// still the one that it was linked to.
     pub(crate) fn link(&mut self, target: u64) {
@@ -104,37 +164,44 @@ impl Emitter<'_> {
         miss
     }
 
-    /// Makes the stack's host address [`SP`] + RCX, for an access at `displacement` from the stack pointer. The jump that is
-    /// taken if it is not to be had.
-    pub(crate) fn stack(&mut self, displacement: i32, access: Access) -> Option<usize> {
+    /// Makes the stack's host address [`SP`] + RCX, for an access of a word at `displacement` from the stack pointer. In
+    /// 32-bit code, the access's own host address is R14 + RCX. Returns the jump that is taken if it is not to be had.
+    pub(crate) fn stack(&mut self, displacement: i32, write: bool) -> Option<usize> {
+        let form = Form { base: Some(4), index: None, displacement: displacement.into() };
         if let Some(member) = self.accesses().stack {
-            self.reach(Form { base: Some(4), index: None, displacement: displacement.into() }, member);
+            self.reach(form, member);
+            if self.narrow() {
+                self.linear(form, 14);
+            }
             return None;
         }
-        dynasm!(self.s ; .arch x64 ; lea r14, [Rq(SP) + displacement]);
-        Some(self.check(access))
+        self.linear(form, 14);
+        Some(self.check(Access { size: self.word(), write, alignment: None, fixed: None }))
     }
 
     pub(crate) fn ret(&mut self, i: &Instruction) {
         let drop = if i.op_count() == 1 { i.immediate16() } else { 0 };
-        let slow = self.stack(0, STACK_READ);
-        dynasm!(self.s ; .arch x64 ; mov r14, [rcx + Rq(SP)]);
+        let slow = self.stack(0, false);
+        self.load_top();
         let miss = self.jump_cache();
-        dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) + 8 + i32::from(drop)] ; jmp rcx);
+        self.move_stack(self.step() + i32::from(drop));
+        dynasm!(self.s ; .arch x64 ; jmp rcx);
         let froms: Vec<usize> = slow.into_iter().chain([miss]).collect();
         self.slow(&froms, Kind::ExecLast);
     }
 
     /// Pushes the return address; the jump that is taken if that is not plain.
     fn push_return(&mut self, next: u64) -> Option<usize> {
-        let slow = self.stack(-8, STACK_WRITE);
-        if let Ok(short) = i32::try_from(next as i64) {
-            dynasm!(self.s ; .arch x64 ; mov QWORD [rcx + Rq(SP) - 8], short);
+        let slow = self.stack(-self.step(), true);
+        if self.narrow() {
+            self.push_constant(next as i32);
+        } else if let Ok(short) = i32::try_from(next as i64) {
+            self.push_constant(short);
         } else {
             self.constant(14, next);
             dynasm!(self.s ; .arch x64 ; mov [rcx + Rq(SP) - 8], r14);
         }
-        dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) - 8]);
+        self.move_stack(-self.step());
         slow
     }
 
@@ -155,8 +222,8 @@ impl Emitter<'_> {
     /// A return, with which the block goes on at `next` if it leads there.
     pub(crate) fn ret_within(&mut self, i: &Instruction, next: u64) {
         let drop = if i.op_count() == 1 { i.immediate16() } else { 0 };
-        let slow = self.stack(0, STACK_READ);
-        dynasm!(self.s ; .arch x64 ; mov r14, [rcx + Rq(SP)]);
+        let slow = self.stack(0, false);
+        self.load_top();
         match i32::try_from((next as i64).wrapping_neg()) {
             Ok(negated) => dynasm!(self.s ; .arch x64 ; lea rcx, [r14 + negated]),
             Err(_) => {
@@ -168,7 +235,7 @@ impl Emitter<'_> {
         let same = jrcxz(self.s);
         let other = near(self.s, 0);
         land8(self.s, same);
-        dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) + 8 + i32::from(drop)]);
+        self.move_stack(self.step() + i32::from(drop));
         let froms: Vec<usize> = slow.into_iter().chain([other]).collect();
         self.slow(&froms, Kind::ExecLast);
     }
@@ -178,11 +245,17 @@ impl Emitter<'_> {
         if i.op0_kind() == OpKind::Memory {
             let fixed = self.address(i);
             let slow = self.check(access_of(i, OpAccess::Read, fixed)?);
-            dynasm!(self.s ; .arch x64 ; mov r14, [rcx + r14]);
+            if self.narrow() {
+                dynasm!(self.s ; .arch x64 ; mov r14d, [rcx + r14]);
+            } else {
+                dynasm!(self.s ; .arch x64 ; mov r14, [rcx + r14]);
+            }
             return Ok(Some(slow));
         }
         let from = self.value(i.op0_register().full_register().number(), 14);
-        if from != 14 {
+        if self.narrow() {
+            dynasm!(self.s ; .arch x64 ; mov r14d, Rd(from));
+        } else if from != 14 {
             dynasm!(self.s ; .arch x64 ; mov r14, Rq(from));
         }
         Ok(None)
@@ -210,6 +283,7 @@ impl Emitter<'_> {
     }
 
     pub(crate) fn push(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let below = -self.step();
         let mut froms = Vec::new();
         match i.op0_kind() {
             OpKind::Memory => {
@@ -217,29 +291,29 @@ impl Emitter<'_> {
                 if let Some(member) = self.accesses().stack
                     && self.established >> member.group & 1 == 0
                 {
-                    self.reach(Form { base: Some(4), index: None, displacement: -8 }, member);
+                    self.reach(Form { base: Some(4), index: None, displacement: below.into() }, member);
                 }
                 froms.extend(self.operand(i)?);
                 dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TARGET as i8)], r14);
-                froms.extend(self.stack(-8, STACK_WRITE));
-                dynasm!(self.s
-                    ; .arch x64
-                    ; mov r14, [BYTE rsp + (at::TARGET as i8)]
-                    ; mov [rcx + Rq(SP) - 8], r14
-                );
+                froms.extend(self.stack(below, true));
+                self.push_target();
             }
             OpKind::Register => {
-                froms.extend(self.stack(-8, STACK_WRITE));
+                froms.extend(self.stack(below, true));
                 let from = self.value(i.op0_register().full_register().number(), 14);
-                dynasm!(self.s ; .arch x64 ; mov [rcx + Rq(SP) - 8], Rq(from));
+                if self.narrow() {
+                    dynasm!(self.s ; .arch x64 ; mov [rcx + r14], Rd(from));
+                } else {
+                    dynasm!(self.s ; .arch x64 ; mov [rcx + Rq(SP) - 8], Rq(from));
+                }
             }
             _ => {
                 let value = i.immediate(0) as i64;
-                froms.extend(self.stack(-8, STACK_WRITE));
-                dynasm!(self.s ; .arch x64 ; mov QWORD [rcx + Rq(SP) - 8], value as i32);
+                froms.extend(self.stack(below, true));
+                self.push_constant(value as i32);
             }
         }
-        dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) - 8]);
+        self.move_stack(below);
         if !froms.is_empty() {
             self.let_go();
         }
@@ -252,8 +326,12 @@ impl Emitter<'_> {
             return Err(Unsupported);
         }
         let guest = i.op0_register().full_register().number();
-        let slow = self.stack(0, STACK_READ);
+        let slow = self.stack(0, false);
         match home(guest) {
+            Home::Host(host) if self.narrow() => {
+                self.move_stack(4);
+                dynasm!(self.s ; .arch x64 ; mov Rd(host), [rcx + r14]);
+            }
             Home::Host(SP) => dynasm!(self.s ; .arch x64 ; mov Rq(SP), [rcx + Rq(SP)]),
             Home::Host(host) => dynasm!(self.s
                 ; .arch x64
@@ -272,9 +350,18 @@ impl Emitter<'_> {
     }
 
     pub(crate) fn leave_frame(&mut self) {
-        dynasm!(self.s ; .arch x64 ; mov r14, rbp);
-        let slow = self.check(STACK_READ);
-        dynasm!(self.s ; .arch x64 ; lea Rq(SP), [r14 + 8] ; mov rbp, [rcx + r14]);
+        let narrow = self.narrow();
+        if narrow {
+            dynasm!(self.s ; .arch x64 ; mov r14d, ebp);
+        } else {
+            dynasm!(self.s ; .arch x64 ; mov r14, rbp);
+        }
+        let slow = self.check(Access { size: self.word(), write: false, alignment: None, fixed: None });
+        if narrow {
+            dynasm!(self.s ; .arch x64 ; lea Rd(SP), [r14 + 4] ; mov ebp, [rcx + r14]);
+        } else {
+            dynasm!(self.s ; .arch x64 ; lea Rq(SP), [r14 + 8] ; mov rbp, [rcx + r14]);
+        }
         self.slow(&[slow], Kind::Exec);
     }
 }

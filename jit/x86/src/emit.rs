@@ -1,6 +1,6 @@
 //! Emission of one block.
 
-use crate::classify::{Emit, Live, alignment, emit_of};
+use crate::classify::{Emit, Live, alignment, emit_of, host_form};
 use crate::control::branch_opcode;
 use crate::frame::{Home, at, home, is_high_byte, sized};
 use crate::group::{self, Accesses, Form, Groups, MemoryAccesses};
@@ -8,7 +8,7 @@ use crate::memory::{Access, address_is_64};
 use crate::site::{Kind, Site};
 use crate::stubs::{Stubs, jrcxz, land8, near};
 use dynasmrt::{DynasmApi, dynasm};
-use iced_x86::{Encoder, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use ringworld_jit_rt::Sink;
 use ringworld_x86::Insn;
 use ringworld_x86::mode::Mode;
@@ -163,7 +163,8 @@ impl<'a> Emitter<'a> {
         grouped: bool,
     ) -> usize {
         if grouped {
-            self.groups = group::find(guests, self.info, self.memory_accesses);
+            let word = self.word();
+            self.groups = group::find(guests, word, self.info, self.memory_accesses);
         }
         let site = self.site(Kind::Page, self.start, 0);
         dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + own.0] ; lea rcx, [rcx - own.1]);
@@ -295,6 +296,7 @@ impl<'a> Emitter<'a> {
 
     fn emitted(&mut self, guest: &Guest, emit: Emit) -> Result<bool, Unsupported> {
         let i = &guest.decoded;
+        self.is_addressable(i)?;
         match emit {
             // These say what they hold.
             Emit::Nothing | Emit::Same | Emit::Vector(_) | Emit::Jump | Emit::Branch => {}
@@ -303,6 +305,12 @@ impl<'a> Emitter<'a> {
         }
         match emit {
             Emit::Nothing => {}
+            // It reaches fewer registers.
+            Emit::Vector(_)
+                if self.narrow() && matches!(i.mnemonic(), Mnemonic::Vzeroupper | Mnemonic::Vzeroall) =>
+            {
+                return Err(Unsupported);
+            }
             Emit::Same => self.same(i)?,
             Emit::Vector(live) => {
                 self.need(live);
@@ -375,6 +383,7 @@ impl<'a> Emitter<'a> {
     pub(crate) fn same(&mut self, guest: &Instruction) -> Result<(), Unsupported> {
         let before = self.held;
         let mut i = *guest;
+        i.set_code(host_form(i.code()));
         let mut memory = None;
         let mut framed: [Option<(usize, i32)>; 4] = [None; 4];
         let mut high_byte = false;
@@ -520,7 +529,9 @@ impl<'a> Emitter<'a> {
     /// Checks the memory operand; says where it is.
     fn place(&mut self, guest: &Instruction, access: OpAccess) -> Result<Place, Unsupported> {
         let Some(member) = self.accesses().operand else {
-            if let Some((base, displacement)) = Form::of(guest).and_then(|form| form.direct()) {
+            if let Some((base, displacement)) =
+                Form::of(guest, self.word()).and_then(|form| self.direct(form))
+            {
                 let access = access_of(guest, access, None)?;
                 let slow = Some(self.check_direct(base, displacement, access));
                 return Ok(Place { base, index: Some((1, 0)), displacement, slow, held: None });
@@ -535,8 +546,9 @@ impl<'a> Emitter<'a> {
                 held: None,
             });
         };
-        let Some(form) = Form::of(guest) else { return Err(Unsupported) };
-        if let Form { base: Some(base), index: None, displacement } = form
+        let Some(form) = Form::of(guest, self.word()) else { return Err(Unsupported) };
+        if !self.narrow()
+            && let Form { base: Some(base), index: None, displacement } = form
             && let Home::Host(base) = home(base)
             && (member.aligned || alignment(guest).is_none())
             && self.reach_by_r14(member.group)
@@ -559,6 +571,11 @@ impl<'a> Emitter<'a> {
             return Ok(Place { base: 14, index: Some((1, 0)), displacement: 0, slow: Some(slow), held });
         }
         let displacement = form.displacement as i32;
+        if self.narrow() && !form.is_constant() {
+            // Only the truncated address is known to be in the group's range.
+            self.linear(form, 14);
+            return Ok(Place { base: 14, index: Some((1, 0)), displacement: 0, slow: None, held });
+        }
         Ok(match (form.base, form.index) {
             (None, None) => {
                 self.constant(14, form.displacement as u64);

@@ -30,9 +30,9 @@ pub struct Form {
 }
 
 impl Form {
-    /// The form of a memory operand, if it is 64 bits wide and not relative to FS or GS.
-    pub fn of(i: &Instruction) -> Option<Self> {
-        if matches!(i.memory_segment(), Register::FS | Register::GS) || !address_is_64(i) {
+    /// The form of a memory operand, if it is as wide as the mode's (`word` bytes) and not relative to FS or GS.
+    pub fn of(i: &Instruction, word: u32) -> Option<Self> {
+        if matches!(i.memory_segment(), Register::FS | Register::GS) || address_is_64(i) != (word == 8) {
             return None;
         }
         if i.is_ip_rel_memory_operand() {
@@ -43,10 +43,21 @@ impl Form {
                 displacement,
             });
         }
-        let number = |register: Register| register.is_gpr64().then(|| register.number());
+        let number = |register: Register| register.is_gpr().then(|| register.number());
+        let other = |register: Register| register.is_gpr() && register.size() != word as usize;
+        if other(i.memory_base()) || other(i.memory_index()) {
+            return None;
+        }
         let base = number(i.memory_base());
         let index = number(i.memory_index()).map(|n| (n, i.memory_index_scale().trailing_zeros() as u8));
         let displacement = i.memory_displacement64() as i64;
+        if word == 4 {
+            // What a sum has beyond 32 bits does not count.
+            let constant = base.is_none() && index.is_none();
+            let displacement =
+                if constant { displacement & 0xffff_ffff } else { (displacement as i32).into() };
+            return Some(Self { base, index, displacement });
+        }
         ((base.is_some() || index.is_some()) && displacement.abs() < 1 << 30).then_some(Self {
             base,
             index,
@@ -228,13 +239,20 @@ impl Group {
     }
 }
 
-/// Finds the groups of a block.
-pub fn find(guests: &[Guest], factory: &mut InstructionInfoFactory, accesses: &mut MemoryAccesses) -> Groups {
+/// Finds the groups of a block of 64-bit code (`word` 8) or 32-bit code (4).
+pub fn find(
+    guests: &[Guest],
+    word: u32,
+    factory: &mut InstructionInfoFactory,
+    accesses: &mut MemoryAccesses,
+) -> Groups {
+    let bytes = i64::from(word);
     // Most blocks have none; the look at each instruction costs more than this one.
     let candidates = guests.iter().filter(|guest| {
         matches!(emit_of(guest.decoded.code()), Some(Emit::Push | Emit::Call | Emit::Pop | Emit::Return))
             || guest.decoded.memory_base() != Register::None
             || guest.decoded.memory_index() != Register::None
+            || word == 4 && guest.decoded.memory_displ_size() == 4
     });
     if candidates.take(2).count() < 2 {
         return Groups::default();
@@ -248,7 +266,7 @@ pub fn find(guests: &[Guest], factory: &mut InstructionInfoFactory, accesses: &m
         let mut now = Accesses::default();
         if let Some(Emit::Same | Emit::Vector(_)) = emit
             && let Some(n) = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)
-            && let Some(form) = Form::of(i)
+            && let Some(form) = Form::of(i, word)
         {
             let access = accesses.of(factory, i, n);
             let write = !matches!(access, OpAccess::Read | OpAccess::CondRead);
@@ -258,14 +276,16 @@ pub fn find(guests: &[Guest], factory: &mut InstructionInfoFactory, accesses: &m
             }
         }
         now.stack = match emit {
-            Some(Emit::Push | Emit::System(System::Pushfq) | Emit::Call) => {
-                search.member(Form { displacement: -8, ..SP }, 8, true, None)
+            Some(Emit::Push | Emit::System(System::Pushf) | Emit::Call) => {
+                search.member(Form { displacement: -bytes, ..SP }, bytes, true, None)
             }
-            Some(Emit::Pop | Emit::System(System::Popfq) | Emit::Return) => search.member(SP, 8, false, None),
+            Some(Emit::Pop | Emit::System(System::Popf) | Emit::Return) => {
+                search.member(SP, bytes, false, None)
+            }
             _ => None,
         };
         found.push(now);
-        follow(i, emit, factory, &mut search);
+        follow(i, emit, word, factory, &mut search);
     }
     let groups = &search.groups;
     for (accesses, guest) in found.iter_mut().zip(guests) {
@@ -290,29 +310,37 @@ pub fn find(guests: &[Guest], factory: &mut InstructionInfoFactory, accesses: &m
 }
 
 /// Follows what an instruction does to the registers.
-fn follow(i: &Instruction, emit: Option<Emit>, factory: &mut InstructionInfoFactory, search: &mut Search) {
+fn follow(
+    i: &Instruction,
+    emit: Option<Emit>,
+    word: u32,
+    factory: &mut InstructionInfoFactory,
+    search: &mut Search,
+) {
+    let bytes = i64::from(word);
+    // Of registers of the mode's width.
     let immediate = |i: &Instruction| match i.op1_kind() {
         OpKind::Immediate8to64 | OpKind::Immediate32to64 => Some(i.immediate(1) as i64),
+        OpKind::Immediate8to32 | OpKind::Immediate32 => Some((i.immediate(1) as i32).into()),
         _ => None,
     };
     let register = i.op0_register();
+    let whole = register.is_gpr() && register.size() == word as usize;
     let constant = match (emit, i.mnemonic()) {
-        (Some(Emit::Push | Emit::System(System::Pushfq) | Emit::Call), _) => Some((4, -8)),
-        (Some(Emit::System(System::Popfq)), _) => Some((4, 8)),
-        (Some(Emit::Return), _) if i.op_count() == 0 => Some((4, 8)),
-        (Some(Emit::Pop), _) if i.op0_kind() == OpKind::Register && register != Register::RSP => {
+        (Some(Emit::Push | Emit::System(System::Pushf) | Emit::Call), _) => Some((4, -bytes)),
+        (Some(Emit::System(System::Popf)), _) => Some((4, bytes)),
+        (Some(Emit::Return), _) if i.op_count() == 0 => Some((4, bytes)),
+        (Some(Emit::Pop), _) if i.op0_kind() == OpKind::Register && register.number() != 4 => {
             search.forget(register.number());
-            Some((4, 8))
+            Some((4, bytes))
         }
-        (Some(Emit::Same), Mnemonic::Add) if register.is_gpr64() => {
-            immediate(i).map(|by| (register.number(), by))
-        }
-        (Some(Emit::Same), Mnemonic::Sub) if register.is_gpr64() => {
+        (Some(Emit::Same), Mnemonic::Add) if whole => immediate(i).map(|by| (register.number(), by)),
+        (Some(Emit::Same), Mnemonic::Sub) if whole => {
             immediate(i).map(|by| (register.number(), by.wrapping_neg()))
         }
-        (Some(Emit::Same), Mnemonic::Inc) if register.is_gpr64() => Some((register.number(), 1)),
-        (Some(Emit::Same), Mnemonic::Dec) if register.is_gpr64() => Some((register.number(), -1)),
-        (Some(Emit::Lea), _) if register.is_gpr64() => Form::of(i)
+        (Some(Emit::Same), Mnemonic::Inc) if whole => Some((register.number(), 1)),
+        (Some(Emit::Same), Mnemonic::Dec) if whole => Some((register.number(), -1)),
+        (Some(Emit::Lea), _) if whole => Form::of(i, word)
             .filter(|form| form.base == Some(register.number()) && form.index.is_none())
             .map(|form| (register.number(), form.displacement)),
         _ => None,

@@ -1,13 +1,14 @@
 //! Memory operands: the address, and the TLB check that leaves the flags alone.
 
-use crate::emit::Emitter;
+use crate::emit::{Emitter, Unsupported};
 use crate::frame::{Home, TLB_BIAS, at, home};
 use crate::group::{Form, Member};
 use crate::stubs::{jrcxz, land8, near};
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
-use iced_x86::{Instruction, Register};
+use iced_x86::{Instruction, OpKind, Register};
 use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
+use ringworld_x86::insn::seg;
 
 const READ: i32 = offset_of!(Translations, read) as i32 - TLB_BIAS;
 const WRITE: i32 = offset_of!(Translations, write) as i32 - TLB_BIAS;
@@ -60,10 +61,30 @@ impl Emitter<'_> {
         }
     }
 
+    /// Whether what is emitted for memory operands holds for this one: in 32-bit code, 32-bit addresses in segments that
+    /// allow everything.
+    pub(crate) fn is_addressable(&self, i: &Instruction) -> Result<(), Unsupported> {
+        if !self.narrow() || (0..i.op_count()).all(|n| i.op_kind(n) != OpKind::Memory) {
+            return Ok(());
+        }
+        let segment = match i.memory_segment() {
+            Register::CS => false,
+            Register::FS => self.mode.flat_but_for_base(seg::FS),
+            Register::GS => self.mode.flat_but_for_base(seg::GS),
+            _ => true,
+        };
+        let (base, index) = (i.memory_base(), i.memory_index());
+        let wide = match (base, index) {
+            (Register::None, Register::None) => i.memory_displ_size() == 4,
+            _ => [base, index].into_iter().all(|one| one == Register::None || one.is_gpr32()),
+        };
+        if segment && wide { Ok(()) } else { Err(Unsupported) }
+    }
+
     /// Puts the linear address of the memory operand into R14; says which one if it is known.
     pub fn address(&mut self, i: &Instruction) -> Option<u64> {
         self.let_go();
-        let wide = address_is_64(i);
+        let (wide, narrow) = (address_is_64(i), self.narrow());
         let segment = match i.memory_segment() {
             Register::FS => Some(0),
             Register::GS => Some(1),
@@ -78,12 +99,18 @@ impl Emitter<'_> {
         };
         dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::BASES + 8 * n]);
         match fixed.map(|fixed| i32::try_from(fixed as i64)) {
+            Some(Ok(short)) if narrow => dynasm!(self.s ; .arch x64 ; lea r14d, [rcx + short]),
             Some(Ok(short)) => dynasm!(self.s ; .arch x64 ; lea r14, [rcx + short]),
-            Some(Err(_)) => {
-                self.constant(14, fixed.unwrap_or(0));
-                dynasm!(self.s ; .arch x64 ; lea r14, [r14 + rcx]);
+            other => {
+                if other.is_some() {
+                    self.constant(14, fixed.unwrap_or(0));
+                }
+                if narrow {
+                    dynasm!(self.s ; .arch x64 ; lea r14d, [r14 + rcx]);
+                } else {
+                    dynasm!(self.s ; .arch x64 ; lea r14, [r14 + rcx]);
+                }
             }
-            None => dynasm!(self.s ; .arch x64 ; lea r14, [r14 + rcx]),
         }
         None
     }
@@ -171,7 +198,7 @@ impl Emitter<'_> {
         let group = self.groups.groups[member.group];
         let first = Form { displacement: form.displacement.wrapping_add(member.offset), ..form };
         if let Some((alignment, offset)) = group.alignment {
-            match first.direct() {
+            match self.direct(first) {
                 Some((base, displacement)) => self.lea_base(1, true, base, displacement + offset as i32),
                 None => {
                     self.linear(first, 14);
@@ -188,7 +215,7 @@ impl Emitter<'_> {
             self.ungroup(from);
         }
         let access = Access { size: group.size(), write: group.write, alignment: None, fixed: None };
-        let from = match first.direct() {
+        let from = match self.direct(first) {
             Some((base, displacement)) => self.check_direct(base, displacement, access),
             None => {
                 let fixed = first.is_constant().then_some(first.displacement as u64);
@@ -224,20 +251,26 @@ impl Emitter<'_> {
         dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + slot]);
     }
 
-    /// Computes an address; RCX is scratch.
+    /// Computes an address; RCX is scratch, unless the mode is [narrow](Self::narrow).
     pub fn linear(&mut self, form: Form, into: u8) {
+        let wide = !self.narrow();
         if into == 14 {
             self.held_r14 = None;
         }
         let base = form.base.map(|base| self.value(base, 14));
         match (base, form.index) {
             (None, None) => self.constant(into, form.displacement as u64),
-            (Some(base), None) => self.lea_base(into, true, base, form.displacement as i32),
+            (Some(base), None) => self.lea_base(into, wide, base, form.displacement as i32),
             (base, Some((index, scale))) => {
                 let index = self.value(index, 1);
-                self.lea(into, true, base, index, scale, form.displacement as i32);
+                self.lea(into, wide, base, index, scale, form.displacement as i32);
             }
         }
+    }
+
+    /// [`Form::direct`], of 64-bit code: the sum of a narrow register and a displacement has to be truncated first.
+    pub(crate) fn direct(&self, form: Form) -> Option<(u8, i32)> {
+        form.direct().filter(|_| !self.narrow())
     }
 
     /// As [`Self::check`] for an access at a host register plus a displacement, which stays what is added to RCX: R14 has room for
@@ -276,7 +309,7 @@ impl Emitter<'_> {
         slow
     }
 
-    /// Checks that an access at R14 may go may go to the host's memory, and leaves the host address minus R14 in RCX. Returns the
+    /// Checks that an access at R14 may go to the host's memory, and leaves the host address minus R14 in RCX. Returns the
     /// end of the displacement of the jump that is taken if not.
     pub fn check(&mut self, access: Access) -> usize {
         let Access { size, write, alignment, fixed } = access;
@@ -330,7 +363,7 @@ fn displacement_mode(base: u8, displacement: i32) -> u8 {
     }
 }
 
-/// Whether the memory operand has 64-bit addresses.
+/// Whether the memory operand of an instruction of 64-bit code has 64-bit addresses. In 32-bit code none has.
 pub fn address_is_64(i: &Instruction) -> bool {
     let register = if i.memory_base() != Register::None { i.memory_base() } else { i.memory_index() };
     match register {

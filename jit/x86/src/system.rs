@@ -18,8 +18,7 @@ use ringworld_x86::native::offset;
 /// System flags that POPFQ may change at CPL 0 and that change more than whether interrupts are taken.
 pub const POPF_OTHERS: u64 = bits::TF | bits::DF | bits::NT | bits::AC | bits::ID | bits::IOPL;
 
-/// Host register of guest RSP, RCX.
-const SP: u8 = 11;
+/// Host register of guest RCX.
 const GUEST_RCX: u8 = 10;
 
 impl Emitter<'_> {
@@ -80,8 +79,8 @@ impl Emitter<'_> {
             System::Sti => self.sti()?,
             System::Clac => self.access_check(false)?,
             System::Stac => self.access_check(true)?,
-            System::Pushfq => self.pushfq()?,
-            System::Popfq => self.popfq()?,
+            System::Pushf => self.pushf()?,
+            System::Popf => self.popf()?,
             System::Swapgs => self.swapgs()?,
             System::Rdtsc => self.rdtsc(false)?,
             System::Rdtscp => self.rdtsc(true)?,
@@ -123,7 +122,8 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn pushfq(&mut self) -> Result<(), Unsupported> {
+    /// PUSHFQ, PUSHFD.
+    fn pushf(&mut self) -> Result<(), Unsupported> {
         self.is_not_intercepted()?;
         dynasm!(self.s
             ; .arch x64
@@ -142,28 +142,22 @@ impl Emitter<'_> {
             ; lea r14, [r14 + rcx]
             ; mov [BYTE rsp + (at::TARGET as i8)], r14
         );
-        let slow = self.stack(-8, crate::control::STACK_WRITE);
-        dynasm!(self.s
-            ; .arch x64
-            ; mov r14, [BYTE rsp + (at::TARGET as i8)]
-            ; mov [rcx + Rq(SP) - 8], r14
-            ; lea Rq(SP), [Rq(SP) - 8]
-        );
+        let slow = self.stack(-self.step(), true);
+        self.push_target();
+        self.move_stack(-self.step());
         if let Some(slow) = slow {
             self.slow(&[slow], Kind::Exec);
         }
         Ok(())
     }
 
-    fn popfq(&mut self) -> Result<(), Unsupported> {
+    /// POPFQ, POPFD.
+    fn popf(&mut self) -> Result<(), Unsupported> {
         self.is_supervisor()?;
         let mut slow = Vec::with_capacity(3);
-        slow.extend(self.stack(0, crate::control::STACK_READ));
-        dynasm!(self.s
-            ; .arch x64
-            ; mov r14, [rcx + Rq(SP)]
-            ; mov [BYTE rsp + (at::TARGET as i8)], r14
-        );
+        slow.extend(self.stack(0, false));
+        self.load_top();
+        dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TARGET as i8)], r14);
         slow.push(self.unless_held());
         dynasm!(self.s
             ; .arch x64
@@ -193,8 +187,8 @@ impl Emitter<'_> {
             ; add al, 0x7f
             ; sahf
             ; mov rax, rcx
-            ; lea Rq(SP), [Rq(SP) + 8]
         );
+        self.move_stack(self.step());
         self.slow(&slow, Kind::Exec);
         Ok(())
     }
@@ -274,7 +268,8 @@ impl Emitter<'_> {
     /// BT and its kin with a register as bit offset: in memory, it reaches beyond the operand (SDM 2A 3.1.1.9).
     pub(crate) fn bit_string(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         self.held = None;
-        if !address_is_64(i) {
+        let narrow = self.narrow();
+        if !narrow && !address_is_64(i) {
             return Err(Unsupported);
         }
         let register = i.op1_register();
@@ -290,6 +285,8 @@ impl Emitter<'_> {
         dynasm!(self.s ; .arch x64 ; mov ecx, shift);
         if wide {
             dynasm!(self.s ; .arch x64 ; sarx rcx, Rq(bit), rcx ; lea r14, [r14 + rcx * 8]);
+        } else if narrow {
+            dynasm!(self.s ; .arch x64 ; sarx ecx, Rd(bit), ecx ; lea r14d, [r14 + rcx * 4]);
         } else {
             dynasm!(self.s
                 ; .arch x64

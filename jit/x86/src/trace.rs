@@ -40,7 +40,7 @@ impl Trace {
         self.guests.clear();
         self.insns.clear();
         self.extents.clear();
-        let mut decoder = Decoder::with_ip(64, page, rip, cpu.model.decoder_options());
+        let mut decoder = Decoder::with_ip(cpu.mode.bitness(), page, rip, cpu.model.decoder_options());
         let mut scratch = Instruction::default();
         let mut begin = (rip & PAGE_MASK) as usize;
         // A page always has a byte at any offset in it.
@@ -112,7 +112,7 @@ impl Trace {
 
     /// Decodes one instruction.
     pub fn decode_one(&mut self, cpu: &Cpu, bytes: &[u8], rip: u64) {
-        let mut decoder = Decoder::with_ip(64, bytes, rip, cpu.model.decoder_options());
+        let mut decoder = Decoder::with_ip(cpu.mode.bitness(), bytes, rip, cpu.model.decoder_options());
         let mut decoded = Instruction::default();
         if let Decoded::Instruction(insn, last) =
             decode::decode(&mut decoder, &mut decoded, cpu.mode, &cpu.model)

@@ -27,6 +27,8 @@ const HITS: usize = 1 << 14;
 const MAX_KILLS: u8 = 3;
 /// Fetch tokens before everything is forgotten.
 const MAX_TOKENS: usize = 1 << 20;
+/// 32-bit code of the last page stays with the interpreter: what follows it wraps around.
+const LAST_PAGE_32: u64 = (1 << 32) - PAGE_SIZE;
 /// MXCSR's exception masks: translated vector code needs them all set.
 const MASKS: u32 = 0x1f80;
 
@@ -242,6 +244,9 @@ impl Translator {
     /// is hot already.
     fn find(&mut self, cpu: &mut Cpu, groups: bool) -> Option<u32> {
         let rip = cpu.rip();
+        if !cpu.mode.long64() && rip >= LAST_PAGE_32 {
+            return None;
+        }
         if groups {
             let n = hit(rip);
             let hits = &mut self.hits[n];
@@ -558,7 +563,7 @@ impl Translator {
     fn go_on(&mut self, frame: &mut Frame, cpu: &mut Cpu) -> usize {
         if frame.budget <= 0
             || !cpu.look_for_interrupts()
-            || !cpu.mode.long64()
+            || !translatable(cpu)
             || cpu.mxcsr & MASKS != MASKS
             || cpu.memory.code_epoch() != self.code_epoch
             || cpu.watch_is_hit()
@@ -580,7 +585,7 @@ impl Translator {
 
 impl Native for Translator {
     fn run(&mut self, cpu: &mut Cpu, limit: u64) -> bool {
-        if !cpu.mode.long64() || cpu.mxcsr & MASKS != MASKS || cpu.icount >= limit {
+        if !translatable(cpu) || cpu.mxcsr & MASKS != MASKS || cpu.icount >= limit {
             return false;
         }
         let rip = cpu.rip();
@@ -658,6 +663,11 @@ impl Translator {
         }
         true
     }
+}
+
+/// Whether code of the CPU's mode is translated: 64-bit code, and 32-bit code with flat segments.
+fn translatable(cpu: &Cpu) -> bool {
+    cpu.mode.long64() || cpu.mode.flat32()
 }
 
 /// The execution count of an address.

@@ -113,7 +113,8 @@ fn vmload<const MASK: u64>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.msrs.sysenter_cs = save.sysenter_cs;
     cpu.msrs.sysenter_esp = cpu.canonical(save.sysenter_esp);
     cpu.msrs.sysenter_eip = cpu.canonical(save.sysenter_eip);
-    cpu.update_fast_segments();
+    cpu.segment_changed(seg::FS);
+    cpu.segment_changed(seg::GS);
     cpu.end_block();
     Ok(())
 }

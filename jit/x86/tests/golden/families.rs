@@ -13,6 +13,8 @@ type Idiom = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 pub struct Family {
     /// The file's name.
     pub name: &'static str,
+    /// Of the guest's code: 32 or 64.
+    pub bits: u32,
     /// Whether the host can run what is emitted.
     pub host_has: fn() -> bool,
     /// Instructions: all emitted 32- and 64-bit forms of these, in all shapes.
@@ -78,7 +80,7 @@ pub fn samples(family: &Family) -> Vec<Vec<u8>> {
         }
     }
     for idiom in family.idioms {
-        let mut a = CodeAssembler::new(64).expect("a valid width");
+        let mut a = CodeAssembler::new(family.bits).expect("a valid width");
         idiom(&mut a).expect("encodable");
         samples.push(a.assemble(START).expect("encodable"));
     }
@@ -206,6 +208,7 @@ pub const FAMILIES: &[Family] = {
     &[
         Family {
             name: "arithmetic",
+            bits: 64,
             host_has: always,
             mnemonics: &[
                 Add, Adc, Sbb, Sub, And, Or, Xor, Cmp, Test, Inc, Dec, Neg, Not, Imul, Mul, Xadd, Cmpxchg,
@@ -231,6 +234,7 @@ pub const FAMILIES: &[Family] = {
         },
         Family {
             name: "moves",
+            bits: 64,
             host_has: always,
             mnemonics: &[Movzx, Movsxd, Lea, Bswap, Cmove, Sete, Movbe, Movnti],
             idioms: &[
@@ -254,18 +258,21 @@ pub const FAMILIES: &[Family] = {
         },
         Family {
             name: "shifts",
+            bits: 64,
             host_has: always,
             mnemonics: &[Shl, Sar, Rol, Rcr, Shld, Bt, Bsf, Lzcnt, Popcnt],
             idioms: &[|a| a.shl(r15d, cl), |a| a.shl(ecx, cl), |a| a.sar(qword_ptr(r10), cl)],
         },
         Family {
             name: "bmi",
+            bits: 64,
             host_has: always,
             mnemonics: &[Andn, Bextr, Blsr, Bzhi, Pdep, Mulx, Rorx, Sarx, Adcx, Crc32],
             idioms: &[],
         },
         Family {
             name: "stack-and-branches",
+            bits: 64,
             host_has: always,
             mnemonics: &[],
             idioms: &[
@@ -297,6 +304,7 @@ pub const FAMILIES: &[Family] = {
         },
         Family {
             name: "idioms",
+            bits: 64,
             host_has: always,
             mnemonics: &[],
             idioms: &[
@@ -385,7 +393,84 @@ pub const FAMILIES: &[Family] = {
             ],
         },
         Family {
+            name: "flat32",
+            bits: 32,
+            host_has: always,
+            mnemonics: &[],
+            idioms: &[
+                |a| a.add(eax, dword_ptr(ebx + 8)),
+                |a| a.mov(ecx, dword_ptr(esp + 4)),
+                |a| a.mov(byte_ptr(edi + ecx), al),
+                |a| a.mov(edx, dword_ptr(ebx + ecx * 4 - 0x8000_0000_u32 as i32)),
+                |a| a.mov(eax, dword_ptr(0x1_2340)),
+                |a| a.mov(byte_ptr(0xffff_8000_u32), al),
+                |a| a.add(dword_ptr(0x1_2340), 5),
+                |a| a.mov(eax, dword_ptr(ebx).fs()),
+                |a| a.mov(ecx, dword_ptr(0x14).gs()),
+                |a| a.mov(eax, dword_ptr(ebx).cs()),
+                |a| a.mov(eax, dword_ptr(bx + si)),
+                |a| a.mov(dl, ch),
+                |a| a.mov(dl, ah),
+                |a| a.inc(ecx),
+                |a| a.dec(ax),
+                |a| a.lea(eax, ptr(ebx + esi * 4 + 100)),
+                |a| a.lea(edx, ptr(0xffff_8000_u32)),
+                |a| a.lea(cx, ptr(edi + 1)),
+                |a| a.push(eax),
+                |a| a.push(esp),
+                |a| a.push(5),
+                |a| a.push(dword_ptr(edi)),
+                |a| a.pop(ebx),
+                |a| a.pop(esp),
+                |a| a.pop(dword_ptr(edi)),
+                |a| a.push(ax),
+                |a| a.pushad(),
+                |a| a.leave(),
+                |a| a.ret(),
+                |a| a.ret_1(16),
+                |a| a.call(START + 0x40),
+                |a| a.call(START + 0x4000),
+                |a| a.call(eax),
+                |a| a.call(dword_ptr(ebx + 8)),
+                |a| a.jmp(START + 0x4000),
+                |a| a.jmp(ecx),
+                |a| a.jmp(dword_ptr(START + 64)),
+                |a| a.jne(START + 0x40),
+                |a| a.jae(START + 0x4000),
+                |a| a.pushfd(),
+                |a| a.popfd(),
+                |a| a.cli(),
+                |a| a.mov(eax, ds),
+                |a| a.mov(ds, eax),
+                |a| a.bts(dword_ptr(edi), eax),
+                |a| a.div(dword_ptr(edi)),
+                |a| a.paddd(xmm0, xmmword_ptr(esi + 16)),
+                |a| a.iretd(),
+                // A function's beginning and end.
+                |a| {
+                    a.push(ebp)?;
+                    a.mov(ebp, esp)?;
+                    a.push(ebx)?;
+                    a.sub(esp, 20)?;
+                    a.mov(eax, dword_ptr(ebp + 8))
+                },
+                |a| {
+                    a.add(esp, 20)?;
+                    a.pop(ebx)?;
+                    a.pop(ebp)?;
+                    a.ret()
+                },
+                // Fields of one structure.
+                |a| {
+                    a.mov(eax, dword_ptr(edi))?;
+                    a.add(eax, dword_ptr(edi + 4))?;
+                    a.mov(dword_ptr(edi + 12), eax)
+                },
+            ],
+        },
+        Family {
             name: "sse",
+            bits: 64,
             host_has: || std::is_x86_feature_detected!("sse4.2"),
             mnemonics: &[
                 Movups, Movaps, Movd, Movq, Movss, Movsd, Addps, Mulsd, Divss, Sqrtpd, Cvtsi2sd, Cvttsd2si,
@@ -395,6 +480,7 @@ pub const FAMILIES: &[Family] = {
         },
         Family {
             name: "avx",
+            bits: 64,
             host_has: || std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma"),
             mnemonics: &[
                 Vmovdqu,
@@ -416,6 +502,7 @@ pub const FAMILIES: &[Family] = {
         },
         Family {
             name: "avx512",
+            bits: 64,
             host_has: || {
                 std::is_x86_feature_detected!("avx512f")
                     && std::is_x86_feature_detected!("avx512bw")

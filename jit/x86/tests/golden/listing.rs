@@ -51,7 +51,7 @@ impl Lister {
         poke(0x3000, 0x87);
         let mut lister = Self { model: Arc::new(Model::as_if_complete("max")), memory, prologue: 0 };
         // A NOP is nothing but what every block has: up to its jump to the next block.
-        let (items, _) = lister.translate(&[0x90]);
+        let (items, _) = lister.translate(&[0x90], 64);
         lister.prologue = items
             .iter()
             .take_while(|(_, item)| !matches!(item, Item::Instruction(i) if is_jump(i) && leaves(&items, i).is_some_and(|(what, _)| what == "link")))
@@ -59,7 +59,7 @@ impl Lister {
         lister
     }
 
-    fn cpu(&self) -> Cpu {
+    fn cpu(&self, bits: u32) -> Cpu {
         let mut cpu =
             Cpu::new(CpuId(0), self.model.clone(), self.memory.clone(), Arc::new(NoDevices::default()));
         cpu.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP;
@@ -68,7 +68,8 @@ impl Lister {
         cpu.efer = efer::LME | efer::LMA | efer::NXE | efer::SCE;
         cpu.cr3 = 0x1000;
         cpu.seg = [Segment::from_descriptor(0x10, 0x00cf_9300_0000_ffff); 6];
-        cpu.seg[1] = Segment::from_descriptor(8, 0x00af_9b00_0000_ffff);
+        let code = if bits == 64 { 0x00af_9b00_0000_ffff } else { 0x00cf_9b00_0000_ffff };
+        cpu.seg[1] = Segment::from_descriptor(8, code);
         cpu.set_rip(START);
         cpu.flush_all();
         cpu.update_mode();
@@ -76,13 +77,13 @@ impl Lister {
     }
 
     /// The host code of the block, by address.
-    fn translate(&self, code: &[u8]) -> (Vec<(u64, Item)>, usize) {
+    fn translate(&self, code: &[u8], bits: u32) -> (Vec<(u64, Item)>, usize) {
         self.memory.write(GuestPhys(START), code).expect("in memory");
-        let mut decoder = Decoder::with_ip(64, code, START, DecoderOptions::NONE);
+        let mut decoder = Decoder::with_ip(bits, code, START, DecoderOptions::NONE);
         let guest = (&mut decoder).into_iter().count();
         let options = JitOptions { arena: 64 << 10, threshold: 0, max_block: guest };
         let mut translator = Translator::with(options).expect("a host that can run translated code");
-        let mut cpu = self.cpu();
+        let mut cpu = self.cpu(bits);
         // Blocks are translated where they are first run; with one instruction left nothing follows.
         let limit = cpu.icount + 1;
         cpu.boundary = 0;
@@ -92,9 +93,9 @@ impl Lister {
     }
 
     /// Lists a sample.
-    pub fn list(&self, code: &[u8]) -> Listing {
-        let (items, guest) = self.translate(code);
-        let mut decoder = Decoder::with_ip(64, code, START, DecoderOptions::NONE);
+    pub fn list(&self, code: &[u8], bits: u32) -> Listing {
+        let (items, guest) = self.translate(code, bits);
+        let mut decoder = Decoder::with_ip(bits, code, START, DecoderOptions::NONE);
         let title = (&mut decoder).into_iter().map(|i| text(&i)).collect::<Vec<_>>().join("; ");
         // Labels in the order of their places, for jumps that stay within the block.
         let mut targets: Vec<u64> = items

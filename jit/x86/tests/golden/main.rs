@@ -31,7 +31,7 @@ fn emitted_code_is_as_it_was() {
         }
         let mut text = String::new();
         for sample in families::samples(family) {
-            let listing = lister.list(&sample);
+            let listing = lister.list(&sample, family.bits);
             blocks += 1;
             host += listing.instructions;
             guest += listing.guest;

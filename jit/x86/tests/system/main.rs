@@ -7,6 +7,7 @@ mod common;
 #[path = "../../../../cpu/x86/tests/system/debug.rs"]
 mod debug;
 mod faults;
+mod flat32;
 #[path = "../../../../cpu/x86/tests/system/helpers.rs"]
 mod helpers;
 #[path = "../../../../cpu/x86/tests/system/interrupts.rs"]

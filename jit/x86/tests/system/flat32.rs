@@ -1,0 +1,140 @@
+//! 32-bit code with flat segments: what wraps, what the stack does, and segments that stop being flat.
+
+use crate::common::*;
+use crate::pair::{put, run};
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+use ringworld_x86::segment::Segment;
+
+/// 32-bit code at CPL 0: in protected mode, or in compatibility mode with something in the registers' upper halves.
+fn program(compatibility: bool, f: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Rig {
+    let mut rig = if compatibility { Rig::long() } else { Rig::protected() };
+    rig.gates();
+    if compatibility {
+        rig.cpu.seg[1] = Segment::from_descriptor(sel::CODE32, 0x00cf_9b00_0000_ffff);
+        // All but RSP, which exceptions are delivered by.
+        for n in (0..16).filter(|&n| n != 4) {
+            rig.cpu.regs[n] |= 0xdead_beef << 32;
+        }
+        rig.cpu.update_mode();
+    }
+    // Data that is not flat, and flat but for its base.
+    rig.poke(GDT + u64::from(sel::FREE), 0x0040_9320_0000_0fff);
+    rig.poke(GDT + u64::from(sel::FREE) + 8, 0x00cf_9320_0000_ffff);
+    put(&mut rig, CODE, f);
+    rig
+}
+
+fn both(f: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> [Rig; 2] {
+    [false, true].map(|compatibility| run(|| program(compatibility, &f)))
+}
+
+/// Sums of registers wrap at 4 GiB, between accesses of one group, too (SDM 1 3.3.4).
+#[test]
+fn addresses_wrap() {
+    for rig in both(|a| {
+        a.mov(ebx, 0xffff_fff8_u32)?;
+        a.mov(eax, 0x1234_5678)?;
+        a.mov(dword_ptr(ebx + (DATA + 0x10)), eax)?;
+        a.add(dword_ptr(ebx + (DATA + 0x14)), 7)?;
+        a.add(ebx, 0x10)?;
+        a.mov(ecx, dword_ptr(ebx + DATA))?;
+        a.inc(ebx)?;
+        a.mov(edx, dword_ptr(ebx + (DATA + 3)))?;
+        a.mov(esi, 0x8000_0000_u32)?;
+        a.mov(edi, dword_ptr(ebx + esi * 2 + (DATA - 1)))?;
+        a.hlt()
+    }) {
+        assert_eq!([1, 2, 7].map(|n| rig.cpu.regs[n]), [0x1234_5678, 7, 0x1234_5678]);
+    }
+}
+
+#[test]
+fn the_stack_moves_by_four() {
+    for rig in both(|a| {
+        let mut inner = a.create_label();
+        let mut over = a.create_label();
+        a.mov(esp, (DATA + 0x1000) as u32)?;
+        a.push(0x11)?;
+        a.push(esp)?;
+        a.mov(dword_ptr(DATA), 0x22)?;
+        a.push(dword_ptr(DATA))?;
+        a.call(inner)?;
+        a.jmp(over)?;
+        a.set_label(&mut inner)?;
+        a.push(ebp)?;
+        a.mov(ebp, esp)?;
+        a.sub(esp, 0x20)?;
+        a.mov(eax, dword_ptr(ebp + 8))?;
+        a.leave()?;
+        a.ret()?;
+        a.set_label(&mut over)?;
+        a.pop(ebx)?;
+        a.pop(ecx)?;
+        a.stc()?;
+        a.pushfd()?;
+        a.clc()?;
+        a.popfd()?;
+        a.setb(dl)?;
+        a.dec(ecx)?;
+        a.hlt()
+    }) {
+        let top = DATA + 0x1000;
+        assert_eq!([0, 3, 1, 4].map(|n| rig.cpu.regs[n]), [0x22, 0x22, top - 5, top - 4]);
+        assert_eq!(rig.cpu.regs[2] & 0xff, 1);
+    }
+}
+
+/// A group's check has passed before the segment changes; what comes after is checked against its limit.
+#[test]
+fn segments_that_stop_being_flat_are_checked() {
+    for rig in both(|a| {
+        a.mov(ebx, DATA as u32)?;
+        a.mov(eax, dword_ptr(ebx))?;
+        a.mov(eax, dword_ptr(ebx + 4))?;
+        a.mov(ecx, u32::from(sel::FREE))?;
+        a.mov(ds, ecx)?;
+        a.mov(eax, dword_ptr(0xffc))?;
+        a.mov(eax, dword_ptr(ebx))?;
+        a.hlt()
+    }) {
+        assert_eq!(rig.cpu.rip(), 0x900e);
+    }
+}
+
+#[test]
+fn fs_has_a_base() {
+    for rig in both(|a| {
+        a.mov(ecx, u32::from(sel::FREE + 8))?;
+        a.mov(fs, ecx)?;
+        a.mov(dword_ptr(0x10).fs(), 0x77)?;
+        a.mov(ebx, 8)?;
+        a.mov(eax, dword_ptr(ebx + 8).fs())?;
+        a.mov(edx, dword_ptr(DATA + 0x10))?;
+        a.xor(ecx, ecx)?;
+        a.mov(fs, ecx)?;
+        a.mov(eax, dword_ptr(ebx + 8).fs())?;
+        a.hlt()
+    }) {
+        assert_eq!((rig.cpu.regs[0], rig.cpu.regs[2], rig.cpu.rip()), (0x77, 0x77, 0x900e));
+    }
+}
+
+/// VZEROUPPER clears eight registers outside of 64-bit mode (SDM 2C).
+#[test]
+fn vzeroupper_reaches_eight_registers() {
+    let rig = run(|| {
+        let mut rig = program(true, |a| {
+            a.vzeroupper()?;
+            a.hlt()
+        });
+        rig.cpu.cr4 |= ringworld_x86::control::cr4::OSXSAVE;
+        rig.cpu.xcr0 = 7;
+        for n in 0..16 {
+            rig.cpu.zmm[n][2] = 5;
+        }
+        rig.cpu.update_mode();
+        rig
+    });
+    assert_eq!([0, 7, 8, 15].map(|n| rig.cpu.zmm[n][2]), [0, 0, 5, 5]);
+}
