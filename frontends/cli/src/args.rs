@@ -318,6 +318,9 @@ pub struct MachineArgs {
     /// Stop after this many seconds of the host's time
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub timeout: Option<f64>,
+    /// Name translated code for perf (/tmp/perf-PID.map)
+    #[arg(long)]
+    pub perf_map: bool,
     /// Add the device that bare-metal CPU test suites drive
     #[arg(long)]
     pub cpu_test: bool,

@@ -86,6 +86,7 @@ pub fn config(args: &MachineArgs) -> anyhow::Result<MachineConfig> {
         time: if real { TimeMode::Real } else { TimeMode::Deterministic },
         seed: args.seed,
         cpu_test: args.cpu_test,
+        perf_map: args.perf_map,
         graphics: args.vga,
         virtio_console: args.console == ConsoleKind::Virtio,
         entropy: args.device.contains(&DeviceKind::VirtioRng),

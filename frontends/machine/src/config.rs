@@ -215,6 +215,8 @@ pub struct MachineConfig {
     pub triple_fault_resets: bool,
     /// With several CPUs: how long each runs before the next one's turn, in nanoseconds (instructions) of virtual time.
     pub slice: u64,
+    /// Tells `perf` the names of translated code by a file in /tmp ([`PerfMap`](ringworld_jit_x86::PerfMap)).
+    pub perf_map: bool,
 }
 
 impl Default for MachineConfig {
@@ -246,6 +248,7 @@ impl Default for MachineConfig {
             reboot: true,
             triple_fault_resets: false,
             slice: 10_000,
+            perf_map: false,
         }
     }
 }

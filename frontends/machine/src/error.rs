@@ -64,6 +64,12 @@ pub enum MachineError {
         /// The slice asked for.
         u64,
     ),
+    /// No map for `perf`.
+    #[error("cannot make {path} for perf: {0}", path = ringworld_jit_x86::PerfMap::path().display())]
+    PerfMap(
+        /// Why.
+        std::io::Error,
+    ),
     /// The CPU model is not known.
     #[error("{0} (`ringworld cpus` lists all)")]
     CpuModel(

@@ -10,7 +10,7 @@ use crate::{MAX_CPUS, MachineConfig, MachineError, StopReason, TimeMode, entry, 
 use ringworld_core::{CpuId, Platform, StateHasher, VirtualTime};
 use ringworld_devices::{Board, BoardConfig, CharBackend, CmosConfig, FwCfgConfig};
 use ringworld_firmware::{BootRequest, Image, MemoryMap, Rom, load};
-use ringworld_jit_x86::Translator;
+use ringworld_jit_x86::{PerfMap, Translator};
 use ringworld_mmu::GuestMemory;
 use ringworld_x86::Cpu;
 use ringworld_x86::interp::{Interpreter, Observer, RunEnd};
@@ -178,12 +178,22 @@ impl Machine {
             peripherals::attach_flash(&board, flash, rom.base)?;
         }
         let platform: Arc<dyn Platform> = board.clone();
+        let perf_map = match config.perf_map {
+            true => Some(Arc::new(PerfMap::create().map_err(MachineError::PerfMap)?)),
+            false => None,
+        };
         let core = |id| {
             let mut cpu = Cpu::new(CpuId(id), model.clone(), memory.clone(), platform.clone());
             cpu.seed_random(config.seed);
             let translator = match config.engine {
                 crate::Engine::Interp => None,
-                crate::Engine::Jit => Some(Box::new(Translator::new()?)),
+                crate::Engine::Jit => {
+                    let mut translator = Box::new(Translator::new()?);
+                    if let Some(map) = &perf_map {
+                        translator.set_perf_map(map.clone());
+                    }
+                    Some(translator)
+                }
             };
             Ok::<_, MachineError>(Core { cpu, interpreter: Interpreter::default(), translator })
         };

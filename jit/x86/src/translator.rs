@@ -5,6 +5,7 @@ use crate::emit::Emitter;
 use crate::frame::{Frame, TLB_BIAS};
 use crate::group::MemoryAccesses;
 use crate::host;
+use crate::perf_map::PerfMap;
 use crate::site::{Kind, Site};
 use crate::stubs::{self, Start, Stubs};
 use crate::trace::{Extent, Trace};
@@ -16,6 +17,7 @@ use ringworld_x86::flags::bits;
 use ringworld_x86::insn::{REG_RIP, seg};
 use ringworld_x86::native::{CodePage, Native};
 use ringworld_x86::{Cpu, Insn};
+use std::sync::Arc;
 
 /// Longest block in instructions.
 const MAX_BLOCK: usize = 64;
@@ -148,6 +150,8 @@ pub struct Translator {
     code_epoch: u64,
     /// Linear addresses whose instructions stay with the interpreter, sorted.
     breakpoints: Vec<u64>,
+    /// Where `perf` learns the names of blocks.
+    perf_map: Option<Arc<PerfMap>>,
     /// Statistics.
     pub stats: JitStats,
 }
@@ -195,8 +199,14 @@ impl Translator {
             kills: vec![0; HITS].into_boxed_slice(),
             code_epoch: 0,
             breakpoints: Vec::new(),
+            perf_map: None,
             stats: JitStats { by_code: vec![0; Code::values().len()], ..JitStats::default() },
         })
+    }
+
+    /// Names all blocks to `perf` from now on.
+    pub fn set_perf_map(&mut self, map: Arc<PerfMap>) {
+        self.perf_map = Some(map);
     }
 
     pub(crate) fn arena_start(&self) -> usize {
@@ -363,6 +373,9 @@ impl Translator {
             // There is room for any block in an empty arena.
             return self.translate(cpu, key, page);
         };
+        if let Some(map) = &self.perf_map {
+            map.add(checked, self.sink.len(), rip);
+        }
         for site in &mut sites {
             if site.patch != 0 {
                 site.patch += checked;
