@@ -162,7 +162,7 @@ pub fn run(
 
 fn initramfs(installed: &Installed, script: &str) -> Result<Vec<u8>> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-    let mut initramfs = Initramfs::new(read(&installed.busybox)?)?;
+    let mut initramfs = Initramfs::new(read(installed.busybox()?)?)?;
     for (file, data) in installed.drivers(&[Driver::Virtio, Driver::Block, Driver::Network])? {
         initramfs.module(&file, data)?;
     }

@@ -168,7 +168,7 @@ fn run(options: &Options) -> Result<bool> {
     if options.nested {
         let installed =
             guests.ensure(ringworld_guests::Guest::Nested, Architecture::Amd64, &mut terminal_progress())?;
-        let built = programs::Built::new(&guests.folder().join("benches"), &installed.busybox)?;
+        let built = programs::Built::new(&guests.folder().join("benches"), installed.busybox()?)?;
         let programs: Vec<_> = if options.only.is_empty() { Vec::new() } else { programs().collect() };
         let plan =
             nested::Plan { installed: &installed, built: &built, programs: &programs, runs: options.runs };
@@ -191,7 +191,8 @@ fn run(options: &Options) -> Result<bool> {
         (Some(kernel), Some(busybox)) => (kernel.clone(), busybox.clone()),
         (kernel, busybox) => {
             let debian = guests.ensure(Debian, Architecture::Amd64, &mut terminal_progress())?;
-            (kernel.clone().unwrap_or(debian.kernel), busybox.clone().unwrap_or(debian.busybox))
+            let own = debian.busybox()?.to_owned();
+            (kernel.clone().unwrap_or(debian.kernel), busybox.clone().unwrap_or(own))
         }
     };
     let built = programs::Built::new(&guests.folder().join("benches"), &busybox)?;

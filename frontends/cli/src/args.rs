@@ -194,7 +194,7 @@ pub struct RunArgs {
 /// `ringworld boot`.
 #[derive(Debug, Args)]
 pub struct BootArgs {
-    /// Which guest: debian (the kernel for virtual machines), debian-full, or nested (KVM in debian runs debian)
+    /// Which guest: debian (the kernel for virtual machines), debian-full, debian-installer, or nested (KVM in debian runs debian)
     pub guest: Guest,
     /// A kernel instead of the guest's own
     #[arg(long, value_name = "FILE")]

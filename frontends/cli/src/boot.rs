@@ -1,4 +1,4 @@
-//! `ringworld boot`: a Debian kernel and busybox, with an initial file system made in memory.
+//! `ringworld boot`: a Debian kernel and busybox, with an initial file system made in memory, or Debian's installer.
 
 use crate::args::BootArgs;
 use crate::run::{Script, Start, config, start};
@@ -44,15 +44,19 @@ pub fn machine(args: &BootArgs, script: Option<&str>) -> anyhow::Result<(Machine
         Some(initrd) => (Source::Path(initrd.clone()), Script::default()),
         None => {
             let guest = guest()?;
-            // Another kernel has modules of its own.
-            let drivers = if args.kernel.is_none() { guest.drivers(&drivers(&options))? } else { Vec::new() };
-            let initrd = initramfs(&guest.busybox, script, drivers)?;
-            let initrd = BootFile::new("initramfs", initrd);
-            // The shell ends after the last line of a piped script; /init then powers off.
-            (
-                Source::Memory(initrd),
-                Script { ready: Some(USERSPACE_MARKER), farewell: "exit\n", worlds: false },
-            )
+            match guest.initrd.as_ref().filter(|_| script.is_none()) {
+                Some(initrd) => (Source::Path(initrd.clone()), Script::default()),
+                None => {
+                    // Another kernel has modules of its own.
+                    let drivers =
+                        if args.kernel.is_none() { guest.drivers(&drivers(&options))? } else { Vec::new() };
+                    let initrd = initramfs(guest.busybox()?, script, drivers)?;
+                    let initrd = BootFile::new("initramfs", initrd);
+                    // The shell ends after the last line of a piped script; /init then powers off.
+                    let script = Script { ready: Some(USERSPACE_MARKER), farewell: "exit\n", worlds: false };
+                    (Source::Memory(initrd), script)
+                }
+            }
         }
     };
     let console = if options.virtio_console { VIRTIO_COMMAND_LINE } else { COMMAND_LINE };

@@ -17,9 +17,15 @@ pub fn guests(command: &GuestsCommand) -> anyhow::Result<i32> {
         GuestsCommand::Path(GuestArgs { guest, architecture }) => {
             let installed = guests.installed(*guest, *architecture)?;
             println!("kernel\t{}", installed.kernel.display());
-            println!("busybox\t{}", installed.busybox.display());
-            if let Some(modules) = installed.modules {
-                println!("modules\t{}", modules.display());
+            let others = [
+                ("busybox", installed.busybox),
+                ("initrd", installed.initrd),
+                ("modules", installed.modules),
+            ];
+            for (name, path) in others {
+                if let Some(path) = path {
+                    println!("{name}\t{}", path.display());
+                }
             }
         }
         GuestsCommand::Clean => guests.clean()?,

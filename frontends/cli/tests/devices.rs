@@ -3,28 +3,13 @@
 
 mod common;
 
-use common::{ringworld, stderr};
+use common::{e2fs, fetched, image, ringworld, stderr};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
-
-/// Whether the guest is in the user's cache, or can be fetched.
-fn fetched(guest: &str) -> bool {
-    static FETCH: Mutex<()> = Mutex::new(());
-    let _one = FETCH.lock();
-    let has_guest = || common::output(&["guests", "path", guest]).status.success();
-    if !has_guest() {
-        eprint!("{}", stderr(&common::output(&["guests", "fetch", guest])));
-    }
-    if !has_guest() {
-        eprintln!("skipped: no guest in the cache, and none can be fetched");
-    }
-    has_guest()
-}
 
 /// `boot` with a script that runs in the guest.
 fn boot(folder: &Path, guest: &str, script: &str, options: &[&str]) -> Command {
@@ -42,13 +27,6 @@ fn output(output: Output) -> String {
         assert!(!text.contains(word), "{word} in {text}");
     }
     text
-}
-
-/// An empty file of this many bytes.
-fn image(folder: &Path, name: &str, size: u64) -> String {
-    let path = folder.join(name);
-    fs::File::create(&path).unwrap().set_len(size).unwrap();
-    path.to_str().unwrap().into()
 }
 
 /// An empty qcow2 image: header, refcount table and block, mapping table (QEMU docs/interop/qcow2.txt).
@@ -71,16 +49,6 @@ fn qcow2(folder: &Path, size: u64) -> String {
     let path = folder.join("disk.qcow2");
     fs::write(&path, image).unwrap();
     path.to_str().unwrap().into()
-}
-
-/// The tools of ext4, which every Debian has; `None` elsewhere.
-fn e2fs(arguments: &[&str]) -> Option<Output> {
-    let (tool, arguments) = arguments.split_first()?;
-    let found = ["/sbin", "/usr/sbin"]
-        .iter()
-        .map(|folder| Path::new(folder).join(tool))
-        .find(|path| path.exists())?;
-    Some(Command::new(found).args(arguments).output().unwrap())
 }
 
 #[test]

@@ -139,7 +139,8 @@ mod tests {
             architecture: Architecture::Amd64,
             tree: tree.path().into(),
             kernel: "vmlinuz".into(),
-            busybox: "busybox".into(),
+            busybox: Some("busybox".into()),
+            initrd: None,
             modules: Some(modules),
             packages: Vec::new(),
         };

@@ -63,6 +63,12 @@ pub enum GuestError {
         /// The cache folder.
         folder: PathBuf,
     },
+    /// A script needs a guest with busybox.
+    #[error("{guest} brings a file system of its own and runs no scripts: take another guest")]
+    NoBusybox {
+        /// The guest's name.
+        guest: String,
+    },
     /// Another failure of apt or dpkg.
     #[error("{command} failed: {reason}")]
     Command {

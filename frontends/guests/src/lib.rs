@@ -1,4 +1,5 @@
-//! Guest systems from the host's own distribution: kernels and a static busybox, fetched by apt into a private cache.
+//! Guest systems from the host's own distribution, fetched by apt into a private cache: kernels and a static busybox,
+//! Debian's installer.
 //!
 //! apt's own client does the work, with a state of its own: the mirrors and keys come from the host's apt sources,
 //! signatures are checked by apt, nothing on the host is changed and no root is needed. What was fetched once works
@@ -34,11 +35,14 @@ pub enum Guest {
     DebianFull,
     /// As [`Guest::Debian`], with QEMU, to run guests of its own.
     Nested,
+    /// Debian's installer as it comes by network: a kernel and an initial file system of its own
+    /// (`debian-installer-*-netboot-*`).
+    DebianInstaller,
 }
 
 impl Guest {
     /// All guests.
-    pub const ALL: [Self; 3] = [Self::Debian, Self::DebianFull, Self::Nested];
+    pub const ALL: [Self; 4] = [Self::Debian, Self::DebianFull, Self::Nested, Self::DebianInstaller];
 
     /// The name on the command line and in the cache.
     pub fn name(self) -> &'static str {
@@ -46,16 +50,21 @@ impl Guest {
             Self::Debian => "debian",
             Self::DebianFull => "debian-full",
             Self::Nested => "nested",
+            Self::DebianInstaller => "debian-installer",
         }
     }
 
-    /// The metapackages that depend on the newest kernel, in the order of preference: Debian's, then Ubuntu's.
+    /// The metapackages that depend on the newest kernel, in the order of preference: Debian's, then Ubuntu's. The
+    /// installer's packages have the kernel in them.
     fn metapackages(self, architecture: Architecture) -> [String; 2] {
         match self {
             Self::Debian | Self::Nested => {
                 [format!("linux-image-cloud-{architecture}"), "linux-image-virtual".into()]
             }
             Self::DebianFull => [format!("linux-image-{architecture}"), "linux-image-generic".into()],
+            Self::DebianInstaller => {
+                [13, 12].map(|release| format!("debian-installer-{release}-netboot-{architecture}"))
+            }
         }
     }
 }
@@ -64,7 +73,7 @@ impl Guest {
     /// Packages besides kernel and busybox; of each, the first name that there is.
     fn extras(self) -> &'static [&'static [&'static str]] {
         match self {
-            Self::Debian | Self::DebianFull => &[],
+            Self::Debian | Self::DebianFull | Self::DebianInstaller => &[],
             Self::Nested => packages::QEMU,
         }
     }

@@ -86,7 +86,8 @@ impl Nested {
     ) -> Result<Vec<u8>, E> {
         let mut inner = Vec::new();
         for levels in 1..=self.depth.max(1) {
-            let mut initramfs = Initramfs::new(read(&guest.busybox)?).map_err(NestedError::from)?;
+            let mut initramfs = Initramfs::new(read(guest.busybox().map_err(NestedError::from)?)?)
+                .map_err(NestedError::from)?;
             if levels > 1 {
                 self.add_host(&mut initramfs, guest, kernel, levels, inner)?;
             }

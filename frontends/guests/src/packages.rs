@@ -92,6 +92,9 @@ pub(crate) fn resolve(
         }
     }
     let metapackage = found.ok_or_else(|| missing(&metapackages))?;
+    if guest == Guest::DebianInstaller {
+        return Ok(vec![metapackage]);
+    }
     let mut packages: Vec<Package> = Vec::new();
     let mut open = vec![metapackage];
     for _ in 0..MAX_DEPTH {

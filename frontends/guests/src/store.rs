@@ -49,7 +49,9 @@ struct Manifest {
     folder: String,
     packages: Vec<PackageRecord>,
     kernel: FileRecord,
-    busybox: FileRecord,
+    busybox: Option<FileRecord>,
+    #[serde(default)]
+    initrd: Option<FileRecord>,
     modules: Option<PathBuf>,
 }
 
@@ -64,12 +66,24 @@ pub struct Installed {
     pub tree: PathBuf,
     /// The kernel: a bzImage or an arm64 Image.
     pub kernel: PathBuf,
-    /// The static busybox.
-    pub busybox: PathBuf,
+    /// The static busybox, unless there is an initial file system.
+    pub busybox: Option<PathBuf>,
+    /// The guest's own initial file system.
+    pub initrd: Option<PathBuf>,
     /// The folder of the kernel's modules, which is named after the kernel's release.
     pub modules: Option<PathBuf>,
     /// What it was unpacked from.
     pub packages: Vec<PackageRecord>,
+}
+
+impl Installed {
+    /// The static busybox.
+    ///
+    /// # Errors
+    /// [`GuestError::NoBusybox`] if the guest has an initial file system of its own in its place.
+    pub fn busybox(&self) -> Result<&Path, GuestError> {
+        self.busybox.as_deref().ok_or_else(|| GuestError::NoBusybox { guest: self.guest.to_string() })
+    }
 }
 
 /// The cache of guests.
@@ -110,7 +124,7 @@ impl Guests {
     /// The guest from the cache, without a network.
     ///
     /// # Errors
-    /// [`GuestError::NotFetched`], or [`GuestError::Damaged`] when the kernel or busybox is not as it was fetched.
+    /// [`GuestError::NotFetched`], or [`GuestError::Damaged`] when a file that it boots from is not as it was fetched.
     pub fn installed(&self, guest: Guest, architecture: Architecture) -> Result<Installed, GuestError> {
         let manifest = self.manifest(guest, architecture)?;
         let folder = self.guests().join(&manifest.folder);
@@ -125,10 +139,11 @@ impl Guests {
             }
         };
         let kernel = checked(&manifest.kernel)?;
-        let busybox = checked(&manifest.busybox)?;
+        let busybox = manifest.busybox.as_ref().map(checked).transpose()?;
+        let initrd = manifest.initrd.as_ref().map(checked).transpose()?;
         let modules = manifest.modules.map(|modules| folder.join(modules));
         let packages = manifest.packages;
-        Ok(Installed { guest, architecture, tree: folder, kernel, busybox, modules, packages })
+        Ok(Installed { guest, architecture, tree: folder, kernel, busybox, initrd, modules, packages })
     }
 
     /// The guest from the cache if it is there, else from the network.
@@ -343,18 +358,40 @@ fn describe(
         let file = tree.join(&path);
         Ok(FileRecord { sha256: sha256(&file).map_err(GuestError::at(file))?, path })
     };
+    // The folder's name tells versions apart; the manifest has the whole truth.
+    let mut hash = Sha256::new();
+    records.iter().for_each(|record| hash.update(&record.sha256));
+    let folder = format!("{guest}-{architecture}-{}", &hexadecimal(&hash.finalize())[..16]);
+    let start = |kernel| Manifest {
+        format: FORMAT,
+        guest,
+        architecture,
+        folder,
+        packages: records,
+        kernel,
+        busybox: None,
+        initrd: None,
+        modules: None,
+    };
+    if guest == Guest::DebianInstaller {
+        let package = packages.first().map_or("", |package| &package.name);
+        let release = first_entry(tree, "usr/lib/debian-installer/images", "");
+        let images = release
+            .map(|release| release.join(format!("{architecture}/text/debian-installer/{architecture}")))
+            .filter(|images| tree.join(images).join("linux").is_file());
+        let what = "images/*/text/debian-installer/*/linux";
+        let images = images.ok_or_else(|| GuestError::Unexpected { package: package.into(), what })?;
+        let initrd = record(images.join("initrd.gz"))?;
+        return Ok(Manifest { initrd: Some(initrd), ..start(record(images.join("linux"))?) });
+    }
     let kernel = first_entry(tree, "boot", "vmlinuz-").ok_or_else(|| missing("boot/vmlinuz"))?;
     let busybox = ["bin/busybox", "usr/bin/busybox"].map(PathBuf::from);
     let busybox = busybox.into_iter().find(|path| tree.join(path).is_file());
     let busybox = busybox
         .ok_or_else(|| GuestError::Unexpected { package: "busybox-static".into(), what: "busybox" })?;
     let modules = ["lib/modules", "usr/lib/modules"].iter().find_map(|folder| first_entry(tree, folder, ""));
-    // The folder's name tells versions apart; the manifest has the whole truth.
-    let mut hash = Sha256::new();
-    records.iter().for_each(|record| hash.update(&record.sha256));
-    let folder = format!("{guest}-{architecture}-{}", &hexadecimal(&hash.finalize())[..16]);
     let (kernel, busybox) = (record(kernel)?, record(busybox)?);
-    Ok(Manifest { format: FORMAT, guest, architecture, folder, packages: records, kernel, busybox, modules })
+    Ok(Manifest { busybox: Some(busybox), modules, ..start(kernel) })
 }
 
 /// The first entry, in the order of names, of `tree/folder` whose name begins so; relative to `tree`.

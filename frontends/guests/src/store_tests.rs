@@ -45,15 +45,18 @@ impl FakeHost {
         fake.script(
             "apt-cache",
             &format!(
-                "case $3 in {}{}{}*) echo 'E: No packages found' >&2; exit 100;; esac",
+                "case $3 in {}{}{}{}*) echo 'E: No packages found' >&2; exit 100;; esac",
                 show("linux-image-cloud-amd64", "linux-image-6.1.0-1-cloud-amd64 (= 1)"),
                 show("linux-image-6.1.0-1-cloud-amd64", "kmod, initramfs-tools"),
                 show("busybox-static", ""),
+                show("debian-installer-12-netboot-amd64", ""),
             ),
         );
         fake.script(
             "dpkg-deb",
             "cd $3; case $2 in *busybox*) mkdir -p bin; echo b > bin/busybox;; \
+             *installer*) at=usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64; \
+             mkdir -p $at; echo l > $at/linux; echo i > $at/initrd.gz;; \
              *) mkdir -p boot lib/modules/6.1.0-1; echo k > boot/vmlinuz-6.1.0-1;; esac",
         );
         fake
@@ -110,7 +113,7 @@ fn a_guest_is_fetched_once_and_then_works_offline() {
     let installed =
         guests.ensure(Guest::Debian, Architecture::Amd64, &mut |progress| steps.push(progress)).unwrap();
     assert_eq!(fs::read_to_string(&installed.kernel).unwrap(), "k\n");
-    assert_eq!(fs::read_to_string(&installed.busybox).unwrap(), "b\n");
+    assert_eq!(fs::read_to_string(installed.busybox().unwrap()).unwrap(), "b\n");
     assert!(installed.modules.as_ref().unwrap().ends_with("lib/modules/6.1.0-1"));
     let names: Vec<&str> = installed.packages.iter().map(|package| &package.name[..]).collect();
     assert_eq!(names, ["linux-image-6.1.0-1-cloud-amd64", "busybox-static"]);
@@ -150,7 +153,7 @@ fn damage_is_found_and_a_fetch_repairs_it() {
         "{error}"
     );
     assert_eq!(fake.fetch().unwrap(), installed);
-    fs::remove_file(&installed.busybox).unwrap();
+    fs::remove_file(installed.busybox().unwrap()).unwrap();
     assert!(matches!(check(), Err(GuestError::Damaged { .. })));
     assert_eq!(fake.fetch().unwrap(), installed);
     fs::write(fake.guests().manifest_path(Guest::Debian, Architecture::Amd64), "{").unwrap();
@@ -240,7 +243,7 @@ fn the_host_s_apt_fetches_a_bootable_kernel() {
         Ok(installed) => {
             let kernel = fs::read(&installed.kernel).unwrap();
             assert_eq!(&kernel[0x202..0x206], b"HdrS", "{installed:?}");
-            let busybox = fs::read(&installed.busybox).unwrap();
+            let busybox = fs::read(installed.busybox().unwrap()).unwrap();
             assert_eq!(&busybox[..4], b"\x7fELF");
             assert!(installed.modules.unwrap().is_dir());
         }
@@ -255,4 +258,14 @@ fn the_host_s_apt_fetches_a_bootable_kernel() {
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+#[test]
+fn the_installer_brings_its_own_file_system() {
+    let fake = FakeHost::new();
+    let installed = fake.guests().ensure(Guest::DebianInstaller, Architecture::Amd64, &mut |_| {}).unwrap();
+    assert_eq!(fs::read_to_string(&installed.kernel).unwrap(), "l\n");
+    assert_eq!(fs::read_to_string(installed.initrd.as_ref().unwrap()).unwrap(), "i\n");
+    let error = installed.busybox().unwrap_err().to_string();
+    assert!(error.contains("debian-installer brings a file system of its own"), "{error}");
 }

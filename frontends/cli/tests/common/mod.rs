@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
 
 /// The command, with nothing on standard input.
 pub fn ringworld(arguments: &[&str]) -> Command {
@@ -64,4 +65,48 @@ pub fn echo() -> Vec<u8> {
         0x75, 0xef, // jne again
         0xb0, 0x01, 0xe6, 0xf4, // mov al, 1; out 0xf4, al
     ]
+}
+
+/// Whether the guest is in the user's cache, or can be fetched.
+pub fn fetched(guest: &str) -> bool {
+    static FETCH: Mutex<()> = Mutex::new(());
+    let _one = FETCH.lock();
+    let has_guest = || output(&["guests", "path", guest]).status.success();
+    if !has_guest() {
+        eprint!("{}", stderr(&output(&["guests", "fetch", guest])));
+    }
+    if !has_guest() {
+        eprintln!("skipped: no guest in the cache, and none can be fetched");
+    }
+    has_guest()
+}
+
+/// An empty file of this many bytes.
+pub fn image(folder: &Path, name: &str, size: u64) -> String {
+    let path = folder.join(name);
+    std::fs::File::create(&path).unwrap().set_len(size).unwrap();
+    path.to_str().unwrap().into()
+}
+
+/// The tools of ext4, which every Debian has; `None` elsewhere.
+pub fn e2fs(arguments: &[&str]) -> Option<Output> {
+    let (tool, arguments) = arguments.split_first()?;
+    let found = ["/sbin", "/usr/sbin"]
+        .iter()
+        .map(|folder| Path::new(folder).join(tool))
+        .find(|path| path.exists())?;
+    Some(Command::new(found).args(arguments).output().unwrap())
+}
+
+/// Bytes that look random (xorshift64).
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next one.
+    pub fn byte(&mut self) -> u8 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 24) as u8
+    }
 }
