@@ -4,7 +4,7 @@ use crate::arena::ArenaError;
 use std::io;
 
 /// Entries; a power of two.
-pub const JUMPS: usize = 1 << 14;
+pub const JUMPS: usize = 1 << 16;
 
 /// A direct-mapped table of guest addresses (negated) and host addresses, below 2 GiB so that translated code needs no
 /// register to reach it. An entry says where code *was* translated for an address: the code itself has to check that the

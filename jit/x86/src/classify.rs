@@ -1,6 +1,7 @@
 //! Which instruction forms are emitted, and how. All others call their function.
 
 use crate::host;
+use crate::string::StringOp;
 use iced_x86::{Code, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
 use ringworld_x86::row::{Group, row};
 use std::sync::LazyLock;
@@ -16,6 +17,8 @@ pub enum Emit {
     Nothing,
     /// A system instruction.
     System(System),
+    /// A string instruction.
+    String(StringOp),
     /// BT, BTS, BTR and BTC with the bit's number in a register.
     BitString,
     /// DIV and IDIV of 32 and 64 bits.
@@ -313,6 +316,9 @@ fn classify(code: Code) -> Option<Emit> {
         Code::Leaveq | Code::Leaved => return Some(Emit::Leave),
         Code::Lea_r16_m | Code::Lea_r32_m | Code::Lea_r64_m => return Some(Emit::Lea),
         _ => {}
+    }
+    if let Some(op) = StringOp::of(code) {
+        return Some(Emit::String(op));
     }
     if code.is_jcc_short_or_near() && info.operand_size() != 16 {
         return Some(Emit::Branch);

@@ -95,7 +95,7 @@ impl Emitter<'_> {
         let index = self.sites.len() - 1;
         if (target ^ self.start) & !PAGE_MASK == 0 {
             let end = near(self.s, 0);
-            self.sites[index].patch = end;
+            self.sites[index].patch = end as u32;
             self.cold_site(end, site);
             return;
         }
@@ -105,10 +105,10 @@ impl Emitter<'_> {
             // No token: never zero.
             ; lea rcx, [DWORD rcx + i32::MIN]
         );
-        self.sites[index].token = self.s.len();
+        self.sites[index].token = self.s.len() as u32;
         self.leave_unless_rcx_zero(site, None);
         let end = near(self.s, 0);
-        self.sites[index].patch = end;
+        self.sites[index].patch = end as u32;
         self.cold_site(end, site);
     }
 
@@ -132,7 +132,7 @@ impl Emitter<'_> {
             let site = self.site(Kind::Link, target, 0);
             let index = self.sites.len() - 1;
             let end = near(self.s, opcode);
-            self.sites[index].patch = end;
+            self.sites[index].patch = end as u32;
             self.cold_site(end, site);
             self.link(i.next_ip());
             return Ok(());

@@ -5,12 +5,11 @@ use crate::control::branch_opcode;
 use crate::frame::{Home, at, home, is_high_byte, sized};
 use crate::group::{self, Accesses, Form, Groups, MemoryAccesses};
 use crate::memory::{Access, address_is_64};
-use crate::site::{Kind, Site};
+use crate::site::{Draft, Kind};
 use crate::stubs::{Stubs, jrcxz, land8, near};
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use ringworld_jit_rt::Sink;
-use ringworld_x86::Insn;
 use ringworld_x86::mode::Mode;
 
 /// An instruction as both decoders see it.
@@ -25,7 +24,7 @@ pub struct Guest {
 }
 
 /// Code out of the way of the block.
-struct Cold {
+pub struct Cold {
     /// End of the displacement of the jump that leads here.
     from: usize,
     what: ColdKind,
@@ -46,21 +45,19 @@ enum ColdKind {
 pub struct Emitter<'a> {
     /// The code.
     pub s: &'a mut Sink,
-    /// The sites; `patch` and `token` are offsets until the code has its place.
-    pub sites: Vec<Site>,
+    /// The sites.
+    pub sites: &'a mut Vec<Draft>,
     pub(crate) encoder: &'a mut Encoder,
     pub(crate) info: &'a mut InstructionInfoFactory,
     pub(crate) memory_accesses: &'a mut MemoryAccesses,
     /// Number of the first site.
     pub first_site: u32,
-    /// Number of the block.
-    pub block: u32,
     /// Address of the code, and of the arena's start.
     pub base: usize,
     /// See [`Emitter::base`].
     pub arena: usize,
     pub(crate) stubs: Stubs,
-    cold: Vec<Cold>,
+    cold: &'a mut Vec<Cold>,
     live: Option<Live>,
     pub(crate) start: u64,
     /// Instructions of the block.
@@ -68,7 +65,6 @@ pub struct Emitter<'a> {
     /// The present instruction: number, RIP.
     pub(crate) n: u32,
     pub(crate) rip: u64,
-    pub(crate) insn: *const Insn,
     /// Where the block goes on after it.
     pub(crate) next: Option<u64>,
     /// The group whose distance is in RCX.
@@ -113,34 +109,35 @@ impl<'a> Emitter<'a> {
     #[allow(clippy::too_many_arguments)]
     pub fn new(
         s: &'a mut Sink,
+        (sites, cold): (&'a mut Vec<Draft>, &'a mut Vec<Cold>),
         encoder: &'a mut Encoder,
         info: &'a mut InstructionInfoFactory,
         memory_accesses: &'a mut MemoryAccesses,
-        (first_site, block): (u32, u32),
+        first_site: u32,
         (base, arena): (usize, usize),
         stubs: Stubs,
         (start, count, mode): (u64, u32, Mode),
         jumps: (i32, i32),
     ) -> Self {
         s.clear();
+        sites.clear();
+        cold.clear();
         Self {
             s,
-            sites: Vec::new(),
+            sites,
             encoder,
             info,
             memory_accesses,
             first_site,
-            block,
             base,
             arena,
             stubs,
-            cold: Vec::new(),
+            cold,
             live: None,
             start,
             count,
             n: 0,
             rip: start,
-            insn: core::ptr::null(),
             next: None,
             held: None,
             mode,
@@ -157,7 +154,6 @@ impl<'a> Emitter<'a> {
     pub fn block(
         &mut self,
         guests: &[Guest],
-        insns: &[Insn],
         own: (i32, i32),
         second: Option<(i32, i32)>,
         grouped: bool,
@@ -188,9 +184,8 @@ impl<'a> Emitter<'a> {
         );
         self.leave_unless_rcx_zero(site, None);
         let mut open = true;
-        for (n, (guest, insn)) in guests.iter().zip(insns).enumerate() {
+        for (n, guest) in guests.iter().enumerate() {
             self.n += 1;
-            self.insn = insn;
             self.rip = guest.decoded.ip();
             self.next = guests.get(n + 1).map(|next| next.decoded.ip());
             self.next_is_plain = guests
@@ -211,17 +206,7 @@ impl<'a> Emitter<'a> {
 
     /// A new site; its number.
     pub(crate) fn site(&mut self, kind: Kind, rip: u64, refund: u32) -> u32 {
-        self.sites.push(Site {
-            kind,
-            insn: self.insn,
-            rip,
-            refund,
-            block: self.block,
-            patch: 0,
-            target: u32::MAX,
-            token: 0,
-            unlinked: 0,
-        });
+        self.sites.push(Draft { kind, rip, n: self.n.wrapping_sub(1), refund, patch: 0, token: 0 });
         self.first_site + self.sites.len() as u32 - 1
     }
 
@@ -318,6 +303,7 @@ impl<'a> Emitter<'a> {
             }
             Emit::Lea => self.lea_instruction(i),
             Emit::System(what) => self.system(i, what)?,
+            Emit::String(op) => self.string(i, op)?,
             Emit::BitString if i.op0_kind() == OpKind::Register => self.same(i)?,
             Emit::BitString => self.bit_string(i)?,
             Emit::Divide { signed } => self.divide(i, signed)?,
@@ -653,8 +639,12 @@ impl<'a> Emitter<'a> {
     fn finish(&mut self) {
         // Links of side exits have cold parts of their own.
         while !self.cold.is_empty() {
-            for cold in core::mem::take(&mut self.cold) {
+            let mut now = core::mem::take(self.cold);
+            for cold in now.drain(..) {
                 self.cold(&cold);
+            }
+            if self.cold.is_empty() {
+                *self.cold = now;
             }
         }
     }
@@ -695,7 +685,7 @@ impl<'a> Emitter<'a> {
                 self.give_back(refund);
                 // Linked later; until then it leads to the next instruction.
                 let end = near(self.s, 0);
-                self.sites[(site - self.first_site) as usize].patch = end;
+                self.sites[(site - self.first_site) as usize].patch = end as u32;
                 self.leave(site);
             }
             ColdKind::Stub { stub, resume } => {

@@ -18,6 +18,7 @@ mod listing;
 mod memory;
 mod perf_map;
 mod site;
+mod string;
 mod stubs;
 mod system;
 mod trace;

@@ -59,6 +59,6 @@ impl Translator {
             Kind::Page => "page",
             Kind::Stale => "stale",
         };
-        Some((what, site.rip))
+        Some((what, self.rip_of(*site)))
     }
 }

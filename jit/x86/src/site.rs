@@ -21,25 +21,56 @@ pub enum Kind {
     Stale,
 }
 
-/// One site.
+/// One site, as it is emitted. Offsets are from the start of the block's code.
+#[derive(Clone, Copy, Debug)]
+pub struct Draft {
+    /// Why.
+    pub kind: Kind,
+    /// RIP of the instruction to run, or where to go on.
+    pub rip: u64,
+    /// The instruction's number in the block.
+    pub n: u32,
+    /// What to give back to the budget when the block is left here, the site's own instruction not included.
+    pub refund: u32,
+    /// Links: the end of the jump's displacement.
+    pub patch: u32,
+    /// Links to another page: the end of the displacement that holds the negated fetch token.
+    pub token: u32,
+}
+
+/// One site, as it is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Site {
     /// Why.
     pub kind: Kind,
-    /// The instruction to run, for `Exec` and `ExecLast`.
-    pub insn: *const Insn,
-    /// RIP of that instruction; else where to go on.
-    pub rip: u64,
-    /// What to give back to the budget when the block is left here, the site's own instruction not included.
-    pub refund: u32,
+    /// [`Draft::refund`]; blocks are short.
+    pub refund: u8,
     /// The block that it belongs to.
     pub block: u32,
-    /// `Link`: the end of the jump's displacement.
-    pub patch: usize,
-    /// `Link`: the block that the jump leads to; `u32::MAX` for none.
+    /// Its number among the [`Run`]s or among the [`Link`]s, if it is one.
+    pub detail: u32,
+}
+
+/// An instruction to run by its function.
+#[derive(Clone, Copy)]
+pub struct Run {
+    /// The instruction.
+    pub insn: Insn,
+    /// Its address.
+    pub rip: u64,
+}
+
+/// A jump to a known address. Offsets are from the start of the arena.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    /// The address.
+    pub rip: u64,
+    /// The end of the jump's displacement.
+    pub patch: u32,
+    /// The block that the jump leads to; `u32::MAX` for none.
     pub target: u32,
-    /// `Link` to another page: the end of the displacement that holds the negated fetch token.
-    pub token: usize,
-    /// `Link`: where the jump leads while it is not linked.
-    pub unlinked: usize,
+    /// To another page: the end of the displacement that holds the negated fetch token, else 0.
+    pub token: u32,
+    /// Where the jump leads while it is not linked; 0 if that has not been looked at yet.
+    pub unlinked: u32,
 }

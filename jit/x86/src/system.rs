@@ -23,7 +23,7 @@ const GUEST_RCX: u8 = 10;
 
 impl Emitter<'_> {
     /// A jump that is taken unless RCX is zero.
-    fn unless_rcx_zero(&mut self) -> usize {
+    pub(crate) fn unless_rcx_zero(&mut self) -> usize {
         let zero = jrcxz(self.s);
         let from = near(self.s, 0);
         land8(self.s, zero);
@@ -31,7 +31,7 @@ impl Emitter<'_> {
     }
 
     /// A jump that is taken if RCX is zero.
-    fn if_rcx_zero(&mut self) -> usize {
+    pub(crate) fn if_rcx_zero(&mut self) -> usize {
         let zero = jrcxz(self.s);
         dynasm!(self.s ; .arch x64 ; jmp BYTE 5);
         land8(self.s, zero);

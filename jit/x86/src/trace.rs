@@ -6,7 +6,7 @@
 
 use crate::classify::{Emit, emit_of};
 use crate::emit::Guest;
-use iced_x86::{Decoder, Instruction};
+use iced_x86::{Decoder, Instruction, Mnemonic, OpKind, Register};
 use ringworld_core::{PAGE_MASK, PAGE_SIZE};
 use ringworld_x86::decode::{self, Decoded};
 use ringworld_x86::row::row;
@@ -48,7 +48,8 @@ impl Trace {
             return;
         }
         let mut end = begin;
-        let mut returns = [0; DEPTH];
+        // Return addresses, and where the called functions begin in the block.
+        let mut returns = [(0, 0); DEPTH];
         let mut depth = 0;
         while self.insns.len() < longest && end < page.len() {
             let Decoded::Instruction(insn, last) =
@@ -72,7 +73,7 @@ impl Trace {
             }
             let target = match emit {
                 Emit::Branch | Emit::Jump | Emit::Call => scratch.near_branch_target(),
-                Emit::Return if depth > 0 => returns[depth - 1],
+                Emit::Return if depth > 0 && !self.is_redirected(returns[depth - 1].1) => returns[depth - 1].0,
                 _ => break,
             };
             // Straight on after branches forward, which are the less taken ones.
@@ -93,7 +94,7 @@ impl Trace {
             match emit {
                 Emit::Call if depth == DEPTH || self.insns.len() > CALLER => break,
                 Emit::Call => {
-                    returns[depth] = scratch.next_ip();
+                    returns[depth] = (scratch.next_ip(), self.insns.len());
                     depth += 1;
                 }
                 Emit::Return => depth -= 1,
@@ -130,6 +131,19 @@ impl Trace {
             self.guests.extend_from_within(..len);
             self.insns.extend_from_within(..len);
         }
+    }
+
+    /// Whether the function that begins at an instruction writes to the top of the stack: a retpoline, which returns
+    /// elsewhere.
+    fn is_redirected(&self, begin: usize) -> bool {
+        self.guests[begin..].iter().any(|guest| {
+            let i = &guest.decoded;
+            i.op0_kind() == OpKind::Memory
+                && i.mnemonic() == Mnemonic::Mov
+                && matches!(i.memory_base(), Register::RSP | Register::ESP)
+                && i.memory_index() == Register::None
+                && i.memory_displacement64() == 0
+        })
     }
 
     fn extent(&mut self, begin: usize, end: usize) {

@@ -1,12 +1,12 @@
 //! The translator: blocks, their look-up, linking, and the loop between translated code and the rest.
 
 use crate::control::fetch_slot;
-use crate::emit::Emitter;
+use crate::emit::{Cold, Emitter};
 use crate::frame::{Frame, TLB_BIAS};
 use crate::group::MemoryAccesses;
 use crate::host;
 use crate::perf_map::PerfMap;
-use crate::site::{Kind, Site};
+use crate::site::{Draft, Kind, Link, Run, Site};
 use crate::stubs::{self, Start, Stubs};
 use crate::trace::{Extent, Trace};
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
@@ -27,6 +27,8 @@ const BYTES: usize = 32;
 const HITS: usize = 1 << 14;
 /// Each time that code is overwritten after its translation doubles the runs before the next one, so often.
 const MAX_KILLS: u8 = 3;
+/// Sites that there is room for from the start; what is not touched costs nothing.
+const SITES: usize = 1 << 20;
 /// Fetch tokens before everything is forgotten.
 const MAX_TOKENS: usize = 1 << 20;
 /// 32-bit code of the last page stays with the interpreter: what follows it wraps around.
@@ -115,9 +117,7 @@ pub(crate) struct Block {
     first: usize,
     /// The page that its only instruction reaches into: the rest of `bytes` is at its start.
     second: Option<(u64, usize)>,
-    /// Sites point into it.
-    _insns: Box<[Insn]>,
-    /// Linked jumps that lead here.
+    /// The [`Link`]s that lead here.
     incoming: Vec<u32>,
     pub(crate) stale: bool,
     /// What its entry is overwritten with a jump over while its bytes are not known to be the same: see
@@ -144,6 +144,11 @@ pub struct Translator {
     by_key: FastMap<Key, u32>,
     by_page: FastMap<usize, Vec<u32>>,
     pub(crate) sites: Vec<Site>,
+    /// What sites refer to.
+    runs: Vec<Run>,
+    links: Vec<Link>,
+    /// Room for the sites and the cold parts of a block.
+    drafts: (Vec<Draft>, Vec<Cold>),
     hits: Box<[u8]>,
     /// By the same hash: how often code there was overwritten after its translation, which makes translations dearer.
     kills: Box<[u8]>,
@@ -155,9 +160,6 @@ pub struct Translator {
     /// Statistics.
     pub stats: JitStats,
 }
-
-// SAFETY: the pointers in sites lead to boxes that the blocks own; nothing is bound to a thread.
-unsafe impl Send for Translator {}
 
 impl Translator {
     /// Makes a translator, if the host can run its code.
@@ -194,7 +196,11 @@ impl Translator {
             blocks: Vec::new(),
             by_key: FastMap::default(),
             by_page: FastMap::default(),
-            sites: Vec::new(),
+            // Growing copies.
+            sites: Vec::with_capacity(SITES),
+            runs: Vec::with_capacity(SITES / 2),
+            links: Vec::with_capacity(SITES / 2),
+            drafts: Default::default(),
             hits: vec![0; HITS].into_boxed_slice(),
             kills: vec![0; HITS].into_boxed_slice(),
             code_epoch: 0,
@@ -221,6 +227,8 @@ impl Translator {
         self.by_key.clear();
         self.by_page.clear();
         self.sites.clear();
+        self.runs.clear();
+        self.links.clear();
         self.jumps.clear();
         if cpu.tlb.tokens() > MAX_TOKENS {
             cpu.tlb.forget_tokens();
@@ -348,16 +356,16 @@ impl Translator {
             second = Some((following, fetch_slot(next), token as i32));
         }
         let id = self.blocks.len() as u32;
-        let insns: Box<[Insn]> = trace.insns.as_slice().into();
-        let count = insns.len() as u32;
+        let count = trace.insns.len() as u32;
         let arena_start = self.arena_start();
         let base = self.arena.next();
         let mut emitter = Emitter::new(
             &mut self.sink,
+            (&mut self.drafts.0, &mut self.drafts.1),
             &mut self.encoder,
             &mut self.info,
             &mut self.memory_accesses,
-            (self.sites.len() as u32, id),
+            self.sites.len() as u32,
             (base, arena_start),
             self.stubs,
             (rip, count, cpu.mode),
@@ -365,9 +373,8 @@ impl Translator {
         );
         let own = (fetch_slot(rip), cpu.tlb.fetch_token(rip & !PAGE_MASK, page.physical, cpu.mode.0) as i32);
         let entry =
-            emitter.block(&trace.guests, &insns, own, second.map(|(_, slot, token)| (slot, token)), grouped);
+            emitter.block(&trace.guests, own, second.map(|(_, slot, token)| (slot, token)), grouped);
         let stale_site_code = emitter.stale_exit();
-        let mut sites = core::mem::take(&mut emitter.sites);
         let Some(checked) = self.arena.push(self.sink.bytes()) else {
             self.forget(cpu);
             // There is room for any block in an empty arena.
@@ -376,14 +383,7 @@ impl Translator {
         if let Some(map) = &self.perf_map {
             map.add(checked, self.sink.len(), rip);
         }
-        for site in &mut sites {
-            if site.patch != 0 {
-                site.patch += checked;
-                site.token += if site.token != 0 { checked } else { 0 };
-            }
-            site.unlinked = 0;
-        }
-        self.sites.extend(sites);
+        self.keep_sites(id, &trace.insns, (checked - arena_start) as u32);
         self.by_page.entry(page.index).or_default().push(id);
         if let Some((following, ..)) = &second {
             self.by_page.entry(following.index).or_default().push(id);
@@ -397,7 +397,6 @@ impl Translator {
             extents: trace.extents.as_slice().into(),
             first: page.index,
             second: second.map(|(following, ..)| (following.physical, following.index)),
-            _insns: insns,
             incoming: Vec::new(),
             stale: false,
             suspended: None,
@@ -411,6 +410,41 @@ impl Translator {
         self.stats.host_bytes += self.sink.len() as u64;
         self.stats.nanoseconds += begin.elapsed().as_nanos() as u64;
         Some(id)
+    }
+
+    /// Keeps the sites of a block whose code is at this offset in the arena.
+    fn keep_sites(&mut self, block: u32, insns: &[Insn], at: u32) {
+        // Several sites may lead to one instruction's function.
+        let mut last = None;
+        for &Draft { kind, rip, n, refund, patch, token } in &self.drafts.0 {
+            let detail = match kind {
+                Kind::Exec | Kind::ExecLast => {
+                    if last != Some(n)
+                        && let Some(&insn) = insns.get(n as usize)
+                    {
+                        last = Some(n);
+                        self.runs.push(Run { insn, rip });
+                    }
+                    self.runs.len() as u32 - 1
+                }
+                Kind::Link | Kind::LinkUngrouped => {
+                    let token = if token == 0 { 0 } else { at + token };
+                    self.links.push(Link { rip, patch: at + patch, target: u32::MAX, token, unlinked: 0 });
+                    self.links.len() as u32 - 1
+                }
+                Kind::Budget | Kind::Page | Kind::Stale => 0,
+            };
+            self.sites.push(Site { kind, refund: refund as u8, block, detail });
+        }
+    }
+
+    /// Address of the instruction that a site runs, or where it goes on.
+    pub(crate) fn rip_of(&self, site: Site) -> u64 {
+        match site.kind {
+            Kind::Exec | Kind::ExecLast => self.runs[site.detail as usize].rip,
+            Kind::Link | Kind::LinkUngrouped => self.links[site.detail as usize].rip,
+            Kind::Budget | Kind::Page | Kind::Stale => self.blocks[site.block as usize].key.0,
+        }
     }
 
     /// Lets whoever comes to a block leave, until it is found and its bytes are seen to be the same.
@@ -447,12 +481,13 @@ impl Translator {
         if self.by_key.get(&key) == Some(&id) {
             self.by_key.remove(&key);
         }
-        for site in incoming {
-            let site = &mut self.sites[site as usize];
+        let start = self.arena_start();
+        for number in incoming {
+            let link = &mut self.links[number as usize];
             // It may lead somewhere else by now.
-            if site.target == id {
-                site.target = u32::MAX;
-                self.arena.patch_jump(site.patch, site.unlinked);
+            if link.target == id {
+                link.target = u32::MAX;
+                self.arena.patch_jump(start + link.patch as usize, start + link.unlinked as usize);
             }
         }
         let n = hit(key.0);
@@ -461,34 +496,37 @@ impl Translator {
     }
 
     /// Links the jump of a site to a block.
-    fn link(&mut self, cpu: &mut Cpu, number: u32, id: u32) {
-        let site = self.sites[number as usize];
+    fn link(&mut self, cpu: &mut Cpu, site: Site, id: u32) {
         if self.blocks.get(site.block as usize).is_none_or(|from| from.stale) {
             return;
         }
+        let start = self.arena_start();
         let target = &mut self.blocks[id as usize];
-        if site.unlinked == 0 {
+        let link = &mut self.links[site.detail as usize];
+        let patch = start + link.patch as usize;
+        if link.unlinked == 0 {
             // Its jump still leads to where it leaves.
             let mut displacement = [0; 4];
-            self.arena.read(site.patch - 4, &mut displacement);
-            self.sites[number as usize].unlinked =
-                site.patch.wrapping_add(i32::from_le_bytes(displacement) as usize);
+            self.arena.read(patch - 4, &mut displacement);
+            link.unlinked = link.patch.wrapping_add_signed(i32::from_le_bytes(displacement));
         }
-        if site.target == id {
+        if link.target == id {
             return;
         }
-        target.incoming.push(number);
-        self.sites[number as usize].target = id;
-        self.arena.patch_jump(site.patch, target.entry);
-        if site.token != 0 {
+        target.incoming.push(site.detail);
+        link.target = id;
+        self.arena.patch_jump(patch, target.entry);
+        if link.token != 0 {
             let token = cpu.tlb.fetch_token(target.key.0 & !PAGE_MASK, target.key.1, cpu.mode.0);
-            self.arena.patch(site.token - 4, &(token as i32).wrapping_neg().to_le_bytes());
+            let at = start + link.token as usize - 4;
+            self.arena.patch(at, &(token as i32).wrapping_neg().to_le_bytes());
         }
     }
 
     /// Looks at a site that translated code has left at: the address to go on at, or 0.
     fn at_site(&mut self, frame: &mut Frame, cpu: &mut Cpu, number: u32) -> usize {
         let site = self.sites[number as usize];
+        let rip = self.rip_of(site);
         if core::mem::take(&mut frame.moved) != 0 {
             cpu.arrays_changed();
         }
@@ -496,18 +534,17 @@ impl Translator {
         let reload = core::mem::take(&mut frame.reload);
         match site.kind {
             Kind::Exec | Kind::ExecLast => {
-                // SAFETY: the block that the site belongs to owns the instruction, and blocks are only freed between runs.
-                let insn = unsafe { &*site.insn };
+                let insn = &self.runs[site.detail as usize].insn.clone();
                 self.stats.executed += 1;
                 if let Some(count) = self.stats.by_code.get_mut(usize::from(insn.code)) {
                     *count += 1;
                 }
-                let next = site.rip.wrapping_add(u64::from(insn.len));
+                let next = rip.wrapping_add(u64::from(insn.len));
                 cpu.regs[REG_RIP as usize] = next;
                 cpu.icount = frame.limit.wrapping_sub((frame.budget + i64::from(site.refund)) as u64);
                 cpu.block_end = usize::MAX;
                 if let Err(stop) = (insn.exec)(cpu, insn) {
-                    cpu.regs[REG_RIP as usize] = site.rip;
+                    cpu.regs[REG_RIP as usize] = rip;
                     cpu.stopped(stop);
                     cpu.end_block();
                     frame.budget += i64::from(site.refund);
@@ -522,7 +559,7 @@ impl Translator {
                 self.go_on(frame, cpu)
             }
             Kind::Link | Kind::LinkUngrouped => {
-                cpu.regs[REG_RIP as usize] = site.rip;
+                cpu.regs[REG_RIP as usize] = rip;
                 cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
                 if frame.budget == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
@@ -531,7 +568,7 @@ impl Translator {
                 match self.find(cpu, site.kind == Kind::Link) {
                     Some(id) => {
                         if self.stats.flushes == forgotten {
-                            self.link(cpu, number, id);
+                            self.link(cpu, site, id);
                         }
                         refresh(frame, cpu);
                         frame.reload = reload;
@@ -541,11 +578,11 @@ impl Translator {
                 }
             }
             Kind::Page | Kind::Stale => {
-                cpu.regs[REG_RIP as usize] = site.rip;
+                cpu.regs[REG_RIP as usize] = rip;
                 cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
                 if site.kind == Kind::Stale {
                     // The interpreter takes at least one step: what is found here might leave at once, too.
-                    self.jumps.remove(site.rip);
+                    self.jumps.remove(rip);
                     return 0;
                 }
                 if frame.budget == 0 || cpu.memory.code_epoch() != self.code_epoch {
@@ -564,7 +601,7 @@ impl Translator {
                 }
             }
             Kind::Budget => {
-                cpu.regs[REG_RIP as usize] = site.rip;
+                cpu.regs[REG_RIP as usize] = rip;
                 frame.budget += i64::from(site.refund);
                 cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
                 0
@@ -730,7 +767,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         limit: start.limit,
         translator: start.translator,
         host_mxcsr: MASKS.into(),
-        flag_masks: [!bits::IF, !bits::AC, crate::system::POPF_OTHERS],
+        flag_masks: [!bits::IF, !bits::AC, crate::system::POPF_OTHERS, bits::DF],
         arrays: [0; 2],
         moved: 0,
         tsc: 0,
