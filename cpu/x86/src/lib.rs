@@ -26,6 +26,7 @@ mod pmu;
 mod reset;
 pub mod row;
 pub mod segment;
+mod silicon;
 mod smm;
 pub mod snapshot;
 pub mod state;
@@ -42,4 +43,5 @@ pub mod x87;
 
 pub use fault::Stop;
 pub use insn::{Exec, Insn};
+pub use silicon::Silicon;
 pub use state::{Activity, Cpu};

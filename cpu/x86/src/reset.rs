@@ -24,6 +24,7 @@ impl Cpu {
         let mut cpu = Self {
             regs: [0; 32],
             flags: Flags::RESET,
+            silicon: crate::Silicon::host(),
             context: ContextId::default(),
             fast: [SegmentFast::flat(0); 8],
             tlb: Tlb::default(),

@@ -138,6 +138,8 @@ pub struct Cpu {
     pub regs: [u64; 32],
     /// RFLAGS.
     pub flags: Flags,
+    /// Whose undefined flags instructions leave.
+    pub(crate) silicon: crate::Silicon,
     /// TLB context of the running code.
     pub(crate) context: ContextId,
     /// Segments as the memory fast path wants them, see [`seg`].

@@ -121,13 +121,25 @@ impl Emitter<'_> {
 
     pub(crate) fn jump(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let target = self.near_target(i)?;
-        self.link(target);
+        if let Some(round) = self.round_to(target) {
+            self.next_round(round);
+        } else {
+            self.link(target);
+        }
         Ok(())
     }
 
     pub(crate) fn branch(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let target = self.near_target(i)?;
         let opcode = branch_opcode(i)?;
+        if let Some(round) = self.round_to(target) {
+            // The lowest bit of a condition negates it.
+            let done = near(self.s, opcode ^ 1);
+            self.next_round(round);
+            self.s.land(done);
+            self.link(i.next_ip());
+            return Ok(());
+        }
         if (target ^ self.start) & !PAGE_MASK == 0 {
             let site = self.site(Kind::Link, target, 0);
             let index = self.sites.len() - 1;
@@ -176,7 +188,7 @@ impl Emitter<'_> {
             return None;
         }
         self.linear(form, 14);
-        Some(self.check(Access { size: self.word(), write, alignment: None, fixed: None }))
+        Some(self.check(Access { size: self.word(), write, alignment: None, fixed: None, keep: None }))
     }
 
     pub(crate) fn ret(&mut self, i: &Instruction) {
@@ -356,7 +368,8 @@ impl Emitter<'_> {
         } else {
             dynasm!(self.s ; .arch x64 ; mov r14, rbp);
         }
-        let slow = self.check(Access { size: self.word(), write: false, alignment: None, fixed: None });
+        let slow =
+            self.check(Access { size: self.word(), write: false, alignment: None, fixed: None, keep: None });
         if narrow {
             dynasm!(self.s ; .arch x64 ; lea Rd(SP), [r14 + 4] ; mov ebp, [rcx + r14]);
         } else {

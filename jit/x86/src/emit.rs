@@ -5,6 +5,7 @@ use crate::control::branch_opcode;
 use crate::frame::{Home, at, home, is_high_byte, sized};
 use crate::group::{self, Accesses, Form, Groups, MemoryAccesses};
 use crate::memory::{Access, address_is_64};
+use crate::rounds::Round;
 use crate::site::{Draft, Kind};
 use crate::stubs::{Stubs, jrcxz, land8, near};
 use dynasmrt::{DynasmApi, dynasm};
@@ -81,6 +82,8 @@ pub struct Emitter<'a> {
     pub(crate) groups: Groups,
     /// The groups whose checks have been emitted, by number; a block has at most two for each of its 64 instructions.
     pub(crate) established: u128,
+    /// If the block leads to its start: where that is entered again.
+    pub(crate) round: Option<Round>,
 }
 
 /// Where a checked memory operand is in host memory.
@@ -146,6 +149,7 @@ impl<'a> Emitter<'a> {
             jumps,
             groups: Groups::default(),
             established: 0,
+            round: None,
         }
     }
 
@@ -158,9 +162,10 @@ impl<'a> Emitter<'a> {
         second: Option<(i32, i32)>,
         grouped: bool,
     ) -> usize {
+        let looping = grouped && self.is_loop(guests);
         if grouped {
             let word = self.word();
-            self.groups = group::find(guests, word, self.info, self.memory_accesses);
+            self.groups = group::find(guests, word, looping, self.info, self.memory_accesses);
         }
         let site = self.site(Kind::Page, self.start, 0);
         dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + own.0] ; lea rcx, [rcx - own.1]);
@@ -171,18 +176,10 @@ impl<'a> Emitter<'a> {
             dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + displacement] ; lea rcx, [rcx - token]);
             self.leave_unless_rcx_zero(site, None);
         }
-        let site = self.site(Kind::Budget, self.start, self.count);
-        dynasm!(self.s
-            ; .arch x64
-            ; mov rcx, [BYTE rsp + (at::BUDGET as i8)]
-        );
-        self.lea_base(1, true, 1, -(self.count as i32));
-        dynasm!(self.s
-            ; .arch x64
-            ; mov [BYTE rsp + (at::BUDGET as i8)], rcx
-            ; pext rcx, rcx, [BYTE rsp + (at::SIGN_MASK as i8)]
-        );
-        self.leave_unless_rcx_zero(site, None);
+        self.take_from_budget();
+        if looping {
+            self.begin_rounds(guests);
+        }
         let mut open = true;
         for (n, guest) in guests.iter().enumerate() {
             self.n += 1;
@@ -343,7 +340,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Makes sure that vector state is in the host's registers.
-    fn need(&mut self, live: Live) {
+    pub(crate) fn need(&mut self, live: Live) {
         if self.live >= Some(live) {
             return;
         }
@@ -703,7 +700,7 @@ impl<'a> Emitter<'a> {
         at
     }
 
-    fn jump_back(&mut self, to: usize) {
+    pub(crate) fn jump_back(&mut self, to: usize) {
         let end = near(self.s, 0);
         self.s.patch_i32(end - 4, to as i32 - end as i32);
     }
@@ -752,5 +749,5 @@ pub(crate) fn access_of(
     if !write && !matches!(access, OpAccess::Read | OpAccess::CondRead) {
         return Err(Unsupported);
     }
-    Ok(Access { size, write, alignment: alignment(i), fixed })
+    Ok(Access { size, write, alignment: alignment(i), fixed, keep: None })
 }

@@ -31,6 +31,8 @@ pub struct Frame {
     pub scratch: [u64; 2],
     /// Host addresses minus linear addresses of groups of accesses.
     pub groups: [u64; crate::group::SLOTS],
+    /// Tags of the TLB entries by which groups of a loop were checked.
+    pub tags: [u64; crate::group::SLOTS],
     /// FS and GS base.
     pub bases: [u64; 2],
     /// By log2(alignment) − 4: what must be zero of an offset in a page for an aligned access.
@@ -82,6 +84,7 @@ pub mod at {
     pub const CODE: i32 = offset_of!(Frame, scratch) as i32 + 8;
     pub const ALIGN: i32 = offset_of!(Frame, align_masks) as i32;
     pub const GROUPS: i32 = offset_of!(Frame, groups) as i32;
+    pub const TAGS: i32 = offset_of!(Frame, tags) as i32;
     pub const LOW: i32 = offset_of!(Frame, low_masks) as i32;
     pub const FLAGS: i32 = offset_of!(Frame, flags) as i32;
     pub const TLB: i32 = offset_of!(Frame, tlb) as i32;

@@ -121,6 +121,10 @@ pub struct Group {
     pub slot: usize,
     /// An alignment that is checked, in bytes, and the distance of the place that has it from the first byte.
     pub alignment: Option<(u32, i64)>,
+    /// Its first byte by the registers' values at the start of the block, if that is known.
+    pub entry: Option<Form>,
+    /// How far it moves from the start of the block to its end, if that is known.
+    pub stride: Option<i64>,
 }
 
 impl Group {
@@ -161,6 +165,12 @@ struct Tracked {
 struct Key {
     base: Option<(usize, u32)>,
     index: Option<(usize, u32, u8)>,
+}
+
+impl Group {
+    fn is_worth_it(&self, looping: bool) -> bool {
+        self.members > 1 || looping && self.entry.is_some()
+    }
 }
 
 /// The state of the search.
@@ -206,9 +216,35 @@ impl Search {
         let number = self.groups.len();
         self.open[slot] = Some((key, number));
         let alignment = aligned.map(|aligned| (aligned, from));
-        self.groups.push(Group { min: from, max: to, members: 1, write, slot, alignment });
+        let first = |version: u32| version == 0;
+        let entry = (form.base.is_none_or(|n| first(version(n)))
+            && form.index.is_none_or(|(n, _)| first(version(n))))
+        .then_some(form);
+        let (members, stride) = (1, None);
+        self.groups.push(Group { min: from, max: to, members, write, slot, alignment, entry, stride });
         // The offset is completed when the group's minimum is known.
         Some(Member { group: number, offset: from, aligned: false })
+    }
+
+    /// At the end of a block that leads to its start: completes what is known of groups at the start.
+    fn close(&mut self) {
+        let mut uses = [0; SLOTS];
+        for group in &self.groups {
+            uses[group.slot] += 1;
+        }
+        let registers = &self.registers;
+        for group in &mut self.groups {
+            // Its distance has to stay in its slot.
+            let own = uses[group.slot] == 1 && group.min.abs() < 1 << 30;
+            group.entry = group.entry.filter(|_| own).map(|form| Form { displacement: group.min, ..form });
+            let moved = |n: usize| (registers[n].version == 0).then_some(registers[n].delta);
+            group.stride = group.entry.and_then(|form| {
+                let base = form.base.map_or(Some(0), moved)?;
+                let index = form.index.map_or(Some(0), |(n, scale)| Some(moved(n)? << scale))?;
+                Some(base.wrapping_add(index))
+            });
+            group.entry = group.entry.filter(|_| group.members > 1 || group.stride.is_some());
+        }
     }
 
     /// A register gets a new value.
@@ -239,10 +275,11 @@ impl Group {
     }
 }
 
-/// Finds the groups of a block of 64-bit code (`word` 8) or 32-bit code (4).
+/// Finds the groups of a block of 64-bit code (`word` 8) or 32-bit code (4). If it is `looping`, its end leads to its start.
 pub fn find(
     guests: &[Guest],
     word: u32,
+    looping: bool,
     factory: &mut InstructionInfoFactory,
     accesses: &mut MemoryAccesses,
 ) -> Groups {
@@ -254,7 +291,8 @@ pub fn find(
             || guest.decoded.memory_index() != Register::None
             || word == 4 && guest.decoded.memory_displ_size() == 4
     });
-    if candidates.take(2).count() < 2 {
+    let least = if looping { 1 } else { 2 };
+    if candidates.take(least).count() < least {
         return Groups::default();
     }
     let mut found = Vec::with_capacity(guests.len());
@@ -287,11 +325,14 @@ pub fn find(
         found.push(now);
         follow(i, emit, word, factory, &mut search);
     }
+    if looping {
+        search.close();
+    }
     let groups = &search.groups;
     for (accesses, guest) in found.iter_mut().zip(guests) {
         let aligned = alignment(&guest.decoded);
         for member in [&mut accesses.operand, &mut accesses.stack] {
-            *member = member.filter(|member| groups[member.group].members > 1).map(|member| {
+            *member = member.filter(|member| groups[member.group].is_worth_it(looping)).map(|member| {
                 let group = &groups[member.group];
                 let known = |aligned| {
                     group.alignment.is_some_and(|(of, at)| {

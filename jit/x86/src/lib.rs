@@ -17,6 +17,7 @@ mod host;
 mod listing;
 mod memory;
 mod perf_map;
+mod rounds;
 mod site;
 mod string;
 mod stubs;

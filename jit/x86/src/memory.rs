@@ -2,7 +2,7 @@
 
 use crate::emit::{Emitter, Unsupported};
 use crate::frame::{Home, TLB_BIAS, at, home};
-use crate::group::{Form, Member};
+use crate::group::{Form, Group, Member};
 use crate::stubs::{jrcxz, land8, near};
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
@@ -30,6 +30,8 @@ pub struct Access {
     pub alignment: Option<u32>,
     /// The linear address, if it is known.
     pub fixed: Option<u64>,
+    /// Displacement from RSP of a place that keeps the TLB's tag.
+    pub keep: Option<i32>,
 }
 
 impl Emitter<'_> {
@@ -197,6 +199,13 @@ impl Emitter<'_> {
         self.established |= 1 << member.group;
         let group = self.groups.groups[member.group];
         let first = Form { displacement: form.displacement.wrapping_add(member.offset), ..form };
+        self.establish(first, group, None);
+        self.held = Some(member.group);
+    }
+
+    /// Checks a group's whole range, whose first byte is at `first`, and notes what its linear addresses lack to host addresses,
+    /// which is in RCX, too. R14 is scratch.
+    pub(crate) fn establish(&mut self, first: Form, group: Group, keep: Option<i32>) {
         if let Some((alignment, offset)) = group.alignment {
             match self.direct(first) {
                 Some((base, displacement)) => self.lea_base(1, true, base, displacement + offset as i32),
@@ -214,7 +223,7 @@ impl Emitter<'_> {
             land8(self.s, fits);
             self.ungroup(from);
         }
-        let access = Access { size: group.size(), write: group.write, alignment: None, fixed: None };
+        let access = Access { size: group.size(), write: group.write, alignment: None, fixed: None, keep };
         let from = match self.direct(first) {
             Some((base, displacement)) => self.check_direct(base, displacement, access),
             None => {
@@ -228,7 +237,6 @@ impl Emitter<'_> {
         };
         self.ungroup(from);
         dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + slot(group.slot)], rcx);
-        self.held = Some(member.group);
     }
 
     /// Makes R14 hold the distance of a group that has been checked, if RCX holds that of another: then they stay both. Says
@@ -288,6 +296,7 @@ impl Emitter<'_> {
             ; pext r14, Rq(from), [BYTE rsp + (at::INDEX_MASK as i8)]
             ; mov rcx, [r15 + r14 * 8 + tags]
         );
+        self.keep(access);
         match access.alignment {
             // No byte of an aligned access leaves the page if the first one does not.
             Some(alignment) => {
@@ -309,10 +318,16 @@ impl Emitter<'_> {
         slow
     }
 
+    fn keep(&mut self, access: Access) {
+        if let Some(at) = access.keep {
+            dynasm!(self.s ; .arch x64 ; mov [rsp + at], rcx);
+        }
+    }
+
     /// Checks that an access at R14 may go to the host's memory, and leaves the host address minus R14 in RCX. Returns the
     /// end of the displacement of the jump that is taken if not.
     pub fn check(&mut self, access: Access) -> usize {
-        let Access { size, write, alignment, fixed } = access;
+        let Access { size, write, alignment, fixed, .. } = access;
         self.let_go();
         let tags = if write { WRITE } else { READ };
         let last = size as i32 - 1;
@@ -325,6 +340,7 @@ impl Emitter<'_> {
                 ; mov rcx, [r15 + rcx * 8 + tags]
             ),
         }
+        self.keep(access);
         match alignment {
             // No byte of an aligned access leaves the page if the first one does not.
             Some(alignment) => dynasm!(self.s

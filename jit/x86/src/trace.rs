@@ -14,6 +14,9 @@ use ringworld_x86::{Cpu, Insn};
 
 /// Most rounds of a loop in one block.
 const ROUNDS: usize = 8;
+/// Most rounds, after the first, of a loop in a block that begins before it, and their instructions.
+const MORE_ROUNDS: usize = 3;
+const UNROLLED: usize = 32;
 /// Calls are followed so deep.
 const DEPTH: usize = 4;
 /// A block with more instructions follows no further call.
@@ -73,7 +76,9 @@ impl Trace {
             }
             let target = match emit {
                 Emit::Branch | Emit::Jump | Emit::Call => scratch.near_branch_target(),
-                Emit::Return if depth > 0 && !self.is_redirected(returns[depth - 1].1) => returns[depth - 1].0,
+                Emit::Return if depth > 0 && !self.is_redirected(returns[depth - 1].1) => {
+                    returns[depth - 1].0
+                }
                 _ => break,
             };
             // Straight on after branches forward, which are the less taken ones.
@@ -88,7 +93,11 @@ impl Trace {
                 break;
             }
             let known = emit != Emit::Return && self.guests.iter().any(|guest| guest.decoded.ip() == target);
-            if emit == Emit::Branch || known {
+            if emit == Emit::Branch {
+                self.unroll(target, longest);
+                break;
+            }
+            if known {
                 break;
             }
             match emit {
@@ -130,6 +139,17 @@ impl Trace {
         for _ in 1..(longest / len).min(ROUNDS) {
             self.guests.extend_from_within(..len);
             self.insns.extend_from_within(..len);
+        }
+    }
+
+    /// Adds some rounds of a loop that leads back into the block: many loops have few.
+    fn unroll(&mut self, target: u64, longest: usize) {
+        let len = self.insns.len();
+        let Some(begin) = self.guests.iter().position(|guest| guest.decoded.ip() == target) else { return };
+        let room = (longest - len).min(UNROLLED);
+        for _ in 0..(room / (len - begin)).min(MORE_ROUNDS) {
+            self.guests.extend_from_within(begin..len);
+            self.insns.extend_from_within(begin..len);
         }
     }
 

@@ -372,8 +372,7 @@ impl Translator {
             (self.jumps.linear_base(), self.jumps.code_base()),
         );
         let own = (fetch_slot(rip), cpu.tlb.fetch_token(rip & !PAGE_MASK, page.physical, cpu.mode.0) as i32);
-        let entry =
-            emitter.block(&trace.guests, own, second.map(|(_, slot, token)| (slot, token)), grouped);
+        let entry = emitter.block(&trace.guests, own, second.map(|(_, slot, token)| (slot, token)), grouped);
         let stale_site_code = emitter.stale_exit();
         let Some(checked) = self.arena.push(self.sink.bytes()) else {
             self.forget(cpu);
@@ -759,6 +758,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         scratch: [0; 2],
         align_masks: [15, 31, 63].map(|low| !PAGE_MASK | low),
         groups: [0; crate::group::SLOTS],
+        tags: [0; crate::group::SLOTS],
         low_masks: [15, 31, 63],
         flags: 0,
         tlb: 0,

@@ -2,7 +2,7 @@
 
 use super::operand::*;
 use crate::row::{Group, Rows};
-use crate::{Cpu, Insn, Stop};
+use crate::{Cpu, Insn, Silicon, Stop};
 use iced_x86::Code;
 
 /// What BT, BTS, BTR and BTC do to the bit.
@@ -100,10 +100,11 @@ fn lzcnt<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
-/// CF: the source was zero; ZF from the count; the others are undefined (cleared on silicon).
+/// CF: the source was zero; ZF from the count; the others are undefined (cleared on silicon, but for OF, which AMD's leaves).
 fn set_count<T: Int>(cpu: &mut Cpu, i: &Insn, n: T, cf: bool) {
     T::set(cpu, i.r[0], n);
-    cpu.flags.set_status(u64::from(cf) | u64::from(n.zx() == 0) << 6);
+    let of = cpu.silicon == Silicon::Amd && cpu.flags.of();
+    cpu.flags.set_status(u64::from(cf) | u64::from(n.zx() == 0) << 6 | u64::from(of) << 11);
 }
 
 fn popcnt<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
@@ -113,10 +114,12 @@ fn popcnt<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Flags of the BMI1 and BMI2 logic: AF and PF are undefined (cleared on silicon).
+/// Flags of the BMI1 and BMI2 logic: AF and PF are undefined (cleared on Intel's silicon; on AMD's PF is the result's).
 fn set_bmi<T: Int>(cpu: &mut Cpu, r: T) {
     cpu.set_logic(r);
-    cpu.flags.parity = 1;
+    if cpu.silicon == Silicon::Intel {
+        cpu.flags.parity = 1;
+    }
 }
 
 fn andn<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
@@ -134,7 +137,15 @@ fn bextr<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let shifted = if start < 64 { value >> start } else { 0 };
     let r = T::of(if len < 64 { shifted & ((1 << len) - 1) } else { shifted });
     T::set(cpu, i.r[0], r);
-    cpu.flags.set_status(u64::from(r.zx() == 0) << 6);
+    match cpu.silicon {
+        Silicon::Intel => cpu.flags.set_status(u64::from(r.zx() == 0) << 6),
+        // SF, AF and PF are undefined.
+        Silicon::Amd => {
+            cpu.set_logic(r);
+            cpu.flags.adjust = 0x10;
+            cpu.flags.sign = 0;
+        }
+    }
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! Multiplication, division, and decimal adjustment.
 
 use super::operand::*;
+use crate::flags::bits;
 use crate::row::{Group, Rows};
 use crate::state::gpr::*;
-use crate::{Cpu, Insn, Stop};
+use crate::{Cpu, Insn, Silicon, Stop};
 use iced_x86::Code;
 
 /// The double-width accumulator: AX, DX:AX, EDX:EAX or RDX:RAX.
@@ -24,11 +25,13 @@ fn set_wide<T: Int>(cpu: &mut Cpu, low: u64, high: u64) {
 }
 
 /// CF and OF say whether the product needs its upper half; the rest is undefined by the manual. Silicon sets SF from the
-/// low half and clears ZF and AF (Intel) with PF from the low byte.
+/// low half and clears ZF and AF with PF from the low byte (Intel), or leaves them (AMD).
 fn set_product_flags<T: Int>(cpu: &mut Cpu, low: T, overflow: bool) {
-    cpu.set_result(low);
-    cpu.flags.adjust = 0;
-    cpu.flags.set_zf_only(false);
+    if cpu.silicon == Silicon::Intel {
+        cpu.set_result(low);
+        cpu.flags.adjust = 0;
+        cpu.flags.set_zf_only(false);
+    }
     cpu.flags.set_cf_of(overflow, overflow);
 }
 
@@ -83,6 +86,14 @@ fn mulx<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
+/// All flags are undefined after a division. Intel's silicon leaves them; AMD's leaves CF and OF.
+fn set_quotient_flags(cpu: &mut Cpu) {
+    if cpu.silicon == Silicon::Amd {
+        let kept = cpu.flags.status() & (bits::CF | bits::OF);
+        cpu.flags.set_status(kept | bits::AF);
+    }
+}
+
 fn div<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let divisor = u128::from(S::read::<T>(cpu, i)?.zx());
     if divisor == 0 {
@@ -98,6 +109,7 @@ fn div<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         return Err(cpu.de());
     }
     set_wide::<T>(cpu, quotient as u64, remainder);
+    set_quotient_flags(cpu);
     Ok(())
 }
 
@@ -117,6 +129,7 @@ fn idiv<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         return Err(cpu.de());
     }
     set_wide::<T>(cpu, quotient as u64, remainder as u64);
+    set_quotient_flags(cpu);
     Ok(())
 }
 

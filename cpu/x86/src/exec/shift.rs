@@ -1,14 +1,19 @@
 //! Shifts and rotates.
 
 use super::operand::*;
+use crate::flags::bits;
 use crate::row::Rows;
-use crate::{Cpu, Insn, Stop};
+use crate::{Cpu, Insn, Silicon, Stop};
 use iced_x86::Code;
 
 trait Shift {
     /// Rotates of a register by an immediate other than 1 leave OF, which is undefined then, as it was; of memory they set
     /// it as rotates by CL do (on silicon: Intel, Golden Cove).
     const ROTATES: bool = false;
+    /// Of AMD's silicon. Goes to the left: OF is CF against the result's sign; else the result's two top bits differ.
+    const LEFT: bool;
+    /// Rotates leave AF.
+    const LEAVES_AF: bool;
     /// Shifts by `count`, which is masked and not zero, setting flags.
     fn run<T: Int>(cpu: &mut Cpu, a: T, count: u32) -> T;
 }
@@ -24,10 +29,12 @@ fn of_left<T: Int>(a: T) -> bool {
 }
 
 macro_rules! shifts {
-    ($($name:ident $rotates:literal: |$cpu:ident, $a:ident, $n:ident| $body:block)*) => {$(
+    ($($name:ident $rotates:literal $left:literal $leaves_af:literal: |$cpu:ident, $a:ident, $n:ident| $body:block)*) => {$(
         struct $name;
         impl Shift for $name {
             const ROTATES: bool = $rotates;
+            const LEFT: bool = $left;
+            const LEAVES_AF: bool = $leaves_af;
             #[inline(always)]
             fn run<T: Int>($cpu: &mut Cpu, $a: T, $n: u32) -> T $body
         }
@@ -35,7 +42,7 @@ macro_rules! shifts {
 }
 
 shifts! {
-    Shl false: |cpu, a, n| {
+    Shl false true false: |cpu, a, n| {
         let wide = u128::from(a.zx()) << n;
         let r = T::of(wide as u64);
         let cf = wide >> T::BITS & 1 != 0;
@@ -45,7 +52,7 @@ shifts! {
         cpu.flags.set_cf_of(cf, of_left(a));
         r
     }
-    Shr false: |cpu, a, n| {
+    Shr false false false: |cpu, a, n| {
         let r = T::of(a.zx() >> n);
         let cf = a.zx() >> (n - 1) & 1 != 0;
         cpu.set_result(r);
@@ -53,7 +60,7 @@ shifts! {
         cpu.flags.set_cf_of(cf, msb::<T>(a.zx()));
         r
     }
-    Sar false: |cpu, a, n| {
+    Sar false false false: |cpu, a, n| {
         let wide = a.sx() as i64;
         let r = T::of((wide >> n.min(63)) as u64);
         let cf = wide >> (n - 1).min(63) & 1 != 0;
@@ -62,21 +69,21 @@ shifts! {
         cpu.flags.set_cf_of(cf, false);
         r
     }
-    Rol true: |cpu, a, n| {
+    Rol true true true: |cpu, a, n| {
         let bits = n % T::BITS;
         let r = if bits == 0 { a } else { T::of(a.zx() << bits | a.zx() >> (T::BITS - bits)) };
         let cf = r.zx() & 1 != 0;
         cpu.flags.set_cf_of(cf, of_left(a));
         r
     }
-    Ror true: |cpu, a, n| {
+    Ror true false true: |cpu, a, n| {
         let bits = n % T::BITS;
         let r = if bits == 0 { a } else { T::of(a.zx() >> bits | a.zx() << (T::BITS - bits)) };
         let cf = msb::<T>(r.zx());
         cpu.flags.set_cf_of(cf, msb::<T>(a.zx()) != (a.zx() & 1 != 0));
         r
     }
-    Rcl false: |cpu, a, n| {
+    Rcl false true true: |cpu, a, n| {
         let bits = n % (T::BITS + 1);
         if bits == 0 {
             // Nothing moves; silicon leaves the flags, too.
@@ -90,7 +97,7 @@ shifts! {
         cpu.flags.set_cf_of(cf, of_left(a));
         r
     }
-    Rcr false: |cpu, a, n| {
+    Rcr false false true: |cpu, a, n| {
         let bits = n % (T::BITS + 1);
         if bits == 0 {
             // Nothing moves; silicon leaves the flags, too.
@@ -107,6 +114,13 @@ shifts! {
     }
 }
 
+/// OF by AMD's silicon (Zen 4), whatever the count: as if the last step were the only one.
+fn amd_flags<T: Int>(cpu: &mut Cpu, r: u64, left: bool) {
+    let cf = cpu.flags.cf();
+    let other = if left { cf } else { r >> (T::BITS - 2) & 1 != 0 };
+    cpu.flags.set_cf_of(cf, msb::<T>(r) != other);
+}
+
 /// Counts are masked to 5 bits, 6 for 64-bit operands.
 const fn mask<T: Int>() -> u64 {
     if T::BITS == 64 { 63 } else { 31 }
@@ -121,6 +135,13 @@ fn shift<O: Shift, T: Int, D: Place, S: Source>(cpu: &mut Cpu, i: &Insn) -> Resu
     D::modify::<T>(cpu, i, |cpu, a| {
         let of = cpu.flags.of();
         let r = O::run(cpu, a, count);
+        if cpu.silicon == Silicon::Amd {
+            amd_flags::<T>(cpu, r.zx(), O::LEFT);
+            if !O::LEAVES_AF {
+                cpu.flags.adjust = bits::AF as u8;
+            }
+            return r;
+        }
         if O::ROTATES && S::IMMEDIATE && !D::MEMORY && count != 1 {
             let cf = cpu.flags.cf();
             cpu.flags.set_cf_of(cf, of);
@@ -133,6 +154,7 @@ fn shld<T: Int, D: Place, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop
     double::<T, D, S>(
         cpu,
         i,
+        true,
         |a, _| of_left(a),
         |a, b, n| {
             let (a, b) = (a.zx(), b.zx());
@@ -152,6 +174,7 @@ fn shrd<T: Int, D: Place, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop
     double::<T, D, S>(
         cpu,
         i,
+        false,
         |a, b| msb::<T>(a.zx()) != (b.zx() & 1 != 0),
         |a, b, n| {
             let (a, b) = (a.zx(), b.zx());
@@ -170,6 +193,7 @@ fn shrd<T: Int, D: Place, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop
 fn double<T: Int, D: Place, S: Source>(
     cpu: &mut Cpu,
     i: &Insn,
+    left: bool,
     of: impl FnOnce(T, T) -> bool,
     f: impl FnOnce(T, T, u32) -> (u64, bool),
 ) -> Result<(), Stop> {
@@ -184,6 +208,10 @@ fn double<T: Int, D: Place, S: Source>(
         cpu.set_result(r);
         cpu.flags.adjust = 0;
         cpu.flags.set_cf_of(cf, of(a, b));
+        if cpu.silicon == Silicon::Amd {
+            amd_flags::<T>(cpu, r.zx(), left);
+            cpu.flags.adjust = bits::AF as u8;
+        }
         r
     })
 }
