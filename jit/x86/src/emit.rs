@@ -3,6 +3,7 @@
 use crate::classify::{Emit, Live, alignment, emit_of, host_form};
 use crate::control::branch_opcode;
 use crate::frame::{Home, at, home, is_high_byte, sized};
+use crate::framed::{is_overwritten, take_from_memory};
 use crate::group::{self, Accesses, Form, Groups, MemoryAccesses};
 use crate::memory::{Access, address_is_64};
 use crate::rounds::Round;
@@ -411,6 +412,16 @@ impl<'a> Emitter<'a> {
         }
         // Only one host thread runs guest code.
         i.set_has_lock_prefix(false);
+        let mut accesses = [OpAccess::None; 4];
+        if framed.iter().any(Option::is_some) {
+            let info = self.info.info(guest);
+            for n in 0..i.op_count().min(4) {
+                accesses[n as usize] = info.op_access(n);
+            }
+            if memory.is_none() {
+                take_from_memory(&mut i, &mut framed, &accesses);
+            }
+        }
         let any_framed = framed.iter().any(Option::is_some);
         let mut slow = None;
         let (mut r14_is_free, mut rcx_is_free) = (true, true);
@@ -483,14 +494,21 @@ impl<'a> Emitter<'a> {
                     } else {
                         self.held_r14 = None;
                     }
-                    dynasm!(self.s ; .arch x64 ; mov Rq(scratch), [BYTE rsp + (at as i8)]);
+                    let read_too = (0..4).any(|other| {
+                        other != n as usize
+                            && framed[other].is_some_and(|(same, _)| same == guest_register)
+                            && accesses[other] != OpAccess::None
+                    });
+                    if read_too || !is_overwritten(guest, register, accesses[n as usize]) {
+                        dynasm!(self.s ; .arch x64 ; mov Rq(scratch), [BYTE rsp + (at as i8)]);
+                    }
                     loaded[used] = Some((guest_register, scratch, at));
                     used += 1;
                     scratch
                 }
             };
             i.set_op_register(n, sized(register, scratch));
-            if writes(self.info.info(guest).op_access(n)) {
+            if writes(accesses[n as usize]) {
                 stores[n as usize] = Some((scratch, at));
             }
         }

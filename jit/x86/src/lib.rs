@@ -12,6 +12,7 @@ mod classify;
 mod control;
 mod emit;
 mod frame;
+mod framed;
 mod group;
 mod host;
 mod listing;
