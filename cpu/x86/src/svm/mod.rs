@@ -20,6 +20,7 @@ mod npt;
 #[cfg(test)]
 mod tests;
 
+pub mod rules;
 pub mod vmcb;
 
 pub use exit_code::ExitCode;

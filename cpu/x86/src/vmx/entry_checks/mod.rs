@@ -6,6 +6,7 @@ mod guest_nonregister;
 mod guest_registers;
 mod guest_segments;
 mod host_state;
+pub mod rules;
 
 use super::capability::Capabilities;
 use super::controls::Group;
