@@ -11,7 +11,6 @@
 use core::hash::Hash;
 use core::ptr::NonNull;
 use ringworld_core::{FastMap, GuestVirt, PAGE_MASK};
-use std::collections::HashSet;
 
 /// Entries of a context; a power of two.
 pub const TLB_ENTRIES: usize = 4096;
@@ -65,7 +64,7 @@ pub struct Translations {
     /// Slots that have been filled since the arrays were cleared; meaningless once it is full.
     used: Vec<u16>,
     /// The pages of more than 4 KiB that were entered: number and size as log2.
-    large: HashSet<(u64, u8)>,
+    large: FastMap<(u64, u8), ()>,
     /// All writes are in the slow path if this is not the TLB's.
     write_epoch: u64,
 }
@@ -92,7 +91,7 @@ impl Translations {
             fetch_page: NO_PAGES,
             fetch_physical: [0; TLB_ENTRIES],
             used: Vec::with_capacity(JOURNAL),
-            large: HashSet::new(),
+            large: FastMap::default(),
             write_epoch: 0,
         })
     }
@@ -139,6 +138,14 @@ impl Translations {
     fn clear_fetch(&mut self, n: usize) {
         self.fetch_page[n] = no_page(n);
         self.fetch[n] = 0;
+    }
+
+    /// Clears the large page that covers `linear`, if one was entered; says whether code was fetched from it.
+    fn clear_covering(&mut self, linear: u64) -> bool {
+        // The sizes of large pages (SDM 3A 4.2, table 4-1).
+        let covering = !self.large.is_empty()
+            && [21, 22, 30].into_iter().any(|shift| self.large.remove(&(linear >> shift, shift)).is_some());
+        covering && self.clear_large(linear)
     }
 
     /// Clears all slots of the large pages that cover `linear`; says whether code was fetched from any.
@@ -464,7 +471,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
             arrays.fetch_physical[n] = physical;
         }
         if entry.page_shift > 12 {
-            arrays.large.insert((linear >> entry.page_shift, entry.page_shift));
+            arrays.large.insert((linear >> entry.page_shift, entry.page_shift), ());
         }
         if arrays.used.len() < JOURNAL {
             arrays.used.push(n as u16);
@@ -538,12 +545,22 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
                 code |= arrays.fetch[n] != 0;
                 arrays.clear_slot(n);
             }
-            // The sizes of large pages (SDM 3A 4.2, table 4-1).
-            let covering = [21, 22, 30]
-                .into_iter()
-                .any(|shift| !arrays.large.is_empty() && arrays.large.remove(&(linear.0 >> shift, shift)));
-            if covering {
-                code |= arrays.clear_large(linear.0);
+            code |= arrays.clear_covering(linear.0);
+        }
+        code
+    }
+
+    /// Drops the page of `linear`, whole large pages included, in the contexts that `here` chooses only. Says whether code was
+    /// fetched from it in any.
+    pub fn forget_page(&mut self, linear: GuestVirt, here: impl Fn(&K) -> bool) -> bool {
+        let n = slot(linear.0);
+        let mut code = false;
+        for context in 0..self.contexts.len() {
+            if self.keys[context].as_ref().is_some_and(&here) {
+                let arrays = self.arrays(ContextId(context as u16));
+                code |= arrays.fetch[n] != 0;
+                arrays.clear_slot(n);
+                code |= arrays.clear_covering(linear.0);
             }
         }
         code

@@ -41,6 +41,7 @@ impl Cpu {
     /// Selects the tag and second stage of a guest; `None` is the host.
     pub(crate) fn set_guest_space(&mut self, guest: Option<(GuestTag, Option<SecondStage>)>) {
         self.spaces.guest = guest.map(|(tag, _)| tag);
+        self.spaces.note_root();
         self.spaces.second_stage = guest.and_then(|(_, second)| second);
     }
 
@@ -48,13 +49,19 @@ impl Cpu {
     pub(crate) fn flush_guests(&mut self, which: impl Fn(GuestTag) -> bool) {
         self.forget_spaces(|(tag, _)| tag.is_some_and(&which));
         self.update_context();
-        self.drop_code_lookups();
+        self.end_block();
     }
 
-    /// Forgets the host's translations (VM entries and exits without VPID).
+    /// Forgets the host's translations (TLB_CONTROL, INVLPGA).
     pub(crate) fn flush_host(&mut self) {
         self.forget_spaces(|(tag, _)| tag.is_none());
         self.update_context();
+    }
+
+    /// VM entries and exits without VPIDs forget what belongs to VPID 0, the host's (SDM 3C 30.4.3.1).
+    /// [`Self::update_context`] has to follow.
+    pub(crate) fn forget_vpid_0(&mut self) {
+        self.forget_spaces(|(tag, _)| tag.is_none_or(|tag| tag.id == 0));
     }
 
     /// Walks a guest's tables through the second stage.

@@ -6,10 +6,13 @@ use crate::flags::bits;
 use crate::mem::{Kind, Privilege};
 use crate::nested::{GuestTag, Rights, SecondStage};
 use crate::state::boundary;
+use crate::svm::npt::NptCache;
 use crate::{Cpu, Stop};
 use core::convert::Infallible;
 use ringworld_core::{FastMap, GuestPhys, GuestVirt, PAGE_MASK};
 use ringworld_mmu::tlb::{ContextId, TlbEntry, TlbKind};
+use ringworld_mmu::x86::ept::EptCache;
+use ringworld_mmu::x86::page_cache::PageCache;
 use ringworld_mmu::x86::paging::{
     self, Access, AccessKind, EntryFormat, Mode, Paging, Translation, WalkFault, load_pdptes,
 };
@@ -35,7 +38,7 @@ pub enum Target {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ContextKey {
     /// Number of the address space (a PCID's present incarnation); 0 while paging is off.
-    space: u32,
+    space: u64,
     /// CR0, CR4, EFER bits that take part, and the user bit.
     control: u32,
     pkru: u32,
@@ -71,8 +74,8 @@ pub(crate) struct CodeStamp {
 #[derive(Debug)]
 pub struct AddressSpaces {
     /// The present incarnation of each PCID of the host and of each guest.
-    spaces: FastMap<(Option<GuestTag>, u16), u32>,
-    next_space: u32,
+    spaces: FastMap<(Option<GuestTag>, u16), u64>,
+    next_space: u64,
     /// The contexts of the present address space: supervisor, supervisor with EFLAGS.AC, user.
     keys: [ContextKey; 3],
     /// What the TLB answered for them last: mode, context and its incarnation (0: not asked).
@@ -83,6 +86,17 @@ pub struct AddressSpaces {
     pub(crate) guest: Option<GuestTag>,
     /// The guest's second stage of translation.
     pub(crate) second_stage: Option<SecondStage>,
+    /// The number of the address space of global pages; 0 without them.
+    global: u64,
+    /// What walks of first-stage tables have found.
+    pages: PageCache,
+    /// What extended page tables have said.
+    pub(crate) extended: EptCache,
+    /// What nested page tables have said.
+    pub(crate) nested: NptCache,
+    /// The second stage of the last guest that had one, and whether there was another one before.
+    last_root: u64,
+    several_roots: bool,
 }
 
 impl Default for AddressSpaces {
@@ -95,19 +109,54 @@ impl Default for AddressSpaces {
             paging: None,
             guest: None,
             second_stage: None,
+            global: 0,
+            pages: PageCache::default(),
+            extended: EptCache::default(),
+            nested: NptCache::default(),
+            last_root: 0,
+            several_roots: false,
         }
     }
 }
 
 /// In the place of a PCID: a guest without paging.
 const NO_PAGING: u16 = 0xffff;
+/// In the place of a PCID: the global pages of a VPID or ASID.
+const GLOBAL_PAGES: u16 = 0xfffe;
+
+/// Address spaces that are numbered at once. When there are more, all are numbered anew, as if each had been flushed.
+const MOST_SPACES: usize = 1024;
+
+/// The VPID or ASID of a guest; the host has 0.
+fn id(tag: Option<GuestTag>) -> u16 {
+    tag.map_or(0, |tag| tag.id)
+}
 
 impl AddressSpaces {
-    fn space(&mut self, pcid: u16) -> u32 {
-        *self.spaces.entry((self.guest, pcid)).or_insert_with(|| {
-            self.next_space += 1;
-            self.next_space
-        })
+    fn space(&mut self, pcid: u16) -> u64 {
+        if let Some(&space) = self.spaces.get(&(self.guest, pcid)) {
+            return space;
+        }
+        if self.spaces.len() >= MOST_SPACES {
+            self.spaces.clear();
+        }
+        self.next_space += 1;
+        self.spaces.insert((self.guest, pcid), self.next_space);
+        self.next_space
+    }
+
+    /// Notices whether guests have more than one second stage.
+    pub(crate) fn note_root(&mut self) {
+        if let Some(root) = self.guest.map(|tag| tag.root).filter(|&root| root != 0) {
+            self.several_roots |= self.last_root != 0 && self.last_root != root;
+            self.last_root = root;
+        }
+    }
+
+    /// Whether the running guest's VPID or ASID may have translations under other second stages, too: what a guest flushes is
+    /// flushed under all of them (SDM 3C 30.4.3.1).
+    fn has_siblings(&self) -> bool {
+        self.several_roots && self.guest.is_some()
     }
 }
 
@@ -147,7 +196,7 @@ impl Cpu {
                 (false, true) => Mode::Pae,
                 (false, false) => Mode::Bits32,
             };
-            let mut paging = Paging::new(EntryFormat {
+            let format = EntryFormat {
                 mode,
                 nxe: self.efer & efer::NXE != 0,
                 pse: self.cr4 & cr4::PSE != 0,
@@ -155,7 +204,10 @@ impl Cpu {
                 pages_1g: self.model.has_pages_1g(),
                 max_phys_bits: self.physical_bits(),
                 amd: self.model.is_amd(),
-            });
+            };
+            let known = self.spaces.paging.filter(|known| known.format() == format);
+            let mut paging = known.unwrap_or_else(|| Paging::new(format));
+            (paging.pkru, paging.pkrs) = (0, 0);
             paging.cr3 = self.cr3;
             paging.pdptes = self.pdptes;
             paging.wp = self.cr0 & cr0::WP != 0;
@@ -194,6 +246,8 @@ impl Cpu {
                 (self.spaces.space(pcid), control | 1 << 8, pkru, pkrs)
             }
         };
+        let global = self.spaces.paging.is_some_and(|paging| paging.pge);
+        self.spaces.global = if global { self.spaces.space(GLOBAL_PAGES) } else { 0 };
         // Without paging there is one context; without SMAP, EFLAGS.AC changes nothing.
         let user = if space != 0 { USER } else { 0 };
         let ac = if self.spaces.paging.is_some_and(|p| p.smap) { AC } else { 0 };
@@ -260,20 +314,37 @@ impl Cpu {
         self.tlb.retire(|key| dead.contains(&key.space));
     }
 
-    /// Flushes everything, global pages included (MOV to CR0/CR4 that changes paging, INVPCID type 2, reset).
+    /// Forgets the translations of all PCIDs of the host, or of the running guest's VPID or ASID, global pages included (SDM
+    /// 3A 5.10.4.1, 3C 30.4.3.1). [`Self::update_context`] has to follow.
+    pub(crate) fn forget_all(&mut self) {
+        let running = id(self.spaces.guest);
+        self.forget_spaces(|(tag, _)| id(tag) == running);
+        self.end_block();
+    }
+
+    /// The same, at once (INVPCID type 2).
     pub fn flush_all(&mut self) {
-        let running = self.spaces.guest;
-        if running.is_none() {
-            self.tlb.forget();
-        }
-        self.forget_spaces(|(tag, _)| tag == running);
+        self.forget_all();
+        self.update_context();
+    }
+
+    /// Forgets all that was ever translated, for whomever: what a TLB may keep must not show (reset, snapshots), or depends on
+    /// what has changed (the local APIC's address).
+    pub fn flush_everything(&mut self) {
+        self.tlb.forget();
+        self.spaces.spaces.clear();
+        self.spaces.extended.forget(|_| true);
+        self.spaces.nested.forget(|_| true);
         self.drop_code_lookups();
         self.update_context();
     }
 
     /// Flushes one PCID's translations. (Its global pages go too, which an implementation may do.)
     pub fn flush_pcid(&mut self, pcid: u16) {
-        if let Some(dead) = self.spaces.spaces.remove(&(self.spaces.guest, pcid)) {
+        if self.spaces.has_siblings() {
+            let running = id(self.spaces.guest);
+            self.forget_spaces(|(tag, of)| of == pcid && id(tag) == running);
+        } else if let Some(dead) = self.spaces.spaces.remove(&(self.spaces.guest, pcid)) {
             self.tlb.retire(|key| key.space == dead);
         }
         self.update_context();
@@ -281,24 +352,60 @@ impl Cpu {
 
     /// Flushes the translations of all PCIDs, which INVPCID type 3 asks for but for global pages.
     pub fn flush_non_global(&mut self) {
-        let running = self.spaces.guest;
-        self.forget_spaces(|(tag, _)| tag == running);
-        self.update_context();
+        self.flush_all();
     }
 
     /// INVLPG: flushes one page in the current PCID, and its global translations in all.
     pub fn flush_page(&mut self, linear: u64) {
+        self.spaces.pages.remove(linear);
         let space = self.spaces.keys[0].space;
-        if self.tlb.flush_page(GuestVirt(linear), |key| key.space == space) {
+        let code = if self.spaces.has_siblings() {
+            let (running, pcid) = (id(self.spaces.guest), self.pcid());
+            let siblings = self.spaces_of(|(tag, of)| of == pcid && id(tag) == running);
+            self.tlb.flush_page(GuestVirt(linear), |key| key.space == space || siblings.contains(&key.space))
+        } else {
+            self.tlb.flush_page(GuestVirt(linear), |key| key.space == space)
+        };
+        if code {
+            self.drop_code_lookups();
+        }
+    }
+
+    /// The numbers of the address spaces that `which` chooses.
+    fn spaces_of(&self, which: impl Fn((Option<GuestTag>, u16)) -> bool) -> Vec<u64> {
+        self.spaces.spaces.iter().filter(|(key, _)| which(**key)).map(|(_, &space)| space).collect()
+    }
+
+    /// What an earlier walk of the first stage has found, if the access needs no other one: it is allowed, and has no flag to
+    /// set.
+    pub(crate) fn known_page(&self, paging: &Paging, linear: u64, access: Access) -> Option<Translation> {
+        let ContextKey { space, control, .. } = self.spaces.keys[0];
+        let page = self.spaces.pages.get([space, self.spaces.global], control, linear)?;
+        let serves = page.dirty || access.kind != AccessKind::Write;
+        (serves && paging.denies(&page, access).is_none()).then_some(page)
+    }
+
+    /// Keeps what a walk of the first stage has found.
+    pub(crate) fn keep_page(&mut self, linear: u64, page: &Translation) {
+        let ContextKey { space, control, .. } = self.spaces.keys[0];
+        let space = if page.global { self.spaces.global } else { space };
+        self.spaces.pages.insert(space, control, linear, *page);
+    }
+
+    /// A page fault, or a fault of the second stage, invalidates what the address space knows of the page (SDM 3A 5.10.4.1, 3C
+    /// 29.4.3.1).
+    fn forget_faulting(&mut self, linear: u64) {
+        self.spaces.pages.remove(linear);
+        let space = self.spaces.keys[0].space;
+        if self.tlb.forget_page(GuestVirt(linear), |key| key.space == space) {
             self.drop_code_lookups();
         }
     }
 
     /// INVLPGA: flushes one page in all address spaces of the guests that `which` chooses.
     pub(crate) fn flush_guest_page(&mut self, linear: u64, which: impl Fn(GuestTag) -> bool) {
-        let chosen = |(tag, _): &(Option<GuestTag>, u16)| tag.is_some_and(&which);
-        let spaces: Vec<u32> =
-            self.spaces.spaces.iter().filter(|(key, _)| chosen(key)).map(|(_, &space)| space).collect();
+        self.spaces.pages.remove(linear);
+        let spaces = self.spaces_of(|(tag, _)| tag.is_some_and(&which));
         if self.tlb.flush_page(GuestVirt(linear), |key| spaces.contains(&key.space)) {
             self.drop_code_lookups();
         }
@@ -367,7 +474,13 @@ impl Cpu {
                 return Ok(target);
             }
         }
-        let (page, rights) = self.walk(linear, kind, who)?;
+        let (page, rights) = match self.walk(linear, kind, who) {
+            Ok(walked) => walked,
+            Err(stop) => {
+                self.forget_faulting(linear);
+                return Err(stop);
+            }
+        };
         let target = self.target(page.gpa);
         if let Target::Host { pointer, index, rom } = target {
             self.enter(linear, kind, who, context, (&page, rights), (pointer, index, rom));
@@ -392,16 +505,21 @@ impl Cpu {
     /// Walks the tables for an access.
     fn walk(&mut self, linear: u64, kind: Kind, who: Privilege) -> Result<(Translation, Rights), Stop> {
         if self.spaces.second_stage.is_some() {
-            self.counters.walks += 1;
             return self.walk_nested(linear, kind, who);
         }
         let Some(paging) = &self.spaces.paging else {
             return Ok((unpaged(linear), Rights::ALL));
         };
-        self.counters.walks += 1;
         let access = self.access(kind, who);
+        if let Some(page) = self.known_page(paging, linear, access) {
+            return Ok((page, Rights::ALL));
+        }
+        self.counters.walks += 1;
         match paging::walk(paging, GuestVirt(linear), access, &mut PhysicalTables(&self.memory)) {
-            Ok(page) => Ok((page, Rights::ALL)),
+            Ok(page) => {
+                self.keep_page(linear, &page);
+                Ok((page, Rights::ALL))
+            }
             Err(WalkFault::Page(fault)) => Err(self.page_fault(linear, fault.error_code)),
             Err(WalkFault::Table(never)) => match never {},
         }

@@ -102,7 +102,7 @@ impl Cpu {
         self.msrs = Msrs::at_reset(&self.model);
         self.lapic.reset();
         self.set_tsc_offset(self.now().0.wrapping_neg());
-        self.flush_all();
+        self.flush_everything();
         self.update_mode();
     }
 
@@ -147,7 +147,7 @@ impl Cpu {
         self.forget_guest();
         self.init_common();
         self.cr0 = cache_bits | cr0::ET;
-        self.flush_all();
+        self.flush_everything();
         self.update_mode();
     }
 }

@@ -149,7 +149,7 @@ impl Cpu {
 
     fn after_mode_switch(&mut self) {
         self.debug_registers_changed();
-        self.flush_all();
+        self.flush_everything();
         self.update_mode();
         self.boundary |= boundary::INTERRUPT;
     }

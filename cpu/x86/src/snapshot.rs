@@ -107,7 +107,7 @@ impl Cpu {
             self.boundary |= boundary::INACTIVE;
         }
         self.debug_registers_changed();
-        self.flush_all();
+        self.flush_everything();
         self.update_mode();
     }
 

@@ -86,6 +86,6 @@ pub(crate) fn apply(entry: &Entry, cpu: &mut Cpu) {
     cpu.cr3 = entry.cr3();
     cpu.cr4 = entry.cr4();
     cpu.efer = entry.efer();
-    cpu.flush_all();
+    cpu.flush_everything();
     cpu.update_mode();
 }

@@ -242,7 +242,7 @@ impl Machine {
         if history.checkpoints.get(history.base + 1).is_some_and(|next| next.instructions == here) {
             history.base += 1;
             self.memory.take_dirty();
-            self.cores.iter_mut().for_each(|core| core.cpu.flush_all());
+            self.cores.iter_mut().for_each(|core| core.cpu.flush_everything());
         } else if here >= history.end {
             history.end = here;
             if here >= history.due {

@@ -198,7 +198,7 @@ impl Machine {
     /// The state of everything but memory. The CPUs forget their cached translations, so that this machine and one that
     /// takes over the state go on alike.
     pub(crate) fn capture(&mut self) -> Result<State, MachineError> {
-        self.cores.iter_mut().for_each(|core| core.cpu.flush_all());
+        self.cores.iter_mut().for_each(|core| core.cpu.flush_everything());
         Ok(State {
             cpus: self.cores.iter().map(|core| core.cpu.state()).collect(),
             board: self.board.save()?,

@@ -4,8 +4,9 @@
 //! AMD's nested paging needs no walker of its own: its tables are those of [`super::paging`], walked as user accesses,
 //! and as writes for the guest's tables (APM 2 15.25.5).
 
+use crate::GuestPhysicalCache;
 use crate::tables::{EntryWidth, Reference, Stage, TableReader};
-use ringworld_core::GuestPhys;
+use ringworld_core::{GuestPhys, PAGE_MASK};
 
 /// Entry bit 0: reads are allowed.
 pub const READ: u64 = 1 << 0;
@@ -98,6 +99,26 @@ pub struct EptTranslation {
     /// Bit 63 of the page's entry: a violation is not turned into a virtualization exception.
     pub suppress_ve: bool,
 }
+
+impl EptTranslation {
+    /// Whether an access may use the translation without a walk: it is allowed, and has no dirty flag to set.
+    fn serves(&self, access: EptAccess) -> bool {
+        allows(self.rights, access) && (self.dirty || !access.write)
+    }
+}
+
+/// Whether entries with these rights together allow an access.
+fn allows(rights: u64, access: EptAccess) -> bool {
+    let needed = [
+        (access.read, READ),
+        (access.write, WRITE),
+        (access.fetch, if access.user { USER_EXECUTE } else { EXECUTE }),
+    ];
+    needed.iter().all(|(wanted, right)| !wanted || rights & right != 0)
+}
+
+/// Translations of pages, by a number that stands for the EPT pointer and all else that they depend on.
+pub type EptCache = GuestPhysicalCache<u64, EptTranslation>;
 
 /// Why there is no translation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -215,12 +236,7 @@ pub fn walk<R: TableReader>(
             let mut flags = if ept.accessed_dirty() { ACCESSED } else { 0 };
             let mut translation = None;
             if maps_page {
-                let needed = [
-                    (access.read, READ),
-                    (access.write, WRITE),
-                    (access.fetch, if access.user { USER_EXECUTE } else { EXECUTE }),
-                ];
-                if needed.iter().any(|(wanted, right)| *wanted && rights & right == 0) {
+                if !allows(rights, access) {
                     return Err(violation());
                 }
                 if access.write && ept.accessed_dirty() {
@@ -263,11 +279,39 @@ pub fn walk<R: TableReader>(
     }
 }
 
+/// As [`walk`], with what is kept in `cache` under `key`. A walk that fails forgets the page's mapping, as an EPT violation has
+/// to (SDM 3C 29.4.3.1).
+pub fn walk_cached<R: TableReader>(
+    ept: &Ept,
+    (cache, key): (&mut EptCache, u64),
+    address: GuestPhys,
+    access: EptAccess,
+    reader: &mut R,
+) -> Result<EptTranslation, EptFault<R::Fault>> {
+    let page = address.page().0;
+    if let Some(known) = cache.get(key, page).filter(|known| known.serves(access)) {
+        return Ok(EptTranslation { address: GuestPhys(known.address.0 | address.page_offset()), ..*known });
+    }
+    let walked = walk(ept, address, access, reader);
+    match &walked {
+        Ok(found) => {
+            cache.insert(
+                key,
+                page,
+                EptTranslation { address: GuestPhys(found.address.0 & !PAGE_MASK), ..*found },
+            );
+        }
+        Err(_) => cache.remove(key, page),
+    }
+    walked
+}
+
 /// First-stage tables that lie in memory behind extended page tables: the reader of a nested walk.
 #[derive(Debug)]
 pub struct NestedTables<'a, R> {
     ept: &'a Ept,
     tables: &'a mut R,
+    cache: Option<(&'a mut EptCache, u64)>,
     /// The entry read last, translated. Its flags are set by the same access, without another walk.
     last: Option<(GuestPhys, EptTranslation)>,
 }
@@ -275,14 +319,23 @@ pub struct NestedTables<'a, R> {
 impl<'a, R: TableReader> NestedTables<'a, R> {
     /// A reader whose second-stage tables, and all bytes, are reached by `tables`.
     pub fn new(ept: &'a Ept, tables: &'a mut R) -> Self {
-        Self { ept, tables, last: None }
+        Self { ept, tables, cache: None, last: None }
+    }
+
+    /// The same, with what is kept of the second stage under a key.
+    pub fn cached(ept: &'a Ept, tables: &'a mut R, cache: (&'a mut EptCache, u64)) -> Self {
+        Self { ept, tables, cache: Some(cache), last: None }
     }
 
     fn translate(&mut self, address: GuestPhys) -> Result<EptTranslation, EptFault<R::Fault>> {
         match self.last {
             Some((last, translation)) if last == address => Ok(translation),
             _ => {
-                let translation = walk(self.ept, address, self.ept.table_access(), self.tables)?;
+                let access = self.ept.table_access();
+                let translation = match &mut self.cache {
+                    Some((cache, key)) => walk_cached(self.ept, (cache, *key), address, access, self.tables)?,
+                    None => walk(self.ept, address, access, self.tables)?,
+                };
                 self.last = Some((address, translation));
                 Ok(translation)
             }

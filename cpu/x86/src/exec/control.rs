@@ -54,7 +54,7 @@ impl Cpu {
         }
         self.cr0 = value;
         if changed & (cr0::PG | cr0::PE) != 0 {
-            self.flush_all();
+            self.forget_all();
         }
         self.update_mode();
         Ok(())
@@ -101,7 +101,7 @@ impl Cpu {
         self.cr4 = value;
         let flush = cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::LA57 | cr4::SMEP;
         if changed & flush != 0 {
-            self.flush_all();
+            self.forget_all();
         }
         if changed & cr4::DE != 0 {
             self.debug_registers_changed();

@@ -91,7 +91,7 @@ pub(super) fn write_apic_base(cpu: &mut Cpu, _: u32, value: u64) -> Written {
         return Err(cpu.gp0());
     }
     // The TLB knows which page is the APIC's.
-    cpu.flush_all();
+    cpu.flush_everything();
     cpu.yield_to_machine();
     Ok(())
 }

@@ -200,10 +200,12 @@ impl Cpu {
         let asid = self.virt.svm.guest.control.asid as u16;
         match wanted {
             tlb_control::FLUSH_ALL => {
+                self.spaces.nested.forget(|_| true);
                 self.flush_guests(|_| true);
                 self.flush_host();
             }
             tlb_control::FLUSH_GUEST | tlb_control::FLUSH_GUEST_NON_GLOBAL => {
+                self.spaces.nested.forget(|tag| tag.id == asid);
                 self.flush_guests(|tag| tag.id == asid);
             }
             _ => {}

@@ -16,7 +16,7 @@ pub(crate) mod instructions;
 mod intercept;
 mod leave;
 pub(crate) mod msr;
-mod npt;
+pub(crate) mod npt;
 #[cfg(test)]
 mod tests;
 

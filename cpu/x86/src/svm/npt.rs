@@ -5,6 +5,7 @@
 
 use super::{Exit, ExitCode};
 use crate::mem::{Kind, Privilege};
+use crate::nested::GuestTag;
 use crate::nested::{Rights, SecondStage};
 use crate::paging::unpaged;
 use crate::vmx::inspect::NestedWalk;
@@ -13,7 +14,9 @@ use ringworld_core::{GuestPhys, GuestVirt};
 use ringworld_mmu::x86::paging::{
     self, Access, AccessKind, Mode, PageFault, Paging, Translation, WalkFault, error_code, pdpte_is_malformed,
 };
-use ringworld_mmu::{EntryWidth, Inspector, PhysicalTables, Reference, Stage, TableReader};
+use ringworld_mmu::{
+    EntryWidth, GuestPhysicalCache, Inspector, PhysicalTables, Reference, Stage, TableReader,
+};
 
 /// A nested page fault: the guest-physical address, and the error code of the nested walk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,6 +74,34 @@ pub(crate) fn walk_second_stage<R: TableReader>(
     paging::walk(npt, GuestVirt(address.0), access, reader)
 }
 
+/// Translations of guest-physical pages, by the guest's tag.
+pub(crate) type NptCache = GuestPhysicalCache<GuestTag, Translation>;
+
+/// As [`walk_second_stage`], with what is kept of a guest.
+fn walk_cached<R: TableReader>(
+    npt: &Paging,
+    cache: Option<(&mut NptCache, GuestTag)>,
+    address: GuestPhys,
+    kind: AccessKind,
+    tables: &mut R,
+) -> Result<Translation, WalkFault<R::Fault>> {
+    let Some((cache, tag)) = cache else { return walk_second_stage(npt, address, kind, tables) };
+    let page = address.page().0;
+    let serves = |known: &&Translation| {
+        npt.denies(known, Access { kind, user: true, ac: false }).is_none()
+            && (known.dirty || kind != AccessKind::Write)
+    };
+    if let Some(known) = cache.get(tag, page).filter(serves) {
+        return Ok(Translation { gpa: GuestPhys(known.gpa.0 | address.page_offset()), ..*known });
+    }
+    let walked = walk_second_stage(npt, address, kind, tables);
+    match &walked {
+        Ok(found) => cache.insert(tag, page, Translation { gpa: found.gpa.page(), ..*found }),
+        Err(_) => cache.remove(tag, page),
+    }
+    walked
+}
+
 /// With nested paging, PDPTEs are part of the walk (APM 2 15.25.10): loads the one that `address` needs.
 fn load_pdpte<R: TableReader>(
     paging: &mut Paging,
@@ -100,6 +131,7 @@ fn load_pdpte<R: TableReader>(
 struct GuestTables<'a, R> {
     npt: &'a Paging,
     tables: &'a mut R,
+    cache: Option<(&'a mut NptCache, GuestTag)>,
     /// The entry read last, translated.
     last: Option<(GuestPhys, GuestPhys)>,
 }
@@ -111,7 +143,8 @@ impl<R: TableReader<Fault = core::convert::Infallible>> GuestTables<'_, R> {
         {
             return Ok(translation);
         }
-        match walk_second_stage(self.npt, address, AccessKind::Write, self.tables) {
+        let cache = self.cache.as_mut().map(|(cache, tag)| (&mut **cache, *tag));
+        match walk_cached(self.npt, cache, address, AccessKind::Write, self.tables) {
             Ok(page) => {
                 self.last = Some((address, page.gpa));
                 Ok(page.gpa)
@@ -155,33 +188,39 @@ pub(crate) enum GuestFault {
     Nested(NestedFault, bool),
 }
 
-/// Translates a linear address through both stages: the guest's translation with the physical address, what the second
-/// stage allows, and the guest-physical address. `paging` is the guest's; `None` while it does not page.
-pub(crate) fn walk_both<R: TableReader<Fault = core::convert::Infallible>>(
+/// Translates a linear address by the guest's own tables. `paging` is the guest's; `None` while it does not page.
+fn walk_first_stage<R: TableReader<Fault = core::convert::Infallible>>(
     paging: Option<&Paging>,
     npt: &Paging,
-    linear: u64,
-    access: Access,
+    cache: Option<(&mut NptCache, GuestTag)>,
+    (linear, access): (u64, Access),
+    tables: &mut R,
+) -> Result<Translation, GuestFault> {
+    let Some(paging) = paging else { return Ok(unpaged(linear)) };
+    let mut tables = GuestTables { npt, tables, cache, last: None };
+    let walked = if paging.format().mode == Mode::Pae {
+        let mut paging = *paging;
+        load_pdpte(&mut paging, linear, access, &mut tables)
+            .and_then(|()| paging::walk(&paging, GuestVirt(linear), access, &mut tables))
+    } else {
+        paging::walk(paging, GuestVirt(linear), access, &mut tables)
+    };
+    walked.map_err(|fault| match fault {
+        WalkFault::Page(fault) => GuestFault::Page(fault),
+        WalkFault::Table(fault) => GuestFault::Nested(fault, true),
+    })
+}
+
+/// What the second stage makes of the first one's translation: with the physical address, what it allows, and the guest-physical
+/// address.
+fn add_second_stage<R: TableReader<Fault = core::convert::Infallible>>(
+    first: Translation,
+    npt: &Paging,
+    cache: Option<(&mut NptCache, GuestTag)>,
+    kind: AccessKind,
     tables: &mut R,
 ) -> Result<(Translation, Rights, GuestPhys), GuestFault> {
-    let first = match paging {
-        None => unpaged(linear),
-        Some(paging) => {
-            let mut tables = GuestTables { npt, tables, last: None };
-            let walked = if paging.format().mode == Mode::Pae {
-                let mut paging = *paging;
-                load_pdpte(&mut paging, linear, access, &mut tables)
-                    .and_then(|()| paging::walk(&paging, GuestVirt(linear), access, &mut tables))
-            } else {
-                paging::walk(paging, GuestVirt(linear), access, &mut tables)
-            };
-            walked.map_err(|fault| match fault {
-                WalkFault::Page(fault) => GuestFault::Page(fault),
-                WalkFault::Table(fault) => GuestFault::Nested(fault, true),
-            })?
-        }
-    };
-    match walk_second_stage(npt, first.gpa, access.kind, tables) {
+    match walk_cached(npt, cache, first.gpa, kind, tables) {
         Ok(second) => {
             let dirty = first.dirty && second.dirty;
             let rights = Rights { read: true, write: second.writable };
@@ -195,6 +234,17 @@ pub(crate) fn walk_both<R: TableReader<Fault = core::convert::Infallible>>(
     }
 }
 
+/// Both stages, with nothing kept.
+fn walk_both(
+    paging: Option<&Paging>,
+    npt: &Paging,
+    (linear, access): (u64, Access),
+    tables: &mut Inspector<'_>,
+) -> Result<GuestPhys, GuestFault> {
+    let first = walk_first_stage(paging, npt, None, (linear, access), tables)?;
+    add_second_stage(first, npt, None, access.kind, tables).map(|(page, ..)| page.gpa)
+}
+
 impl Cpu {
     /// Translates an address of the running guest.
     pub(crate) fn svm_walk(
@@ -203,12 +253,28 @@ impl Cpu {
         kind: Kind,
         who: Privilege,
     ) -> Result<(Translation, Rights), Stop> {
-        let Some(SecondStage::Npt(npt)) = &self.spaces.second_stage else {
+        let Some(SecondStage::Npt(npt)) = self.spaces.second_stage else {
             return Err(self.page_fault(linear, 0));
         };
         let access = self.access(kind, who);
+        let paging = self.spaces.paging;
+        let known = paging.as_ref().and_then(|paging| self.known_page(paging, linear, access));
+        self.counters.walks += u64::from(known.is_none());
         let tables = &mut PhysicalTables(&self.memory);
-        match walk_both(self.spaces.paging.as_ref(), npt, linear, access, tables) {
+        let mut cache = self.spaces.guest.map(|tag| (&mut self.spaces.nested, tag));
+        let first = match known {
+            Some(page) => Ok(page),
+            None => {
+                let cache = cache.as_mut().map(|(cache, tag)| (&mut **cache, *tag));
+                walk_first_stage(paging.as_ref(), &npt, cache, (linear, access), tables)
+            }
+        };
+        let found = first.as_ref().ok().copied().filter(|_| paging.is_some() && known.is_none());
+        let both = first.and_then(|first| add_second_stage(first, &npt, cache, access.kind, tables));
+        if let Some(page) = found {
+            self.keep_page(linear, &page);
+        }
+        match both {
             Ok((page, rights, address)) => {
                 let gpa = self.avic_redirect(address).unwrap_or(page.gpa);
                 Ok((Translation { gpa, ..page }, rights))
@@ -249,7 +315,7 @@ impl Cpu {
             paging
         });
         let tables = &mut Inspector::new(&self.memory);
-        walk_both(paging.as_ref(), npt, linear, access, tables).ok().map(|(page, ..)| page.gpa)
+        walk_both(paging.as_ref(), npt, (linear, access), tables).ok()
     }
 
     /// What a read of a guest-physical address would meet in the nested tables.
@@ -273,8 +339,8 @@ impl Cpu {
         });
         let access = Access { kind: AccessKind::Read, user: false, ac: true };
         let mut inspector = Inspector::new(&self.memory);
-        let result = match walk_both(paging.as_ref(), npt, linear, access, &mut inspector) {
-            Ok((page, ..)) => Ok(page.gpa),
+        let result = match walk_both(paging.as_ref(), npt, (linear, access), &mut inspector) {
+            Ok(address) => Ok(address),
             Err(GuestFault::Page(fault)) => {
                 Err(format!("page fault of the guest, error code {:#x}", fault.error_code))
             }

@@ -4,7 +4,7 @@
 use crate::vmx::entry_checks::rules::{Rule, Status};
 
 macro_rules! rules {
-    ($(section $section:literal: $($text:literal $kind:ident $what:expr;)*)*) => {
+    ($(section $section:literal: $($text:literal $kind:ident ($what:expr);)*)*) => {
         /// All rules.
         pub static RULES: &[Rule] = &[$($(Rule {
             section: $section, text: $text, status: Status::$kind($what),

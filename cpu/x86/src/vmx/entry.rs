@@ -167,9 +167,7 @@ impl Cpu {
         self.virt.vectoring = None;
         self.select_ept();
         if !vpid {
-            // VPID 0 is flushed by VM entries (SDM 3C 30.4.3.1).
-            self.flush_guests(|tag| tag.id == 0);
-            self.flush_host();
+            self.forget_vpid_0();
         }
         if let Some(value) = perf {
             let _ = self.write_msr(PERF_GLOBAL_CTRL, value);

@@ -99,15 +99,22 @@ impl Cpu {
         };
         let access = self.access(kind, who);
         let paging = self.spaces.paging;
+        let root = self.spaces.guest.map_or(0, |tag| tag.root);
+        let known = paging.as_ref().and_then(|paging| self.known_page(paging, linear, access));
+        self.counters.walks += u64::from(known.is_none());
         let log = self.page_log();
         let mut index = self.virt.vmx.vmcs.get(Field::PmlIndex) as u16;
         let mut tables = LoggedTables { memory: &self.memory, log: log.map(|log| (log, &mut index)) };
-        let first = match &paging {
-            None => Ok(unpaged(linear)),
-            Some(paging) => {
-                paging::walk(paging, GuestVirt(linear), access, &mut NestedTables::new(&ept, &mut tables))
+        let cache = &mut self.spaces.extended;
+        let first = match (&paging, known) {
+            (None, _) => Ok(unpaged(linear)),
+            (_, Some(page)) => Ok(page),
+            (Some(paging), None) => {
+                let mut tables = NestedTables::cached(&ept, &mut tables, (cache, root));
+                paging::walk(paging, GuestVirt(linear), access, &mut tables)
             }
         };
+        let found = first.as_ref().ok().copied().filter(|_| paging.is_some());
         // Only a page of the guest's own can be a user-mode address.
         let user = match (&paging, &first) {
             (Some(_), Ok(page)) => page.user,
@@ -121,13 +128,16 @@ impl Cpu {
             user,
         };
         let both = match first {
-            Ok(page) => match ept::walk(&ept, page.gpa, ept_access, &mut tables) {
+            Ok(page) => match ept::walk_cached(&ept, (cache, root), page.gpa, ept_access, &mut tables) {
                 Ok(second) => Ok((page, second)),
                 Err(fault) => Err(Ok((fault, FINAL_ACCESS, page.gpa))),
             },
             Err(WalkFault::Page(fault)) => Err(Err(fault.error_code)),
             Err(WalkFault::Table(fault)) => Err(Ok((fault, 0, GuestPhys(0)))),
         };
+        if let (Some(page), None) = (found, known) {
+            self.keep_page(linear, &page);
+        }
         if log.is_some() {
             self.virt.vmx.vmcs.set(Field::PmlIndex, index.into());
         }

@@ -366,8 +366,7 @@ impl Cpu {
             let _ = self.write_msr(PERF_GLOBAL_CTRL, value);
         }
         if flush {
-            // Without VPIDs, VM exits flush the translations of VPID 0 (SDM 3C 30.4.3.1).
-            self.flush_host();
+            self.forget_vpid_0();
         }
         self.vmx_debug_registers_changed();
         self.update_mode();

@@ -37,7 +37,7 @@ pub fn names(pattern: &str, check: &str) -> bool {
 }
 
 macro_rules! rules {
-    ($(section $section:literal: $($text:literal $kind:ident $what:expr;)*)*) => {
+    ($(section $section:literal: $($text:literal $kind:ident ($what:expr);)*)*) => {
         /// All rules.
         pub static RULES: &[Rule] = &[$($(Rule {
             section: $section, text: $text, status: Status::$kind($what),

@@ -32,7 +32,9 @@ fn invept<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         cpu.vm_fail(error::INVALID_OPERAND);
         return Ok(());
     }
-    cpu.flush_guests(|tag| tag.root != 0 && (kind == 2 || (tag.root ^ pointer) & EPT_ROOT == 0));
+    let dead = |root: u64| root != 0 && (kind == 2 || (root ^ pointer) & EPT_ROOT == 0);
+    cpu.spaces.extended.forget(dead);
+    cpu.flush_guests(|tag| dead(tag.root));
     cpu.vm_succeed();
     Ok(())
 }
