@@ -12,7 +12,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
@@ -32,6 +32,20 @@ const TARGETS: [(&str, &str); 7] = [
 
 /// Whether events are written now: false outside of the range of instruction counts.
 static ACTIVE: AtomicBool = AtomicBool::new(false);
+
+/// Where events are written. Static, because the process's end must find it, whichever way that comes.
+static OUT: Mutex<Option<Box<dyn Write + Send>>> = Mutex::new(None);
+
+fn out() -> MutexGuard<'static, Option<Box<dyn Write + Send>>> {
+    OUT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is still in a buffer goes to the file. Nobody hears of what fails now.
+extern "C" fn flush() {
+    if let Some(out) = out().as_mut() {
+        let _ = out.flush();
+    }
+}
 
 /// What to trace.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -66,7 +80,15 @@ impl TraceSpec {
 
     /// Writes traced events to `out` from now on, whenever [`set_active`].
     pub fn install(&self, out: Box<dyn Write + Send>) -> anyhow::Result<()> {
-        let layer = TraceLayer { spec: self.clone(), out: Mutex::new(out) };
+        *self::out() = Some(out);
+        // SAFETY: the function has the type that is asked for and does not unwind: errors are dropped, and a poisoned lock
+        // is taken.
+        if unsafe { libc::atexit(flush) } != 0 {
+            anyhow::bail!(
+                "the host has no room for one more function at the process's end: trace to standard error"
+            );
+        }
+        let layer = TraceLayer { spec: self.clone() };
         tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))?;
         Ok(())
     }
@@ -129,7 +151,6 @@ impl FromStr for TraceSpec {
 /// Writes the wanted events, one a line.
 struct TraceLayer {
     spec: TraceSpec,
-    out: Mutex<Box<dyn Write + Send>>,
 }
 
 impl<S: Subscriber> Layer<S> for TraceLayer {
@@ -155,7 +176,9 @@ impl<S: Subscriber> Layer<S> for TraceLayer {
         }
         let name = target.rsplit("::").next().unwrap_or(target);
         // A trace that cannot be written must not end the run that it watches.
-        let _ = writeln!(self.out.lock().unwrap_or_else(PoisonError::into_inner), "{name}{}", line.text);
+        if let Some(out) = out().as_mut() {
+            let _ = writeln!(out, "{name}{}", line.text);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{echo, exit_with, print, ringworld, run, stderr};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Output, Stdio};
 
 fn code(output: &Output) -> i32 {
@@ -43,6 +43,11 @@ fn every_end_has_its_exit_code() {
     assert_eq!(code(&run(&forever, &["--timeout", "0.2"])), 73);
     // cli; hlt
     assert_eq!(code(&run(&[0xfa, 0xf4], &[])), 74);
+    // mov dx, 0x604; mov ax, SLP_EN | S3; out dx, ax: nobody is there to wake it
+    let sleep = [0xba, port[0], port[1], 0xb8, 0x00, 0x24, 0xef];
+    let output = run(&sleep, &[]);
+    assert_eq!(code(&output), 76);
+    assert!(stderr(&output).contains("nothing can wake it"), "{}", stderr(&output));
     // mov al, 1; out 0x92, al: fast reset
     assert_eq!(code(&run(&[0xb0, 0x01, 0xe6, 0x92, 0xeb, 0xfe], &["--no-reboot", "--timeout", "20"])), 75);
 }
@@ -147,6 +152,56 @@ fn traces_show_what_was_asked_for() {
     assert_eq!(ports.lines().count(), 1, "{ports}");
 }
 
+/// Whichever way the run ends, the file's last line is whole and the last instruction's.
+#[test]
+fn a_trace_file_has_its_last_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trace");
+    let traced = |code: &[u8], options: &[&str], exit: i32| {
+        let start = ["--trace", "insn", "--trace-file", file.to_str().unwrap()];
+        let output = run(code, &[&start, options].concat());
+        assert_eq!(self::code(&output), exit, "{}", stderr(&output));
+        std::fs::read_to_string(&file).unwrap()
+    };
+    let end = |trace: &str, wanted: &str| {
+        assert!(
+            trace.ends_with('\n') && trace.lines().last().unwrap_or_default().contains(wanted),
+            "{trace}"
+        );
+    };
+    end(&traced(&exit_with(2), &[], 5), "out 0xf4, al");
+    let forever = [0xeb, 0xfe];
+    end(&traced(&forever, &["--max-instructions", "1000"], 72), "jmp 0x7c00");
+    end(&traced(&forever, &["--timeout", "0.2"], 73), "jmp 0x7c00");
+    // A failure after the run.
+    end(&traced(&exit_with(2), &["--screendump", "/nonexistent/file"], 1), "out 0xf4, al");
+    // A signal, and a second one while the monitor waits: the process then ends at once.
+    for in_monitor in [false, true] {
+        let kernel = common::guest(folder.path(), &[&print("x")[..], &forever].concat());
+        let start = ["run", "--kernel", kernel.to_str().unwrap(), "--loader", "raw@0:0x7c00", "-m", "16M"];
+        let trace = ["--trace", "insn,count=..8", "--trace-file", file.to_str().unwrap()];
+        let monitor = folder.path().join("monitor");
+        std::fs::write(&monitor, "break 7c05\ncontinue\n").unwrap();
+        let options = ["--monitor-script", monitor.to_str().unwrap()];
+        let options = if in_monitor { &options[..] } else { &[] };
+        let mut child = ringworld(&[&start[..], &trace, options].concat())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        if in_monitor {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        } else {
+            child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        }
+        let killed = std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        assert!(killed.success());
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let trace = std::fs::read_to_string(&file).unwrap();
+        end(&trace, if in_monitor { "mov al, 0x78" } else { "jmp 0x7c06" });
+    }
+}
+
 #[test]
 fn a_pipe_is_the_guests_input_and_a_recording_replays() {
     let folder = tempfile::tempdir().unwrap();
@@ -169,6 +224,36 @@ fn a_pipe_is_the_guests_input_and_a_recording_replays() {
     let other = ringworld(&[&start[..], &["--replay", log, "--smp", "2"]].concat()).output().unwrap();
     assert_eq!(code(&other), 1);
     assert!(stderr(&other).contains("number of CPUs was 1"), "{}", stderr(&other));
+}
+
+/// Intel 82Q35 data sheet (317607), 5.1.16: PAM0, read enable in bit 4, write enable in bit 5.
+#[test]
+fn shadow_ram_follows_its_registers() {
+    let write = |value| [0xc6, 0x06, 0x10, 0x00, value]; // mov byte [0x10], value
+    let show = [0xa0, 0x10, 0x00, 0xba, 0xf8, 0x03, 0xee]; // mov al, [0x10]; mov dx, 0x3f8; out dx, al
+    let pam = |value| [0xba, 0xfc, 0x0c, 0xb0, value, 0xee]; // mov dx, 0xcfc; mov al, value; out dx, al
+    let start = [
+        0xb8, 0x00, 0xf0, 0x8e, 0xd8, // mov ax, 0xf000; mov ds, ax
+        0x66, 0xb8, 0x90, 0x00, 0x00, 0x80, 0xba, 0xf8, 0x0c, 0x66, 0xef, // out 0xcf8, 0x80000090
+    ];
+    let code = [
+        &start[..],
+        &[&pam(0x30)[..], &write(0x11), &show].concat(),
+        &[&pam(0x10)[..], &write(0x22), &show].concat(),
+        &[&pam(0x20)[..], &write(0x33), &show].concat(),
+        &[&pam(0x00)[..], &write(0x44), &show].concat(),
+        &[&pam(0x30)[..], &show].concat(),
+        &exit_with(0),
+    ];
+    // Of a machine without firmware nothing answers where RAM does not.
+    for engine in ["interp", "jit"] {
+        let output = run(&code.concat(), &["--engine", engine]);
+        assert_eq!(
+            (self::code(&output), &output.stdout[..]),
+            (1, &[0x11, 0x11, 0xff, 0xff, 0x33][..]),
+            "{engine}"
+        );
+    }
 }
 
 #[test]
