@@ -2,13 +2,12 @@
 
 mod common;
 
+use common::client::Client;
 use common::ringworld;
-use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use serde_json::json;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Echoes COM1 until a `q` comes, and counts at 0x500 meanwhile.
 const GUEST: &[u8] = &[
@@ -18,52 +17,6 @@ const GUEST: &[u8] = &[
     0xeb, // mov dx, 0x3f8; in; out; cmp al, 'q'; jne again
     0xb0, 0x01, 0xe6, 0xf4, // mov al, 1; out 0xf4, al
 ];
-
-struct Client {
-    from: BufReader<UnixStream>,
-    to: UnixStream,
-}
-
-impl Client {
-    fn connect(path: &Path) -> Self {
-        let start = Instant::now();
-        let stream = loop {
-            match UnixStream::connect(path) {
-                Ok(stream) => break stream,
-                Err(error) if start.elapsed() > Duration::from_secs(20) => panic!("{error}"),
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
-            }
-        };
-        let mut client = Self { from: BufReader::new(stream.try_clone().unwrap()), to: stream };
-        assert!(client.read()["ringworld"]["version"].is_string());
-        client
-    }
-
-    fn read(&mut self) -> Value {
-        let mut line = String::new();
-        self.from.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
-    }
-
-    fn raw(&mut self, line: &str) -> Value {
-        writeln!(self.to, "{line}").unwrap();
-        self.read()
-    }
-
-    fn call(&mut self, command: &str, arguments: Value) -> Value {
-        let answer = self.raw(&json!({ "execute": command, "arguments": arguments, "id": 5 }).to_string());
-        assert_eq!(answer["id"], 5, "{answer}");
-        assert!(answer.get("return").is_some(), "{command}: {answer}");
-        answer["return"].clone()
-    }
-
-    #[track_caller]
-    fn fails(&mut self, command: &str, arguments: Value, wanted: &str) {
-        let answer = self.raw(&json!({ "execute": command, "arguments": arguments }).to_string());
-        let text = answer["error"]["desc"].as_str().unwrap_or_default();
-        assert!(text.contains(wanted), "{command}: {answer}");
-    }
-}
 
 fn start(folder: &Path, options: &[&str]) -> (Child, Client) {
     let kernel = common::guest(folder, GUEST);

@@ -1,6 +1,7 @@
 //! What the tests of the command share: running it, and small guests in machine code.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod client;
 pub mod debian;
 
 use std::path::{Path, PathBuf};
