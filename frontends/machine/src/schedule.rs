@@ -208,7 +208,7 @@ impl Machine {
                 self.settle()?;
             }
             let left = self.left(until);
-            let (turn, round_end) = (self.turn, self.round_end);
+            let (turn, round_end, cpus) = (self.turn, self.round_end, self.cores.len());
             let Some(core) = self.cores.get_mut(turn) else { return Ok(()) };
             let cpu = &mut core.cpu;
             if cpu.activity == Activity::Shutdown {
@@ -250,6 +250,11 @@ impl Machine {
                 core.run(limit, &mut Breakpoints { inner: observer, addresses: &until.breakpoints, skip })
             };
             let cpu = &mut core.cpu;
+            if std::mem::take(&mut cpu.paused) && cpus > 1 {
+                // What it waits for is another CPU's turn. Otherwise a lock that is free only for a moment, always at the same
+                // place in the round, would stay another's for ever.
+                cpu.clock.skip_to(stop_at, cpu.icount);
+            }
             if end == RunEnd::Break {
                 self.at_breakpoint = Some((turn, cpu.icount));
                 return Err(StopReason::Breakpoint { cpu: cpu.id.0, address: linear_rip(cpu) }.into());

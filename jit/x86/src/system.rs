@@ -74,7 +74,6 @@ impl Emitter<'_> {
     pub(crate) fn system(&mut self, i: &Instruction, what: System) -> Result<(), Unsupported> {
         self.held = None;
         match what {
-            System::Pause => self.is_not_intercepted()?,
             System::Cli => self.cli()?,
             System::Sti => self.sti()?,
             System::Clac => self.access_check(false)?,

@@ -14,8 +14,12 @@ fn nothing(_: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
+/// A processor that waits for others lets them run.
 fn pause(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    cpu.intercept(Intercept::Pause, i)
+    cpu.intercept(Intercept::Pause, i)?;
+    cpu.paused = true;
+    cpu.yield_to_machine();
+    Ok(())
 }
 
 fn wbinvd(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
