@@ -2,6 +2,9 @@
 //!
 //! ACPI specification 6.5, chapter 4.8. There is no System Management firmware: the SMI command port itself switches
 //! between legacy and ACPI mode, and raises SMI# where the guest's firmware has enabled that.
+//!
+//! In S3 this block and the clock keep their power, as in the ICH9's resume well (data sheet 316972, 5.13.7): the power button,
+//! the clock's alarm (if RTC_EN is set) and whatever else the host calls a wake event end the sleep.
 
 use crate::device::{Device, DeviceContext, le_value, put_le, state_methods};
 use crate::fabric::PowerRequest;
@@ -42,8 +45,6 @@ const PWRBTN: u16 = 1 << 8;
 const RTC: u16 = 1 << 10;
 const PCIEXP_WAKE: u16 = 1 << 14;
 const WAK: u16 = 1 << 15;
-/// Status bits that exist.
-const STATUS: u16 = TMR | GBL | PWRBTN | RTC | WAK;
 /// Enable bits that exist.
 const ENABLES: u16 = TMR | GBL | PWRBTN | RTC | PCIEXP_WAKE;
 const SCI_EN: u16 = 1 << 0;
@@ -75,6 +76,20 @@ struct State {
     command_status: u8,
     /// Carries of the timer that TMR_STS knows about.
     carries: u64,
+    /// In S3, until something wakes the machine.
+    asleep: bool,
+}
+
+/// What the host or another device does to the fixed hardware ([`Device::input`]).
+pub(crate) mod event {
+    /// The power button is pressed.
+    pub(crate) const POWER_BUTTON: u8 = 0;
+    /// Something without a status bit of its own (a key) ends a sleep; awake, it is nothing.
+    pub(crate) const WAKE: u8 = 1;
+    /// The clock's alarm goes off.
+    pub(crate) const ALARM: u8 = 2;
+    /// The board has lost its power but for this block, the clock and memory.
+    pub(crate) const POWER_LOST: u8 = 3;
 }
 
 impl AcpiPm {
@@ -96,6 +111,7 @@ impl AcpiPm {
                 command: 0,
                 command_status: 0,
                 carries: 0,
+                asleep: false,
             },
         }
     }
@@ -157,7 +173,10 @@ impl AcpiPm {
                 if written & SLP_EN != 0 {
                     match (written >> 10 & 7) as u8 {
                         SLP_TYP_S5 => ctx.power(PowerRequest::PowerOff),
-                        SLP_TYP_S3 => ctx.power(PowerRequest::Suspend),
+                        SLP_TYP_S3 => {
+                            state.asleep = true;
+                            ctx.power(PowerRequest::Suspend);
+                        }
                         _ => {}
                     }
                 }
@@ -167,6 +186,21 @@ impl AcpiPm {
                 state.smi_enable = replace32(state.smi_enable) & APMC_SMI
             }
             _ => {}
+        }
+    }
+
+    /// ACPI 4.8.2.2.1 and 4.8.2.4: the power button wakes in any case, the alarm if it is enabled.
+    fn wake_if_due(&mut self, ctx: &mut DeviceContext<'_>) {
+        if self.state.status & (PWRBTN | self.state.enables & RTC) != 0 {
+            self.wake(ctx);
+        }
+    }
+
+    fn wake(&mut self, ctx: &mut DeviceContext<'_>) {
+        if self.state.asleep {
+            self.state.asleep = false;
+            self.state.status |= WAK;
+            ctx.power(PowerRequest::Wake);
         }
     }
 
@@ -215,12 +249,25 @@ impl Device for AcpiPm {
         self.drive(ctx);
     }
 
-    /// The host's power button (byte 0) or a wake from S3 (byte 1).
     fn input(&mut self, bytes: &[u8], ctx: &mut DeviceContext<'_>) {
         self.sync(ctx.now);
         for byte in bytes {
-            self.state.status |= (if *byte == 0 { PWRBTN } else { WAK }) & STATUS;
+            match *byte {
+                event::POWER_BUTTON => self.state.status |= PWRBTN,
+                event::ALARM => self.state.status |= RTC,
+                event::WAKE => self.wake(ctx),
+                event::POWER_LOST => {
+                    let State { status, enables, control, timer_bits, .. } = self.state;
+                    self.reset(ctx);
+                    // SLP_TYP tells firmware what it wakes from. SCI_EN is set again by firmware or operating system.
+                    let control = control & CONTROL | self.state.control;
+                    self.state =
+                        State { status, enables, control, timer_bits, asleep: true, ..self.state.clone() };
+                }
+                _ => {}
+            }
         }
+        self.wake_if_due(ctx);
         self.drive(ctx);
     }
 
@@ -293,6 +340,45 @@ mod tests {
         bench.write(0x100, ACPI_DISABLE);
         assert_eq!(bench.read_n(4, 2), 0);
         assert_eq!(bench.read(0x100), ACPI_DISABLE);
+    }
+
+    /// ACPI 4.8.3.1.1 and 16.1.3: what ends a sleep, and the status that software finds.
+    #[test]
+    fn sleep_and_wake() {
+        for (enables, event, wakes, status) in [
+            (0, event::POWER_BUTTON, true, 0x8100),
+            (0, event::ALARM, false, 0x0400),
+            (0x400, event::ALARM, true, 0x8400),
+            (0, event::WAKE, true, 0x8000),
+        ] {
+            let mut bench = bench(true);
+            bench.write(0x100, ACPI_ENABLE);
+            bench.write_n(2, 2, enables);
+            bench.with(|pm, ctx| pm.input(&[event::WAKE], ctx));
+            assert_eq!(bench.read_n(0, 2), 0, "nothing sleeps");
+            bench.write_n(4, 2, 0x2400);
+            assert_eq!(bench.fabric.take_power(), Some(PowerRequest::Suspend));
+            bench.with(|pm, ctx| pm.input(&[event::POWER_LOST], ctx));
+            assert_eq!(bench.fabric.take_power(), None);
+            assert_eq!((bench.read_n(2, 2), bench.read_n(4, 2)), (enables, 0x400), "SCI_EN is gone");
+            bench.with(|pm, ctx| pm.input(&[event], ctx));
+            assert_eq!(bench.fabric.take_power(), wakes.then_some(PowerRequest::Wake), "{event}");
+            assert_eq!(bench.read_n(0, 2), status);
+            bench.with(|pm, ctx| pm.input(&[event], ctx));
+            assert_eq!(bench.fabric.take_power(), None, "once");
+        }
+        // What is there already ends the sleep at once, and a reset ends it for good.
+        let mut bench = bench(true);
+        bench.with(|pm, ctx| pm.input(&[event::POWER_BUTTON], ctx));
+        bench.write_n(4, 2, 0x2400);
+        bench.fabric.take_power();
+        bench.with(|pm, ctx| pm.input(&[event::POWER_LOST], ctx));
+        assert_eq!(bench.fabric.take_power(), Some(PowerRequest::Wake));
+        bench.write_n(4, 2, 0x2400);
+        bench.fabric.take_power();
+        bench.with(|pm, ctx| pm.reset(ctx));
+        bench.with(|pm, ctx| pm.input(&[event::POWER_BUTTON], ctx));
+        assert_eq!(bench.fabric.take_power(), None);
     }
 
     #[test]

@@ -170,6 +170,7 @@ struct Inner {
     serial: Vec<u32>,
     keyboard: u32,
     acpi: u32,
+    rtc: u32,
 }
 
 /// A PC's board without its CPUs.
@@ -192,6 +193,7 @@ impl Board {
             serial: Vec::new(),
             keyboard: 0,
             acpi: 0,
+            rtc: 0,
         };
         inner.populate(config)?;
         let attention = inner.fabric.attention.clone();
@@ -229,9 +231,27 @@ impl Board {
         inner.with_pci(NO_CPU, |pci, ctx| pci.reset(ctx));
     }
 
-    /// Gives PCI buses, addresses and interrupt lines, as firmware does; for guests that are loaded without firmware.
+    /// The board loses its power for a suspension to memory (S3). The clock and the ACPI hardware keep theirs, and so do the PAM
+    /// registers: what firmware has in shadow RAM is there when it resumes.
+    pub fn suspend(&self, now: VirtualTime) {
+        let mut inner = self.lock();
+        inner.advance(now);
+        inner.fabric.reset();
+        let (acpi, rtc) = (inner.acpi, inner.rtc);
+        for owner in (0..inner.devices.len() as u32).filter(|owner| ![acpi, rtc].contains(owner)) {
+            inner.with(owner, NO_CPU, |device, ctx| device.reset(ctx));
+        }
+        inner.with_pci(NO_CPU, |pci, ctx| pci.suspend(ctx));
+        inner.with(acpi, NO_CPU, |acpi, ctx| acpi.input(&[acpi_pm::event::POWER_LOST], ctx));
+        inner.with(rtc, NO_CPU, |rtc, ctx| rtc.input(&[], ctx));
+    }
+
+    /// Gives PCI buses, addresses and interrupt lines, and opens the shadow RAM, as firmware does; for guests that are loaded without
+    /// firmware.
     pub fn assign_pci(&self) {
-        self.lock().pci.assign();
+        let mut inner = self.lock();
+        inner.pci.assign();
+        inner.with_pci(NO_CPU, |pci, ctx| pci.shadow(ctx));
     }
 
     /// The PCI functions, to look at.
@@ -291,7 +311,12 @@ impl Board {
             HostInput::Keyboard | HostInput::Mouse => Some(inner.keyboard),
             HostInput::PowerButton => Some(inner.acpi),
         };
-        let bytes = if to == HostInput::PowerButton { &[0] } else { bytes };
+        let bytes = if to == HostInput::PowerButton { &[acpi_pm::event::POWER_BUTTON] } else { bytes };
+        if Some(inner.keyboard) == owner {
+            // A key wakes a machine that sleeps.
+            let acpi = inner.acpi;
+            inner.with(acpi, NO_CPU, |device, ctx| device.input(&[acpi_pm::event::WAKE], ctx));
+        }
         if let Some(owner) = owner {
             inner.with(owner, NO_CPU, |device, ctx| device.input(bytes, ctx));
         }
@@ -352,6 +377,7 @@ impl Board {
         }
         inner.pci.restore(&pci)?;
         inner.now = now;
+        inner.with_pci(NO_CPU, |pci, ctx| pci.shadow(ctx));
         inner.fabric.restore(&fabric)
     }
 }
@@ -396,7 +422,8 @@ impl Inner {
         self.memory.register(Region::new("ioapic", IOAPIC_BASE.0, 0x1000, 4), Target::IoApic)?;
         let pit = [Region::new("pit", 0x40, 4, 1), Region::new("port61", 0x61, 1, 1).at_offset(4)];
         self.attach("pit", Box::new(Pit::default()), &pit, &[])?;
-        self.attach("rtc", Box::new(Rtc::new(config.cmos)), &[Region::new("rtc", 0x70, 4, 1)], &[])?;
+        self.rtc =
+            self.attach("rtc", Box::new(Rtc::new(config.cmos)), &[Region::new("rtc", 0x70, 4, 1)], &[])?;
         const COMS: [&str; 4] = ["com1", "com2", "com3", "com4"];
         for ((backend, name), (base, irq)) in config.serial.into_iter().zip(COMS).zip(COM_PORTS) {
             let region = Region::new(name, base.into(), 8, 1);
@@ -454,6 +481,17 @@ impl Inner {
         if let Some(slot) = self.devices.get_mut(owner as usize) {
             let mut ctx = DeviceContext::new(self.now, cpu, owner, &mut self.fabric);
             call(slot.device.as_mut(), &mut ctx);
+        }
+        if self.fabric.take_alarm() {
+            self.alarm();
+        }
+    }
+
+    /// Brings the clock's alarm to the ACPI hardware.
+    fn alarm(&mut self) {
+        if let Some(slot) = self.devices.get_mut(self.acpi as usize) {
+            let mut ctx = DeviceContext::new(self.now, NO_CPU, self.acpi, &mut self.fabric);
+            slot.device.input(&[acpi_pm::event::ALARM], &mut ctx);
         }
     }
 

@@ -110,6 +110,11 @@ impl<'a> DeviceContext<'a> {
         self.fabric.request_power(request);
     }
 
+    /// The wire from the clock to the ACPI hardware (RTC_STS).
+    pub(crate) fn raise_alarm(&mut self) {
+        self.fabric.raise_alarm();
+    }
+
     /// Clears IRQ 13 and asserts IGNNE# (the coprocessor error port).
     pub fn ignore_numeric_error(&mut self) {
         self.fabric.ignore_numeric_error();
@@ -128,6 +133,11 @@ impl<'a> DeviceContext<'a> {
     /// Drives IRQ `irq` of the 8259 only, as the routing of PCI interrupts does.
     pub(crate) fn set_pic_irq(&mut self, irq: u8, asserted: bool) {
         self.fabric.set_pic_irq(irq, asserted);
+    }
+
+    /// Other memory answers where CPUs may hold pointers ([`GuestMemory::shadow_epoch`]): the one that runs has to stop.
+    pub(crate) fn memory_has_moved(&mut self) {
+        self.fabric.attention.raise();
     }
 
     /// The memory that bus masters reach.

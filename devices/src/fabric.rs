@@ -22,6 +22,8 @@ pub enum PowerRequest {
     Init,
     /// Suspend to memory (ACPI S3).
     Suspend,
+    /// The end of a suspension.
+    Wake,
     /// End of the run with this exit code (debug-exit device).
     Exit(u32),
     /// The guest says that it has crashed (pvpanic).
@@ -54,6 +56,8 @@ struct State {
     messages: Vec<InterruptMessage>,
     power: Option<PowerRequest>,
     nmi_masked: bool,
+    /// The clock's alarm has gone off, and the ACPI hardware has not been told yet.
+    alarm: bool,
     numeric_error: NumericError,
     /// The device (HPET) that has taken over IRQ 0 and 8.
     legacy_replacement: Option<u32>,
@@ -83,6 +87,7 @@ impl Default for Fabric {
                 messages: Vec::new(),
                 power: None,
                 nmi_masked: false,
+                alarm: false,
                 numeric_error: NumericError::default(),
                 legacy_replacement: None,
             },
@@ -226,6 +231,14 @@ impl Fabric {
             self.state.messages.push(message);
         }
         self.attention.raise();
+    }
+
+    pub(crate) fn raise_alarm(&mut self) {
+        self.state.alarm = true;
+    }
+
+    pub(crate) fn take_alarm(&mut self) -> bool {
+        core::mem::take(&mut self.state.alarm)
     }
 
     pub(crate) fn raise_smi(&mut self) {

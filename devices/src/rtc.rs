@@ -67,7 +67,14 @@ struct State {
     next_update: VirtualTime,
     /// The moment up to which PF is true.
     periodic_seen: VirtualTime,
+    /// An enabled alarm's flag is set.
+    alarm: bool,
 }
+
+/// The shutdown status byte: what firmware is to do after a reset.
+const SHUTDOWN_STATUS: usize = 0x0f;
+/// Its value after a suspension to memory, for SeaBIOS and OVMF.
+const RESUME: u8 = 0xfe;
 
 impl Rtc {
     /// A clock as firmware leaves it.
@@ -81,6 +88,7 @@ impl Rtc {
                 extended_index: 0,
                 next_update: VirtualTime(SECOND),
                 periodic_seen: VirtualTime(0),
+                alarm: false,
             },
         };
         rtc.fill();
@@ -294,6 +302,11 @@ impl Rtc {
         let enabled = self.reg(REG_B) & (PF | AF | UF);
         let flags = self.reg(REG_C) & (PF | AF | UF);
         let irq = flags & enabled != 0;
+        let alarm = flags & enabled & AF != 0;
+        if alarm && !self.state.alarm {
+            ctx.raise_alarm();
+        }
+        self.state.alarm = alarm;
         self.set_reg(REG_C, flags | if irq { IRQF } else { 0 });
         ctx.set_irq(RTC_IRQ, irq);
         // A flag that is set already can cause no further edge.
@@ -393,6 +406,13 @@ impl Device for Rtc {
 
     fn timer(&mut self, _timer: u32, ctx: &mut DeviceContext<'_>) {
         self.sync(ctx.now);
+        self.drive(ctx);
+    }
+
+    /// The board has lost its power for a suspension to memory: the battery keeps everything, and firmware will be told.
+    fn input(&mut self, _bytes: &[u8], ctx: &mut DeviceContext<'_>) {
+        self.sync(ctx.now);
+        self.set_reg(SHUTDOWN_STATUS, RESUME);
         self.drive(ctx);
     }
 

@@ -4,8 +4,11 @@ mod dsdt;
 mod fadt;
 mod madt;
 mod pci;
+mod waking;
 
+pub(crate) use dsdt::SLEEP_TYPE_S3;
 pub use pci::PciConfig;
+pub use waking::waking_vector;
 
 use crate::LoadError;
 use crate::image::Placer;

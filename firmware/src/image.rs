@@ -69,22 +69,16 @@ impl Image {
         &self.pieces
     }
 
-    /// Firmware at the reset vector, with its copy below 1 MiB.
+    /// Firmware at the reset vector.
     pub fn firmware(rom: &Rom) -> Self {
-        let piece = |name: &str, address, range| Piece {
-            name: name.into(),
-            address,
+        let piece = Piece {
+            name: "firmware".into(),
+            address: rom.base,
             data: rom.data.clone(),
-            range,
+            range: 0..rom.data.len(),
             zeroes: 0,
         };
-        let (shadow, tail) = rom.shadow();
-        let end = rom.data.len();
-        let pieces = vec![
-            piece("firmware", rom.base, 0..end),
-            piece("firmware's copy", shadow, end - tail.len()..end),
-        ];
-        Self { entry: None, pieces }
+        Self { entry: None, pieces: vec![piece] }
     }
 
     /// The ROM that firmware lies in: the memory map has only RAM.

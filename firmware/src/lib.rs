@@ -24,7 +24,7 @@ mod raw;
 mod rom;
 mod smbios;
 
-pub use acpi::{AcpiConfig, PciConfig};
+pub use acpi::{AcpiConfig, PciConfig, waking_vector};
 pub use boot::{BootFile, BootRequest, Framebuffer, Kind, detect, load, read_file};
 pub use cpio::{Archive, CpioError};
 pub use entry::{DescriptorTable, Entry, Mode, Registers, Segment, Segments};

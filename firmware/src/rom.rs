@@ -7,9 +7,6 @@ use ringworld_core::GuestPhys;
 use std::sync::Arc;
 
 const FOUR_GIB: u64 = 1 << 32;
-/// The part of the image that real-mode code sees below 1 MiB.
-const SHADOW_SIZE: usize = 128 << 10;
-const SHADOW_END: u64 = 1 << 20;
 /// Images are whole multiples of this; the local APIC's page bounds them.
 const GRANULE: u64 = 4096;
 const MAX_SIZE: u64 = 16 << 20;
@@ -38,12 +35,6 @@ impl Rom {
             });
         }
         Ok(Self { base: GuestPhys(FOUR_GIB - size), data: file.data.clone() })
-    }
-
-    /// The copy below 1 MiB: address and contents.
-    pub fn shadow(&self) -> (GuestPhys, &[u8]) {
-        let tail = &self.data[self.data.len().saturating_sub(SHADOW_SIZE)..];
-        (GuestPhys(SHADOW_END - tail.len() as u64), tail)
     }
 }
 
@@ -91,6 +82,11 @@ impl Script {
     }
 }
 
+/// What firmware is to believe of S0 to S5 (QEMU's hw/i386/pc.c): SLP_TYP, and bit 7 where the state can be entered.
+fn system_states() -> [u8; 6] {
+    [0x80, 0, 0, 0x80 | acpi::SLEEP_TYPE_S3, 0, 0x80]
+}
+
 /// The files that firmware reads from the configuration device: memory map, ACPI and SMBIOS tables.
 pub fn firmware_files(memory: &MemoryMap, config: &AcpiConfig) -> Vec<(String, Vec<u8>)> {
     let mut e820 = Vec::new();
@@ -127,6 +123,7 @@ pub fn firmware_files(memory: &MemoryMap, config: &AcpiConfig) -> Vec<(String, V
         (TABLES, tables.bytes),
         (RSDP, rsdp),
         ("etc/table-loader", script.0),
+        ("etc/system-states", system_states().to_vec()),
         ("etc/smbios/smbios-anchor", smbios.anchor),
         ("etc/smbios/smbios-tables", smbios.tables),
     ]

@@ -18,7 +18,7 @@ impl GuestMemory {
     ) -> Result<(), E> {
         let mut page = ZERO;
         for region in self.regions() {
-            let Some(first) = self.page(region.base) else { continue };
+            let Some(first) = self.backing(region.base) else { continue };
             let start = first.index;
             for index in self.touched_pages(start..start + (region.size >> PAGE_SHIFT) as usize) {
                 self.copy_page(index, &mut page);
@@ -37,7 +37,7 @@ impl GuestMemory {
 
     /// The contents of the page at `addr`; `None` where no memory is.
     pub fn page_bytes(&self, addr: GuestPhys) -> Option<PageBytes> {
-        let page = self.page(addr)?;
+        let page = self.backing(addr)?;
         let mut bytes = ZERO;
         self.copy_page(page.index, &mut bytes);
         Some(bytes)
@@ -46,7 +46,7 @@ impl GuestMemory {
     /// Puts contents into the page at `addr`, a ROM's too. An equal page stays as it is; another one becomes dirty, its code
     /// stale. False where no memory is.
     pub fn put_page(&self, addr: GuestPhys, bytes: &PageBytes) -> bool {
-        let Some(page) = self.page(addr) else { return false };
+        let Some(page) = self.backing(addr) else { return false };
         let mut old = ZERO;
         self.copy_page(page.index, &mut old);
         if old != *bytes {

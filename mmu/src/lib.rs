@@ -3,6 +3,7 @@
 mod contents;
 mod guest_physical;
 mod memory;
+mod shadow;
 mod tables;
 pub mod tlb;
 pub mod x86;
@@ -12,4 +13,5 @@ pub use guest_physical::GuestPhysicalCache;
 pub use memory::{
     GuestMemory, HostPage, MemoryError, MemoryRegion, PageFlags, RegionKind, SUB_BLOCK_SIZE, Unbacked,
 };
+pub use shadow::SHADOW;
 pub use tables::{EntryWidth, Inspector, PhysicalTables, Reference, Stage, TableReader};

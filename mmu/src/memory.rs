@@ -3,6 +3,7 @@
 //! Nothing here calls back. Who keeps something derived from memory (decoded or translated code, a write path that
 //! skips the tracking) marks it and compares [`GuestMemory::code_epoch`] and [`GuestMemory::code_page_epoch`] later.
 
+use crate::shadow::Shadow;
 use core::mem::size_of;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use memmap2::{MmapOptions, MmapRaw};
@@ -151,6 +152,7 @@ pub struct GuestMemory {
     /// The pages of the last changes of code, by epoch.
     code_changes: Box<[AtomicU32]>,
     code_page_epoch: AtomicU64,
+    pub(crate) shadow: Shadow,
 }
 
 macro_rules! accessors {
@@ -174,7 +176,7 @@ macro_rules! accessors {
         #[inline]
         pub fn $write(&self, addr: GuestPhys, value: $type) -> Result<(), Unbacked> {
             if addr.0 % size_of::<$type>() as u64 == 0 {
-                let page = self.page(addr).ok_or(Unbacked(addr))?;
+                let page = self.page_to_write(addr).ok_or(Unbacked(addr))?;
                 if !page.rom {
                     // SAFETY: as for reading.
                     let cell = unsafe { <$atomic>::from_ptr(page.ptr.add(addr.page_offset() as usize).cast()) };
@@ -204,7 +206,12 @@ macro_rules! compare_exchange {
             let cell = unsafe { <$atomic>::from_ptr(page.ptr.add(addr.page_offset() as usize).cast()) };
             if page.rom {
                 let found = <$type>::from_le(cell.load(Ordering::Relaxed));
-                return Some(if found == old { Ok(found) } else { Err(found) });
+                if found != old {
+                    return Some(Err(found));
+                }
+                // A ROM takes no write; the RAM behind it may.
+                let _ = self.write(addr, &new.to_le_bytes());
+                return Some(Ok(found));
             }
             let result = cell
                 .compare_exchange(old.to_le(), new.to_le(), Ordering::SeqCst, Ordering::SeqCst)
@@ -257,6 +264,7 @@ impl GuestMemory {
             code_epoch: AtomicU64::new(0),
             code_changes: (0..CODE_CHANGES).map(|_| AtomicU32::new(0)).collect(),
             code_page_epoch: AtomicU64::new(0),
+            shadow: Shadow::default(),
         })
     }
 
@@ -270,9 +278,9 @@ impl GuestMemory {
         self.regions.iter().filter(|region| region.kind == RegionKind::Ram).map(|region| region.size).sum()
     }
 
-    /// The host page behind `addr`; `None` where no memory is.
+    /// The host page of the region that holds `addr`, whatever stands before it.
     #[inline]
-    pub fn page(&self, addr: GuestPhys) -> Option<HostPage> {
+    pub(crate) fn backing(&self, addr: GuestPhys) -> Option<HostPage> {
         let backing =
             self.backings.iter().find(|backing| addr.0.wrapping_sub(backing.base) < backing.size)?;
         let index = backing.first_page + ((addr.0 - backing.base) >> PAGE_SHIFT) as usize;
@@ -316,7 +324,7 @@ impl GuestMemory {
         self.store(addr, data, false)
     }
 
-    /// Writes across pages, also into ROMs.
+    /// Writes across pages, also into ROMs, whatever stands before them.
     pub fn load_rom(&self, addr: GuestPhys, data: &[u8]) -> Result<(), Unbacked> {
         self.store(addr, data, true)
     }
@@ -325,7 +333,8 @@ impl GuestMemory {
         let mut done = 0;
         while done < data.len() {
             let at = addr.offset(done as u64);
-            let page = self.page(at).ok_or(Unbacked(at))?;
+            let page = if into_rom { self.backing(at) } else { self.page_to_write(at) };
+            let page = page.ok_or(Unbacked(at))?;
             let part = &data[done..][..in_page(at, data.len() - done)];
             if into_rom || !page.rom {
                 let offset = at.page_offset();
@@ -379,7 +388,7 @@ impl GuestMemory {
     pub fn take_dirty(&self) -> Vec<GuestPhys> {
         let mut pages = Vec::new();
         for region in &self.regions {
-            let Some(first) = self.page(region.base) else { continue };
+            let Some(first) = self.backing(region.base) else { continue };
             for page in 0..region.size >> PAGE_SHIFT {
                 let flag = &self.dirty[first.index + page as usize];
                 if flag.load(Ordering::Relaxed) != 0 && flag.swap(0, Ordering::AcqRel) != 0 {

@@ -461,12 +461,12 @@ impl Cpu {
             Kind::Fetch => TlbKind::Fetch,
         };
         if let Some(page) = self.tlb.find(context, linear, tlb_kind) {
-            return Ok(self.target(GuestPhys(page | linear & PAGE_MASK)));
+            return Ok(self.target(GuestPhys(page | linear & PAGE_MASK), kind));
         }
         if kind == Kind::Write
             && let Some(page) = self.tlb.find_tracked(context, linear)
         {
-            let target = self.target(GuestPhys(page | linear & PAGE_MASK));
+            let target = self.target(GuestPhys(page | linear & PAGE_MASK), kind);
             // A page that holds no code any more gets its write tag back.
             if let Target::Host { index, .. } = target
                 && self.memory.is_code(index)
@@ -481,18 +481,22 @@ impl Cpu {
                 return Err(stop);
             }
         };
-        let target = self.target(page.gpa);
-        if let Target::Host { pointer, index, rom } = target {
+        let target = self.target(page.gpa, kind);
+        // A pointer for writes only stays out of the TLB, where one pointer serves all kinds.
+        if let Target::Host { pointer, index, rom } = target
+            && !(kind == Kind::Write && self.memory.is_split(page.gpa))
+        {
             self.enter(linear, kind, who, context, (&page, rights), (pointer, index, rom));
         }
         Ok(target)
     }
 
-    fn target(&self, gpa: GuestPhys) -> Target {
+    fn target(&self, gpa: GuestPhys, kind: Kind) -> Target {
         if self.lapic_claims(gpa) || self.page_is_virtual(gpa) {
             return Target::Device(gpa);
         }
-        match self.memory.page(gpa) {
+        let page = if kind == Kind::Write { self.memory.page_to_write(gpa) } else { self.memory.page(gpa) };
+        match page {
             Some(page) => Target::Host {
                 pointer: page.ptr.wrapping_add(gpa.page_offset() as usize),
                 index: page.index,

@@ -23,6 +23,7 @@ impl PciHost {
     /// Configures everything behind the root complex.
     pub(crate) fn assign(&mut self) {
         self.enable_ecam();
+        chipset::open_shadow(&mut self.functions[0].config);
         for register in chipset::PIRQ {
             self.functions[1].config.put(register, 4, u32::from_le_bytes(IRQS).into());
         }

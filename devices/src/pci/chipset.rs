@@ -6,13 +6,15 @@
 use super::config_space::{ConfigSpace, Port};
 use super::device::{PciContext, PciDevice};
 use crate::device::state_methods;
+use core::ops::Range;
 
 const INTEL: u16 = 0x8086;
 
 /// PCIEXBAR of the host bridge: enable, size, base of the ECAM area (317607 5.1.15).
 pub(super) const PCIEXBAR: usize = 0x60;
-/// PAM0 to PAM6. On this board the shadow RAM is always there, so they only keep their value.
-const PAM: usize = 0x90;
+/// PAM0 to PAM6: who answers between 768 KiB and 1 MiB (317607 5.1.16 to 5.1.22).
+pub(super) const PAM: usize = 0x90;
+pub(super) const PAM_REGISTERS: usize = 7;
 const SMRAM: usize = 0x9d;
 /// PIRQA to PIRQD routing of the LPC bridge, and PIRQE to PIRQH (316972 13.1.8).
 pub(super) const PIRQ: [usize; 2] = [0x60, 0x68];
@@ -43,9 +45,26 @@ pub(super) fn host_bridge() -> ConfigSpace {
         .subsystem(0x1af4, 0x1100)
         // Enable, length (256, 128, 64 MiB), base.
         .register(PCIEXBAR, 8, 0, 0x0000_000f_f000_0007)
-        .register(PAM, 7, 0, 0x0033_3333_3333_3330)
+        .register(PAM, PAM_REGISTERS, 0, 0x0033_3333_3333_3330)
         .register(SMRAM, 1, 0x02, 0x00)
         .seal()
+}
+
+/// What the PAM registers say of the areas: addresses, whether reads see RAM, whether writes reach it.
+pub(super) fn shadow(bridge: &ConfigSpace) -> impl Iterator<Item = (Range<u64>, bool, bool)> {
+    let field = |register: usize, shift: u32| bridge.get(PAM + register, 1) >> shift & 3;
+    // PAM0 has the BIOS's 64 KiB in its upper half, the others two areas of 16 KiB each.
+    let bios = (0xf_0000..0x10_0000, field(0, 4));
+    let others = (0..12u64).map(move |n| {
+        let start = 0xc_0000 + 0x4000 * n;
+        (start..start + 0x4000, field(1 + n as usize / 2, if n % 2 == 0 { 0 } else { 4 }))
+    });
+    others.chain([bios]).map(|(area, field)| (area, field & 1 != 0, field & 2 != 0))
+}
+
+/// All of it to RAM, as firmware leaves it that has no code of its own there.
+pub(super) fn open_shadow(bridge: &mut ConfigSpace) {
+    bridge.put(PAM, PAM_REGISTERS, 0x0033_3333_3333_3330);
 }
 
 /// The ICH9's LPC bridge. ACPI registers and interrupt routing are where this board has them.

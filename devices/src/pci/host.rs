@@ -3,7 +3,7 @@
 //!
 //! Bus 0 holds the chipset, integrated endpoints, and root ports; each root port has one device behind it.
 
-use super::chipset::{self, PCIEXBAR, Plain};
+use super::chipset::{self, PAM, PAM_REGISTERS, PCIEXBAR, Plain};
 use super::config_space::{ConfigSpace, register};
 use super::device::{PciContext, PciDevice};
 use crate::device::{Device, DeviceContext, StateError};
@@ -155,6 +155,15 @@ impl PciHost {
             self.call(index, ctx, |device, ctx| device.reset(ctx));
         }
         self.map();
+        self.shadow(ctx);
+    }
+
+    /// As [`Self::reset`], but for the PAM registers.
+    pub(crate) fn suspend(&mut self, ctx: &mut DeviceContext<'_>) {
+        let pam = self.functions[0].config.get(PAM, PAM_REGISTERS);
+        self.reset(ctx);
+        self.functions[0].config.put(PAM, PAM_REGISTERS, pam);
+        self.shadow(ctx);
     }
 
     fn bus_of(&self, function: &Function) -> u8 {
@@ -347,7 +356,20 @@ impl PciHost {
             }
         });
         self.map();
+        self.shadow(ctx);
         self.drive(ctx);
+    }
+
+    /// Brings the PAM registers to memory.
+    pub(crate) fn shadow(&self, ctx: &mut DeviceContext<'_>) {
+        let Some(memory) = ctx.guest_memory() else { return };
+        let mut changed = false;
+        for (area, reads, writes) in chipset::shadow(&self.functions[0].config) {
+            changed |= memory.set_shadow(area, reads, writes);
+        }
+        if changed {
+            ctx.memory_has_moved();
+        }
     }
 
     /// The register that ports 0xcfc to 0xcff show (PCI 3.0 3.2.2.3.2).

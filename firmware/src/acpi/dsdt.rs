@@ -5,7 +5,8 @@ use acpi_tables::aml::{Device, EISAName, IO, Memory32Fixed, Name, Package, Path,
 use acpi_tables::{Aml, AmlSink};
 
 const HPET_SIZE: u32 = 0x400;
-/// The value of SLP_TYP that switches off, for both PM1 control registers (ACPI 7.4.2.6).
+/// The values of SLP_TYP that suspend to memory and switch off, for both PM1 control registers (ACPI 7.4.2.4, 7.4.2.6).
+pub(crate) const SLEEP_TYPE_S3: u8 = 1;
 const SLEEP_TYPE_S5: u8 = 0;
 
 /// A device at fixed ports and ISA interrupts.
@@ -104,11 +105,14 @@ pub(super) fn table(config: &AcpiConfig) -> Vec<u8> {
     devices.extend(bridge.iter().map(|bridge| bridge as &dyn Aml));
     devices.extend(processors.iter().map(|processor| processor as &dyn Aml));
     let bus = Scope::new("\\_SB_".into(), devices);
+    let suspend = Package::new(vec![&SLEEP_TYPE_S3, &SLEEP_TYPE_S3, &0u8, &0u8]);
+    let s3 = Name::new("\\_S3_".into(), &suspend);
     let off = Package::new(vec![&SLEEP_TYPE_S5, &SLEEP_TYPE_S5, &0u8, &0u8]);
     let s5 = Name::new("\\_S5_".into(), &off);
 
     let mut table = sdt(*b"DSDT", 2);
     table.append_slice(&bytes_of(&bus));
+    table.append_slice(&bytes_of(&s3));
     table.append_slice(&bytes_of(&s5));
     table.as_slice().to_vec()
 }

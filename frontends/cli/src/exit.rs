@@ -21,7 +21,7 @@ pub const TIMEOUT: i32 = 73;
 pub const IDLE: i32 = 74;
 /// The guest asked for a reset, with `--no-reboot`.
 pub const RESET: i32 = 75;
-/// The guest suspended the machine.
+/// The guest suspended the machine for ever.
 pub const SUSPEND: i32 = 76;
 /// A signal ended the run.
 pub const SIGNAL: i32 = 130;
@@ -61,7 +61,10 @@ pub fn message(stop: &StopReason) -> Option<String> {
             "the guest halted and nothing can wake it: no timer is set, and there is no input".into()
         }
         StopReason::Reset => "the guest asked for a reset, and --no-reboot is given".into(),
-        StopReason::Suspend => "the guest suspended the machine, which ends the run".into(),
+        StopReason::Suspend => {
+            "the guest suspended the machine and nothing can wake it: no alarm is set, and there is no input"
+                .into()
+        }
         _ => return None,
     })
 }

@@ -7,9 +7,9 @@ use crate::pace::Pace;
 use crate::peripherals::Outside;
 use crate::stats::{CpuStats, Stats, TranslatorStats};
 use crate::{MAX_CPUS, MachineConfig, MachineError, StopReason, TimeMode, entry, peripherals};
-use ringworld_core::{CpuId, Platform, StateHasher, VirtualTime};
-use ringworld_devices::{Board, BoardConfig, CharBackend, CmosConfig, FwCfgConfig};
-use ringworld_firmware::{BootRequest, Image, MemoryMap, Rom, load};
+use ringworld_core::{CpuId, IoContext, Platform, StateHasher, VirtualTime};
+use ringworld_devices::{ACPI_ENABLE, Board, BoardConfig, CharBackend, CmosConfig, FwCfgConfig, SMI_COMMAND};
+use ringworld_firmware::{BootRequest, Entry, Image, MemoryMap, Rom, load, waking_vector};
 use ringworld_jit_x86::{PerfMap, Translator};
 use ringworld_mmu::GuestMemory;
 use ringworld_x86::Cpu;
@@ -81,6 +81,10 @@ pub struct Machine {
     /// Where the run stopped for a breakpoint: CPU and its instruction count.
     pub(crate) at_breakpoint: Option<(usize, u64)>,
     pub(crate) resets: u64,
+    /// Suspended to memory (S3).
+    pub(crate) suspended: bool,
+    /// What the CPUs know of where shadow RAM is ([`GuestMemory::shadow_epoch`]).
+    pub(crate) shadow_epoch: u64,
     /// The devices that have another side on the host.
     pub(crate) outside: Outside,
     /// How many events from outside the guest has got: the place in a recording.
@@ -98,6 +102,11 @@ fn checked_model(config: &MachineConfig) -> Result<Arc<Model>, MachineError> {
         return Err(MachineError::Slice(config.slice));
     }
     Ok(Arc::new(Model::parse(&config.cpu)?.with_cpus(config.cpus)))
+}
+
+fn wait_for_sipi(core: &mut Core) {
+    core.cpu.activity = Activity::WaitForSipi;
+    core.cpu.boundary |= boundary::INACTIVE;
 }
 
 impl Machine {
@@ -210,6 +219,8 @@ impl Machine {
             turn: config.cpus as usize,
             at_breakpoint: None,
             resets: 0,
+            suspended: false,
+            shadow_epoch: memory.shadow_epoch(),
             outside: peripherals.outside,
             inputs: 0,
             console: peripherals.console,
@@ -222,44 +233,111 @@ impl Machine {
 
     /// Puts the guest into memory and the CPUs to their starts.
     fn load(&mut self) -> Result<(), MachineError> {
+        if self.image.entry.is_some() {
+            // Tables of the loader's are in the BIOS's place.
+            self.board.assign_pci();
+        }
         self.image.write_to(&self.memory)?;
-        let Some(entry) = &self.image.entry else {
-            // Firmware does everything else itself.
-            for core in self.cores.iter_mut().filter(|core| !core.cpu.lapic.is_bsp()) {
-                core.cpu.activity = Activity::WaitForSipi;
-                core.cpu.boundary |= boundary::INACTIVE;
+        self.start(self.image.entry);
+        Ok(())
+    }
+
+    /// Puts the CPUs to their starts, with the board as firmware leaves it; without an entry, firmware does that itself.
+    fn start(&mut self, entry: Option<Entry>) {
+        if entry.is_some() {
+            self.board.assign_pci();
+            if self.config.graphics {
+                peripherals::set_screen(&self.board, self.now);
             }
-            return Ok(());
-        };
-        self.board.assign_pci();
-        if self.config.graphics {
-            peripherals::set_screen(&self.board, self.now);
         }
         for core in &mut self.cores {
-            entry::firmware_state(&mut core.cpu);
-            if core.cpu.lapic.is_bsp() {
-                entry::apply(entry, &mut core.cpu);
-            } else {
-                core.cpu.activity = Activity::WaitForSipi;
-                core.cpu.boundary |= boundary::INACTIVE;
+            if entry.is_some() {
+                entry::firmware_state(&mut core.cpu);
+            }
+            match &entry {
+                _ if !core.cpu.lapic.is_bsp() => wait_for_sipi(core),
+                Some(entry) => entry::apply(entry, &mut core.cpu),
+                None => {}
             }
         }
+    }
+
+    /// Suspends the machine to memory (ACPI S3): everything but memory, clock and wake logic loses its power.
+    pub(crate) fn suspend(&mut self) {
+        self.suspended = true;
+        self.reset_cpus();
+        self.cores.iter_mut().for_each(wait_for_sipi);
+        self.board.suspend(self.latest());
+        self.end_round();
+    }
+
+    /// Wakes a suspended machine: firmware starts, or what it would do is done here, up to the operating system's waking vector.
+    pub(crate) fn wake(&mut self) -> Result<(), MachineError> {
+        if !std::mem::take(&mut self.suspended) {
+            return Ok(());
+        }
+        self.reset_cpus();
+        match self.image.entry {
+            None => self.start(None),
+            // An operating system that has left no vector cannot be resumed: firmware starts it again.
+            Some(_) => match waking_vector(&self.memory) {
+                None => return self.reset(),
+                entry => {
+                    self.start(entry);
+                    // It was in ACPI mode, and expects to be (ACPI 4.8.3.2.1, SCI_EN).
+                    let ctx = IoContext { cpu: CpuId(0), now: self.latest() };
+                    self.board.port_write(ctx, SMI_COMMAND, &[ACPI_ENABLE]);
+                }
+            },
+        }
+        self.end_round();
         Ok(())
+    }
+
+    /// Resets all CPUs at the same moment, from which their TSCs count.
+    fn reset_cpus(&mut self) {
+        let now = self.latest();
+        for Core { cpu, .. } in &mut self.cores {
+            cpu.clock.skip_to(now, cpu.icount);
+            cpu.reset();
+        }
+    }
+
+    /// Lets the CPUs forget what they know of memory, if other memory answers since the last time.
+    pub(crate) fn look_at_shadow(&mut self) {
+        let epoch = self.memory.shadow_epoch();
+        if std::mem::replace(&mut self.shadow_epoch, epoch) == epoch {
+            return;
+        }
+        for Core { cpu, interpreter, translator } in &mut self.cores {
+            cpu.flush_all();
+            interpreter.forget(cpu);
+            if let Some(translator) = translator {
+                translator.forget(cpu);
+            }
+        }
+    }
+
+    /// The time of the CPU that is ahead.
+    fn latest(&self) -> VirtualTime {
+        self.cores.iter().map(|core| core.cpu.now()).max().unwrap_or(self.now)
+    }
+
+    /// The round is over: all CPUs start at the same moment.
+    fn end_round(&mut self) {
+        self.round_end = self.latest();
+        self.turn = self.cores.len();
     }
 
     /// Resets everything, as a power cycle does, and loads the guest again. Virtual time goes on.
     pub(crate) fn reset(&mut self) -> Result<(), MachineError> {
         self.resets += 1;
         self.memory.clear().map_err(MachineError::Clear)?;
-        let now = self.cores.iter().map(|core| core.cpu.now()).max().unwrap_or(self.now);
-        self.board.reset(now);
-        for core in &mut self.cores {
-            core.cpu.reset();
-        }
+        self.suspended = false;
+        self.reset_cpus();
+        self.board.reset(self.latest());
         self.load()?;
-        // The round is over: all CPUs start at the same moment.
-        self.round_end = now;
-        self.turn = self.cores.len();
+        self.end_round();
         Ok(())
     }
 
@@ -321,7 +399,7 @@ impl Machine {
     /// inputs.
     pub fn state_hash(&self) -> u128 {
         let mut hasher = StateHasher::new();
-        hasher.add(&(self.now, self.round_end, self.turn));
+        hasher.add(&(self.now, self.round_end, self.turn, self.suspended));
         for core in &self.cores {
             core.cpu.hash_state(&mut hasher);
         }

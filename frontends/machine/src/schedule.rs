@@ -186,7 +186,7 @@ impl Machine {
         }
         if let Some(pace) = &self.pace {
             if next == VirtualTime::NEVER && self.handle.is_closed() {
-                return Err(StopReason::Idle.into());
+                return Err(self.for_ever().into());
             }
             self.handle.wait(pace.until(next));
             return Ok(pace.reached(self.now, next));
@@ -195,10 +195,15 @@ impl Machine {
             return Ok(next);
         }
         if self.replay.is_some() || self.handle.is_closed() {
-            return Err(StopReason::Idle.into());
+            return Err(self.for_ever().into());
         }
         self.handle.wait(None);
         Ok(self.now)
+    }
+
+    /// Nothing will ever happen.
+    fn for_ever(&self) -> StopReason {
+        if self.suspended { StopReason::Suspend } else { StopReason::Idle }
     }
 
     /// The turn of one CPU, up to the end of the round.
@@ -368,6 +373,7 @@ impl Machine {
     /// Brings everything to where it belongs that the board has for the outside: interrupts, INTR, power requests.
     fn settle(&mut self) -> Result<(), Break> {
         self.board.attention().take();
+        self.look_at_shadow();
         for message in self.board.take_messages() {
             interrupts::deliver(&mut self.cores, message);
         }
@@ -382,7 +388,11 @@ impl Machine {
             Some(PowerRequest::Reset | PowerRequest::Init) if self.config.reboot => Ok(self.reset()?),
             Some(PowerRequest::Reset | PowerRequest::Init) => Err(StopReason::Reset.into()),
             Some(PowerRequest::PowerOff) => Err(StopReason::PowerOff.into()),
-            Some(PowerRequest::Suspend) => Err(StopReason::Suspend.into()),
+            Some(PowerRequest::Suspend) => {
+                self.suspend();
+                Ok(())
+            }
+            Some(PowerRequest::Wake) => Ok(self.wake()?),
             Some(PowerRequest::Exit(code)) => Err(StopReason::GuestExit(code).into()),
             Some(PowerRequest::Panicked) => Err(StopReason::Panic.into()),
         }

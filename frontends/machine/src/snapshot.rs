@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 const MAGIC: [u8; 8] = *b"RINGSNAP";
 /// Changes whenever the state of any part changes its form.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Magic, version, length of the description, length of the body, checksum.
 const START: usize = 8 + 4 + 4 + 8 + 16;
 /// Longest description.
@@ -49,6 +49,7 @@ pub(crate) struct State {
     round_end: VirtualTime,
     turn: usize,
     resets: u64,
+    suspended: bool,
     inputs: u64,
 }
 
@@ -206,6 +207,7 @@ impl Machine {
             round_end: self.round_end,
             turn: self.turn,
             resets: self.resets,
+            suspended: self.suspended,
             inputs: self.inputs,
         })
     }
@@ -221,8 +223,9 @@ impl Machine {
         }
         (self.now, self.round_end, self.resets) = (state.now, state.round_end, state.resets);
         self.turn = state.turn.min(self.cores.len());
-        self.inputs = state.inputs;
+        (self.inputs, self.suspended) = (state.inputs, state.suspended);
         self.at_breakpoint = None;
+        self.look_at_shadow();
         Ok(())
     }
 

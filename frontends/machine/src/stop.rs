@@ -10,7 +10,7 @@ pub enum StopReason {
     PowerOff,
     /// The guest asked for a reset, and the configuration says that this ends the run.
     Reset,
-    /// The guest suspended the machine (ACPI S3).
+    /// The guest suspended the machine (ACPI S3), no alarm is set, and no input can come: nothing will ever wake it.
     Suspend,
     /// The guest ended the run through the debug-exit device with this code.
     GuestExit(u32),
