@@ -200,7 +200,8 @@ fn enter<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let stack = cpu.stack_segment();
     let mask = cpu.stack_mask();
     let mut sp = cpu.sp().wrapping_sub(T::SIZE) & mask;
-    let frame = sp;
+    // All of ESP, though a 16-bit stack moves only SP.
+    let frame = if mask == 0xffff { cpu.regs[RSP] & !0xffff | sp } else { sp };
     let bp = T::get(cpu, RBP as u8);
     cpu.write(stack, sp, bp)?;
     let mut from = cpu.regs[RBP];
@@ -220,8 +221,7 @@ fn enter<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         return Err(cpu.ac());
     }
     cpu.probe(stack, sp, T::SIZE, Kind::Write)?;
-    let merged = if mask == 0xffff { cpu.regs[RSP] & !0xffff | frame } else { frame };
-    T::set(cpu, RBP as u8, T::of(merged));
+    T::set(cpu, RBP as u8, T::of(frame));
     cpu.set_sp(sp);
     Ok(())
 }

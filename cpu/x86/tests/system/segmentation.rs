@@ -403,6 +403,28 @@ fn sixteen_bit_stack() {
     );
 }
 
+/// SDM 2A, ENTER: the frame's address is all of ESP (or SP, by operand size), though a 16-bit stack moves only SP.
+#[test]
+fn enter_on_a_sixteen_bit_stack() {
+    // Code; the pushed and the final frame pointer; the size of what is pushed.
+    let table: [(&[u8], u32, u32, u32); 2] =
+        [(&[0xc8, 8, 0, 2], 0xabcd_fffc, 0xabcd_fffc, 4), (&[0x66, 0xc8, 8, 0, 2], 0xfffe, 0x1234_fffe, 2)];
+    for (code, pushed, frame, size) in table {
+        let mut rig = Rig::protected();
+        rig.force(SS, F, descriptor(0x3_0000, 0xffff, 0x93, 0));
+        rig.cpu.regs[4] = 0xabcd_0000;
+        rig.cpu.regs[5] = 0x1234_8000;
+        rig.load(CODE, code);
+        rig.run(1);
+        // The old frame pointer, the display's one entry, the new frame pointer, and eight bytes.
+        assert_eq!(rig.cpu.regs[4], 0xabcd_0000 | u64::from(0x1_0000 - 3 * size - 8));
+        assert_eq!(rig.cpu.regs[5], u64::from(frame));
+        let at = 0x4_0000 - 3 * u64::from(size);
+        let found = if size == 4 { rig.peek32(at) } else { rig.peek16(at).into() };
+        assert_eq!(found, pushed);
+    }
+}
+
 /// SDM 3A 5.4.1.1: a null SS in 64-bit mode, below level 3 and with RPL equal to CPL.
 #[test]
 fn null_stack_segment_in_64_bit_mode() {
