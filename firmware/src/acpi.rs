@@ -7,6 +7,7 @@ mod pci;
 mod waking;
 
 pub(crate) use dsdt::SLEEP_TYPE_S3;
+pub(crate) use fadt::SCI;
 pub use pci::PciConfig;
 pub use waking::waking_vector;
 

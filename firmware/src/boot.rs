@@ -1,7 +1,9 @@
 //! From files to an image: which boot protocol a kernel speaks, and the errors of those that speak none.
 
 use crate::image::Placer;
-use crate::{AcpiConfig, Image, LoadError, MemoryMap, acpi, bios_data, bzimage, elf, multiboot, pvh, raw};
+use crate::{
+    AcpiConfig, Image, LoadError, MemoryMap, acpi, bios_data, bzimage, elf, mp_table, multiboot, pvh, raw,
+};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -137,6 +139,7 @@ pub fn load(request: &BootRequest) -> Result<Image, LoadError> {
         Kind::RawProtected(address) => raw::protected(&mut placer, request, address),
     }?;
     bios_data::place(&mut placer, request.acpi.serial_ports, request.acpi.cpus);
+    mp_table::place(&mut placer, &request.acpi);
     Ok(placer.finish(entry))
 }
 

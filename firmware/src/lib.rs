@@ -17,6 +17,7 @@ mod error;
 mod image;
 mod initramfs;
 mod memory_map;
+mod mp_table;
 mod multiboot;
 mod page_tables;
 mod pvh;

@@ -5,7 +5,7 @@ use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 
 /// The system control interrupt (ISA IRQ 9).
-pub(super) const SCI: u8 = 9;
+pub(crate) const SCI: u8 = 9;
 const PM1A_EVENT: u16 = 0x600;
 const PM1A_CONTROL: u16 = 0x604;
 const PM_TIMER: u16 = 0x608;
