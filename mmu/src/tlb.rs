@@ -554,12 +554,16 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
     /// fetched from it in any.
     pub fn forget_page(&mut self, linear: GuestVirt, here: impl Fn(&K) -> bool) -> bool {
         let n = slot(linear.0);
+        let negated = (linear.0 & !PAGE_MASK).wrapping_neg();
         let mut code = false;
         for context in 0..self.contexts.len() {
             if self.keys[context].as_ref().is_some_and(&here) {
                 let arrays = self.arrays(ContextId(context as u16));
-                code |= arrays.fetch[n] != 0;
-                arrays.clear_slot(n);
+                // The usual page that faults is not there, and another one of this slot may be.
+                if [arrays.read[n], arrays.write[n], arrays.fetch_page[n]].contains(&negated) {
+                    code |= arrays.fetch[n] != 0;
+                    arrays.clear_slot(n);
+                }
                 code |= arrays.clear_covering(linear.0);
             }
         }

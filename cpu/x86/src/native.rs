@@ -51,6 +51,8 @@ pub mod offset {
     pub const SYSTEM_FLAGS: i32 = offset_of!(Cpu, flags.system) as i32;
     /// Not zero if an interrupt waits that cannot be taken yet.
     pub const HELD: i32 = offset_of!(Cpu, held) as i32;
+    /// Not zero if PAUSE ends the turn.
+    pub const COMPANY: i32 = offset_of!(Cpu, company) as i32;
     pub const KERNEL_GS_BASE: i32 = offset_of!(Cpu, msrs.kernel_gs_base) as i32;
     pub const TSC_AUX: i32 = offset_of!(Cpu, msrs.tsc_aux) as i32;
     /// GS base as a segment register's, and as addresses use it.

@@ -31,6 +31,7 @@ impl Cpu {
             icount: 0,
             block_end: 0,
             boundary: 0,
+            company: 0,
             paused: false,
             held: 1,
             mode: Mode::default(),

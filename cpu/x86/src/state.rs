@@ -152,7 +152,9 @@ pub struct Cpu {
     pub block_end: usize,
     /// Reasons to look around between blocks, see [`boundary`].
     pub boundary: u32,
-    /// The last instruction was PAUSE: for the machine's loop, which runs next.
+    /// Not zero if other CPUs run in turn with this one: then PAUSE ends its turn.
+    pub company: u64,
+    /// The last instruction was such a PAUSE: for the machine's loop, which runs next.
     pub paused: bool,
     /// Not zero if, when the last boundary was left, an interrupt, NMI or SMI waited that could not be taken. While it is
     /// zero, nothing happens where the flags open the way for one.

@@ -193,6 +193,7 @@ impl Machine {
         };
         let core = |id| {
             let mut cpu = Cpu::new(CpuId(id), model.clone(), memory.clone(), platform.clone());
+            cpu.company = u64::from(config.cpus > 1);
             cpu.seed_random(config.seed);
             let translator = match config.engine {
                 crate::Engine::Interp => None,

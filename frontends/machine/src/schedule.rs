@@ -213,7 +213,7 @@ impl Machine {
                 self.settle()?;
             }
             let left = self.left(until);
-            let (turn, round_end, cpus) = (self.turn, self.round_end, self.cores.len());
+            let (turn, round_end) = (self.turn, self.round_end);
             let Some(core) = self.cores.get_mut(turn) else { return Ok(()) };
             let cpu = &mut core.cpu;
             if cpu.activity == Activity::Shutdown {
@@ -255,7 +255,7 @@ impl Machine {
                 core.run(limit, &mut Breakpoints { inner: observer, addresses: &until.breakpoints, skip })
             };
             let cpu = &mut core.cpu;
-            if std::mem::take(&mut cpu.paused) && cpus > 1 {
+            if std::mem::take(&mut cpu.paused) {
                 // What it waits for is another CPU's turn. Otherwise a lock that is free only for a moment, always at the same
                 // place in the round, would stay another's for ever.
                 cpu.clock.skip_to(stop_at, cpu.icount);

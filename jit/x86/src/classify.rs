@@ -53,6 +53,7 @@ pub enum Emit {
 #[allow(missing_docs)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum System {
+    Pause,
     Cli,
     Sti,
     Clac,
@@ -256,6 +257,7 @@ fn classify(code: Code) -> Option<Emit> {
     let row = row(code)?;
     let info = code.op_code();
     match code {
+        Code::Pause => return Some(Emit::System(System::Pause)),
         Code::Cli => return Some(Emit::System(System::Cli)),
         Code::Sti => return Some(Emit::System(System::Sti)),
         Code::Clac => return Some(Emit::System(System::Clac)),

@@ -74,6 +74,7 @@ impl Emitter<'_> {
     pub(crate) fn system(&mut self, i: &Instruction, what: System) -> Result<(), Unsupported> {
         self.held = None;
         match what {
+            System::Pause => self.pause()?,
             System::Cli => self.cli()?,
             System::Sti => self.sti()?,
             System::Clac => self.access_check(false)?,
@@ -86,6 +87,19 @@ impl Emitter<'_> {
             System::Selector => self.selector(i)?,
         }
         self.held = None;
+        Ok(())
+    }
+
+    /// Does nothing if no other CPU waits for its turn.
+    fn pause(&mut self) -> Result<(), Unsupported> {
+        self.is_not_intercepted()?;
+        dynasm!(self.s
+            ; .arch x64
+            ; mov rcx, [rsp + at::CPU]
+            ; mov rcx, [rcx + offset::COMPANY]
+        );
+        let slow = self.unless_rcx_zero();
+        self.slow(&[slow], Kind::Exec);
         Ok(())
     }
 

@@ -17,8 +17,10 @@ fn nothing(_: &mut Cpu, _: &Insn) -> Result<(), Stop> {
 /// A processor that waits for others lets them run.
 fn pause(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.intercept(Intercept::Pause, i)?;
-    cpu.paused = true;
-    cpu.yield_to_machine();
+    if cpu.company != 0 {
+        cpu.paused = true;
+        cpu.yield_to_machine();
+    }
     Ok(())
 }
 
