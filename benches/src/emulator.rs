@@ -52,6 +52,21 @@ pub struct Run {
     pub failure: Option<String>,
 }
 
+/// The arguments with which Ringworld runs a guest.
+fn run_guest(command: &mut Command, guest: &Guest) {
+    command.arg("run").arg("--kernel").arg(guest.kernel).arg("--initrd").arg(guest.initrd);
+    command.args(["--append", APPEND, "--memory", &format!("{}M", guest.memory)]);
+    command.args(guest.ringworld_options);
+}
+
+/// Ringworld comparing its engines over a guest.
+pub fn lockstep(binary: &Path, guest: &Guest) -> Command {
+    let mut command = Command::new(binary);
+    command.args(["lockstep", "--"]);
+    run_guest(&mut command, guest);
+    command
+}
+
 impl Emulator {
     /// Its name on the command line and in reports.
     pub fn name(self) -> &'static str {
@@ -81,9 +96,7 @@ impl Emulator {
         let mut command = Command::new(binary);
         match self {
             Self::Ringworld => {
-                command.arg("run").arg("--kernel").arg(guest.kernel).arg("--initrd").arg(guest.initrd);
-                command.args(["--append", APPEND, "--memory", &format!("{}M", guest.memory)]);
-                command.args(guest.ringworld_options);
+                run_guest(&mut command, guest);
                 if let Some(devices) = guest.devices {
                     command.args(["--drive", &drive(&devices.disk), "--net", "user"]);
                 }

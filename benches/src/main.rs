@@ -43,6 +43,9 @@ struct Options {
     /// programs take in the inner and in the outer guest
     #[arg(long, conflicts_with = "io")]
     nested: bool,
+    /// Measure nothing: run Ringworld's two engines side by side over the benchmarks and compare their states
+    #[arg(long, conflicts_with_all = ["io", "nested"])]
+    lockstep: bool,
     /// Lists the benchmarks
     #[arg(long)]
     list: bool,
@@ -208,6 +211,14 @@ fn run(options: &Options) -> Result<bool> {
         devices: None,
         timeout: Duration::from_secs(options.timeout),
     };
+
+    if options.lockstep {
+        let Some((binary, _)) = emulators.get(&Emulator::Ringworld) else {
+            bail!("only Ringworld has two engines")
+        };
+        let status = emulator::lockstep(binary, &guest).status().context("cannot start Ringworld")?;
+        return Ok(status.success());
+    }
 
     let mut natives: BTreeMap<&str, (Vec<f64>, String)> = BTreeMap::new();
     let mut runs: BTreeMap<Emulator, Vec<markers::Costs>> = BTreeMap::new();
