@@ -124,6 +124,8 @@ pub(super) struct PortState {
     issued: u32,
     /// The device is in a software reset.
     resetting: bool,
+    /// The device's first FIS after a reset waits until software wants FISes.
+    first_waits: bool,
 }
 
 /// How a command ends for the host.
@@ -169,6 +171,7 @@ impl PortState {
             active: 0,
             issued: 0,
             resetting: false,
+            first_waits: there,
         }
     }
 
@@ -218,10 +221,8 @@ impl PortState {
                 if value & OVERRIDE != 0 {
                     self.task_file &= !(STATUS_BUSY | 8);
                 }
-                let received = value & FIS_ENABLE != 0 && self.command & FIS_ENABLE == 0;
                 self.command = value & CMD_WRITABLE;
-                if received && drive.is_some() {
-                    // The device's first FIS, which waited (3.3.7).
+                if self.first_waits && value & FIS_ENABLE != 0 {
                     self.post_register(dma, 0, 0);
                 }
             }
@@ -236,6 +237,9 @@ impl PortState {
                         self.task_file = STATUS_READY.into();
                         self.errors |= 1 << 26;
                         self.status |= PCS;
+                        // It waits for software that wants FISes (3.3.7, PxCMD.FRE), but only once: another one could be taken
+                        // for a command's end.
+                        self.first_waits = self.command & FIS_ENABLE == 0;
                         self.post_register(dma, 0, 0);
                     }
                 } else if value & 0xf == 1 || value & 0xf == 4 {
@@ -367,6 +371,7 @@ impl PortState {
 
     /// A D2H register FIS with the device's signature.
     fn post_register(&mut self, dma: &Dma, status: u8, error: u8) {
+        self.first_waits &= self.command & FIS_ENABLE == 0;
         let [count, low, mid, high] = self.signature.to_le_bytes();
         let status = if status == 0 { self.task_file as u8 } else { status };
         let fis = [0x34, 0x40, status, error, low, mid, high, 0, 0, 0, 0, 0, count, 0, 0, 0, 0, 0, 0, 0];
@@ -383,5 +388,51 @@ impl PortState {
             return Ok(());
         }
         dma.write(GuestPhys(self.fis.wrapping_add(at)), fis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RequesterId;
+    use crate::storage::{DiskOptions, open_disk};
+    use ringworld_mmu::{GuestMemory, MemoryRegion, RegionKind};
+    use std::sync::Arc;
+
+    /// AHCI 1.3.1, 3.3.7: OVMF looks for a command's end in the receive area, which it clears, with FISes off, before each one.
+    #[test]
+    fn the_first_fis_waits_and_comes_once() {
+        let region = MemoryRegion { base: GuestPhys(0), size: 0x4000, kind: RegionKind::Ram };
+        let memory = Arc::new(GuestMemory::new(&[region]).unwrap());
+        let dma = Dma::new(Some(memory.clone()), RequesterId(0));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 16).unwrap();
+        let disk = open_disk(&DiskOptions::new(file.path())).unwrap();
+        let mut drive = Some(Drive::new(Attachment::Cdrom(disk)));
+        let mut port = PortState::new(&drive);
+        port.write(FB, 0x1000, drive.as_mut(), &dma);
+        let received = || {
+            let fis = memory.read_u8(GuestPhys(0x1040)).unwrap();
+            memory.write_u8(GuestPhys(0x1040), 0).unwrap();
+            fis == 0x34
+        };
+        // What software writes, and whether that brings the FIS.
+        for (at, value, comes) in [
+            (CMD, FIS_ENABLE, true),
+            (CMD, 0, false),
+            (CMD, FIS_ENABLE, false),
+            (SCTL, 1, false),
+            (SCTL, 0, true),
+            (CMD, 0, false),
+            (CMD, FIS_ENABLE, false),
+            (CMD, 0, false),
+            (SCTL, 1, false),
+            (SCTL, 0, false),
+            (CMD, FIS_ENABLE, true),
+            (CMD, FIS_ENABLE | START, false),
+        ] {
+            port.write(at, value, drive.as_mut(), &dma);
+            assert_eq!(received(), comes, "{at:#x} {value:#x}");
+        }
     }
 }
