@@ -158,7 +158,9 @@ pub(crate) fn build(
     muted: &Arc<AtomicBool>,
     console_backend: Option<Box<dyn CharBackend>>,
 ) -> Result<Peripherals, MachineError> {
-    let mut slots = Slots { list: Vec::new(), ahci: Vec::new(), next: FIRST_DEVICE };
+    // SeaBIOS makes no root port a bus master (PCI-to-PCI bridge 1.2, 3.2.4.3), so nothing behind one could be booted.
+    let root_ports = config.firmware.is_none();
+    let mut slots = Slots { list: Vec::new(), ahci: Vec::new(), next: FIRST_DEVICE, root_ports };
     let mut outside = Outside::default();
     if config.graphics {
         // Without the BIOS, text modes are not set up, and all else works.
@@ -216,6 +218,8 @@ struct Slots {
     list: Vec<PciSlot>,
     ahci: Vec<Attachment>,
     next: u8,
+    /// Whether endpoints are behind root ports of their own.
+    root_ports: bool,
 }
 
 impl Slots {
@@ -255,7 +259,10 @@ impl Slots {
             Interface::Virtio => self.virtio(format!("virtio-blk{number}"), VirtioBlk::new(disk, serial)),
             Interface::Ahci => self.ahci.push(Attachment::Disk(disk, serial)),
             Interface::AhciCdrom => self.ahci.push(Attachment::Cdrom(disk)),
-            Interface::Nvme => self.push(format!("nvme{number}"), true, nvme(disk, serial, Port::Endpoint)),
+            Interface::Nvme => {
+                let port = if self.root_ports { Port::Endpoint } else { Port::IntegratedEndpoint };
+                self.push(format!("nvme{number}"), self.root_ports, nvme(disk, serial, port));
+            }
         }
         Ok(())
     }
