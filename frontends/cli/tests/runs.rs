@@ -175,31 +175,20 @@ fn a_trace_file_has_its_last_line() {
     end(&traced(&forever, &["--timeout", "0.2"], 73), "jmp 0x7c00");
     // A failure after the run.
     end(&traced(&exit_with(2), &["--screendump", "/nonexistent/file"], 1), "out 0xf4, al");
-    // A signal, and a second one while the monitor waits: the process then ends at once.
-    for in_monitor in [false, true] {
-        let kernel = common::guest(folder.path(), &[&print("x")[..], &forever].concat());
-        let start = ["run", "--kernel", kernel.to_str().unwrap(), "--loader", "raw@0:0x7c00", "-m", "16M"];
-        let trace = ["--trace", "insn,count=..8", "--trace-file", file.to_str().unwrap()];
-        let monitor = folder.path().join("monitor");
-        std::fs::write(&monitor, "break 7c05\ncontinue\n").unwrap();
-        let options = ["--monitor-script", monitor.to_str().unwrap()];
-        let options = if in_monitor { &options[..] } else { &[] };
-        let mut child = ringworld(&[&start[..], &trace, options].concat())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        if in_monitor {
-            std::thread::sleep(std::time::Duration::from_secs(1));
-        } else {
-            child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        }
-        let killed = std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
-        assert!(killed.success());
-        assert_eq!(child.wait().unwrap().code(), Some(130));
-        let trace = std::fs::read_to_string(&file).unwrap();
-        end(&trace, if in_monitor { "mov al, 0x78" } else { "jmp 0x7c06" });
-    }
+    // A signal.
+    let kernel = common::guest(folder.path(), &[&print("x")[..], &forever].concat());
+    let start = ["run", "--kernel", kernel.to_str().unwrap(), "--loader", "raw@0:0x7c00", "-m", "16M"];
+    let trace = ["--trace", "insn,count=..8", "--trace-file", file.to_str().unwrap()];
+    let mut child = ringworld(&[&start[..], &trace].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let killed = std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    end(&std::fs::read_to_string(&file).unwrap(), "jmp 0x7c06");
 }
 
 #[test]
