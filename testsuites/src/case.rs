@@ -1,7 +1,8 @@
 //! A test case: one instruction, the state before it, and what came of it.
 
+use crate::forms::decoder_options;
 use crate::random::Random;
-use iced_x86::{Code, Decoder, DecoderOptions, FastFormatter, Instruction};
+use iced_x86::{Code, Decoder, FastFormatter, Instruction};
 use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 
@@ -191,8 +192,7 @@ impl Case {
 
     /// The decoded instructions.
     pub fn instructions(&self) -> Vec<Instruction> {
-        let mut decoder =
-            Decoder::with_ip(self.mode.bits(), &self.bytes, self.state.rip, DecoderOptions::NONE);
+        let mut decoder = Decoder::with_ip(self.mode.bits(), &self.bytes, self.state.rip, decoder_options());
         (0..self.steps).map(|_| decoder.decode()).collect()
     }
 

@@ -1,7 +1,9 @@
 //! Tells two outcomes apart.
 
 use crate::case::{CS32, Case, DATA, Fault, Mode, Outcome};
+use crate::forms::host_is_intel;
 use crate::undefined::{Undefined, in_parts, undefined};
+use iced_x86::Register;
 use std::fmt::Write;
 
 const GPR: [&str; 16] = [
@@ -21,7 +23,10 @@ pub fn differences(
     if both_fault(host, ours) && in_parts(case) {
         // In which order the parts are accessed, and what was written before a fault, is not architectural.
         host_memory = our_memory;
-    } else if !same_fault(host.fault, ours.fault) && !wraps(case, host.fault, ours.fault) {
+    } else if !same_fault(host.fault, ours.fault)
+        && !wraps(case, host.fault, ours.fault)
+        && !offset_not_canonical(case, host.fault, ours.fault)
+    {
         out.push(format!("fault: host {}, ours {}", fault(host.fault), fault(ours.fault)));
     }
     let (a, b) = (&host.state, &ours.state);
@@ -51,7 +56,7 @@ pub fn differences(
         word(&format!("K{n}"), a.k[n], b.k[n]);
     }
     for n in 0..32 {
-        if a.zmm[n] != b.zmm[n] {
+        if a.zmm[n] != b.zmm[n] && !(undefined.approximate && near(&a.zmm[n], &b.zmm[n])) {
             out.push(format!("ZMM{n}: host {}, ours {}", vector(&a.zmm[n]), vector(&b.zmm[n])));
         }
     }
@@ -76,7 +81,13 @@ fn x87(case: &Case, host: &Outcome, ours: &Outcome, undefined: Undefined, out: &
         out.push(format!("FTW: host {:#04x}, ours {:#04x}", a.valid, b.valid));
     }
     for n in 0..8 {
-        let near = |(a, ae): (u64, u16), (b, be): (u64, u16)| ae == be && a.abs_diff(b) <= undefined.x87_ulps;
+        // Normal numbers in order: neighbours may have different exponents.
+        let place = |(significand, exponent): (u64, u16)| {
+            u128::from(exponent & 0x7fff) << 63 | u128::from(significand & !(1 << 63))
+        };
+        let near = |a: (u64, u16), b: (u64, u16)| {
+            (a.1 ^ b.1) & 0x8000 == 0 && place(a).abs_diff(place(b)) <= undefined.x87_ulps.into()
+        };
         if a.st[n] != b.st[n] && !near(a.st[n], b.st[n]) {
             let before = case.state.x87.st[n];
             out.push(format!(
@@ -104,6 +115,30 @@ fn wraps(case: &Case, host: Option<Fault>, ours: Option<Fault>) -> bool {
     let (Some(host), Some(ours)) = (host, ours) else { return false };
     let at_end = host.vector == 14 && host.address >> 6 == 0xffff_ffff >> 6;
     case.mode == Mode::Compat32 && at_end && matches!(ours.vector, 12 | 13)
+}
+
+/// AMD's processors want the offset to be canonical, too, not only its sum with FS's or GS's base, which is what the manuals say
+/// (APM 2 5.3.1, SDM 1 3.3.7.1).
+fn offset_not_canonical(case: &Case, host: Option<Fault>, ours: Option<Fault>) -> bool {
+    let (Some(host), Some(ours)) = (host, ours) else { return false };
+    let canonical = |address: u64| (address << 16) as i64 >> 16 == address as i64;
+    let based = case.instructions().iter().any(|i| match i.memory_segment() {
+        Register::FS => !canonical(ours.address.wrapping_sub(case.state.fs_base)),
+        Register::GS => !canonical(ours.address.wrapping_sub(case.state.gs_base)),
+        _ => false,
+    });
+    !host_is_intel() && case.mode == Mode::Long64 && host.vector == 13 && ours.vector == 14 && based
+}
+
+/// Whether the elements are no farther from each other than the errors of two approximations.
+fn near(a: &[u64; 8], b: &[u64; 8]) -> bool {
+    let elements = |quad: u64| [f32::from_bits(quad as u32), f32::from_bits((quad >> 32) as u32)];
+    a.iter().zip(b).all(|(&a, &b)| {
+        elements(a).into_iter().zip(elements(b)).all(|(a, b)| {
+            let distance = (f64::from(a) - f64::from(b)).abs();
+            a.to_bits() == b.to_bits() || distance <= 2.0 * 1.5 / 4096.0 * f64::from(a.abs())
+        })
+    })
 }
 
 fn both_fault(host: &Outcome, ours: &Outcome) -> bool {

@@ -4,6 +4,7 @@
 use crate::case::{
     CODE, CODE_SIZE, Case, DATA, DATA_SELECTOR, DATA_SIZE, Fault, Mode, Outcome, State, WRITABLE, X87State,
 };
+use crate::forms::host_model;
 use anyhow::Result;
 use iced_x86::{Decoder, FlowControl, Instruction};
 use ringworld_core::{CpuId, GuestPhys, NoDevices};
@@ -117,7 +118,7 @@ impl Emulated {
         }
         let mut cpu = Cpu::new(
             CpuId(0),
-            Arc::new(Model::as_if_complete("max")),
+            Arc::new(Model::as_if_complete(&host_model())),
             memory.clone(),
             Arc::new(NoDevices::default()),
         );

@@ -1,6 +1,8 @@
 //! Which forms a host can be asked about.
 
-use iced_x86::{Code, CpuidFeature, Mnemonic};
+use crate::case::Mode;
+use iced_x86::{Code, CpuidFeature, DecoderOptions, Mnemonic};
+use std::sync::LazyLock;
 
 /// Why a form is not run.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,8 +31,8 @@ fn excluded(code: Code) -> Option<&'static str> {
     if !op_code.mode64() && !op_code.mode32() {
         return Some("16-bit code only");
     }
-    if !(op_code.mode64() && op_code.intel_decoder64() || op_code.mode32() && op_code.intel_decoder32()) {
-        return Some("AMD's decoding");
+    if !decodes(code, Mode::Long64) && !decodes(code, Mode::Compat32) {
+        return Some("the other vendor's decoding");
     }
     Some(match code.mnemonic() {
         Cpuid => "the answer is the CPU model's",
@@ -168,7 +170,56 @@ fn host_has(feature: CpuidFeature) -> bool {
     }
 }
 
-/// Whether the host is Intel's.
+static INTEL: LazyLock<bool> = LazyLock::new(|| cpuid(0, 0)[1] == u32::from_le_bytes(*b"Genu"));
+
+/// Whether the host is Intel's; if not, AMD's rules are expected of it.
 pub fn host_is_intel() -> bool {
-    cpuid(0, 0)[1] == u32::from_le_bytes(*b"Genu")
+    *INTEL
+}
+
+/// The CPU model that a host is compared with: everything, by the rules of the host's vendor.
+pub fn host_model() -> String {
+    if host_is_intel() {
+        return "max".into();
+    }
+    let null = if null_clears_base() { ",+null-sel-clr-base" } else { "" };
+    format!("max,vendor=AuthenticAMD,+sse4a,+misalignsse,+cr8legacy,+clzero,+xsaveerptr{null}")
+}
+
+/// Whether loading a null selector clears the base of GS. CPUID tells (APM 3 E.4.18), but hypervisors may not pass that on.
+fn null_clears_base() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    // SAFETY: HWCAP2 says that the kernel has enabled FSGSBASE. Nothing of a Linux process uses GS, and selector and base are
+    // zero afterwards, as they were.
+    unsafe {
+        if libc::getauxval(libc::AT_HWCAP2) & 2 != 0 {
+            let base: u64;
+            core::arch::asm!(
+                "wrgsbase {base}",
+                "mov gs, {null:e}",
+                "rdgsbase {base}",
+                "wrgsbase {null}",
+                base = inout(reg) 0x1000_u64 => base,
+                null = in(reg) 0_u64,
+                options(nomem, nostack, preserves_flags),
+            );
+            return base == 0;
+        }
+    }
+    cpuid(0x8000_0021, 0)[0] & 1 << 6 != 0
+}
+
+/// How the host decodes.
+pub fn decoder_options() -> u32 {
+    if host_is_intel() { DecoderOptions::NONE } else { DecoderOptions::AMD }
+}
+
+/// Whether a form exists in a mode, as the host decodes.
+pub fn decodes(code: Code, mode: Mode) -> bool {
+    let info = code.op_code();
+    let (exists, intel, amd) = match mode {
+        Mode::Long64 => (info.mode64(), info.intel_decoder64(), info.amd_decoder64()),
+        Mode::Compat32 => (info.mode32(), info.intel_decoder32(), info.amd_decoder32()),
+    };
+    exists && if host_is_intel() { intel } else { amd }
 }

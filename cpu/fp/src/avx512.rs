@@ -25,9 +25,10 @@ pub fn reduce<F: Format>(env: &mut FpEnv, a: F, imm: u8) -> F {
         _ => {}
     }
     let rounded = rndscale(env, a, imm | 8);
-    // FTZ holds even while underflow is unmasked, as silicon shows: UE is never reported.
+    // UE is never reported. As silicon shows, Intel's FTZ holds even while underflow is unmasked; AMD's does not.
+    let ftz = env.ftz && (!env.amd || env.masks.contains(FpFlags::UE));
     let rounding = immediate_rounding(env, imm);
-    let mut local = FpEnv { flags: FpFlags::empty(), masks: FpFlags::all(), rounding, ..*env };
+    let mut local = FpEnv { flags: FpFlags::empty(), masks: FpFlags::all(), ftz, rounding, ..*env };
     let result = sub(&mut local, a, rounded);
     if imm & 8 == 0 {
         env.raise(local.flags & FpFlags::PE);

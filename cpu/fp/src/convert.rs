@@ -42,8 +42,8 @@ pub fn half_to_single(env: &mut FpEnv, a: u16) -> u32 {
 pub fn single_to_half(env: &mut FpEnv, a: u32, rounding: Rounding) -> u16 {
     let mut local = FpEnv { ftz: false, rounding, flags: FpFlags::empty(), ..*env };
     let result = convert(&mut local, a);
-    if local.flags.contains(FpFlags::UE) && local.flags.contains(FpFlags::DE) {
-        // Of a denormal operand, silicon tells that the result is inexact even while underflow is unmasked.
+    if !env.amd && local.flags.contains(FpFlags::UE) && local.flags.contains(FpFlags::DE) {
+        // Of a denormal operand, Intel's silicon tells that the result is inexact even while underflow is unmasked.
         local.flags |= FpFlags::PE;
     }
     env.raise(local.flags);

@@ -79,6 +79,9 @@ pub struct FpEnv {
     pub masks: FpFlags,
     /// The exceptions raised since the environment was made.
     pub flags: FpFlags,
+    /// AMD's choices where processors of the two vendors differ: DPPS and DPPD of several NaNs, VREDUCEPS under FTZ, VCVTPS2PH of
+    /// denormal operands.
+    pub amd: bool,
     /// PE need not be reported: it is masked and MXCSR has it already. A hint that saves time.
     pub inexact_known: bool,
 }
@@ -96,6 +99,7 @@ impl FpEnv {
             ftz: mxcsr & 1 << 15 != 0,
             masks: FpFlags::from_bits_truncate((mxcsr >> 7) as u8),
             flags: FpFlags::empty(),
+            amd: false,
             inexact_known: mxcsr & 0x1020 == 0x1020,
         }
     }

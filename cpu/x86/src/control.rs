@@ -62,3 +62,10 @@ pub mod xcr0 {
     pub const PKRU: u64 = 1 << 9;
     pub const AVX512: u64 = OPMASK | ZMM_HI256 | HI16_ZMM;
 }
+
+/// Bits of MXCSR beside those of the arithmetic (SDM 1 10.2.3).
+#[allow(missing_docs)]
+pub mod mxcsr {
+    /// AMD: operands of legacy SSE instructions need not be aligned (APM 1 4.2.2).
+    pub const MM: u32 = 1 << 17;
+}

@@ -2,6 +2,7 @@
 
 use crate::flags::bits;
 use crate::insn::seg;
+use crate::model::Feature;
 use crate::segment::{Segment, rights};
 use crate::state::{Shadow, boundary};
 use crate::{Cpu, Stop};
@@ -147,8 +148,9 @@ impl Cpu {
 
     fn data_descriptor(&mut self, n: u8, selector: u16) -> Result<Segment, Stop> {
         if selector & 0xfffc == 0 {
-            // Intel clears the base; AMD keeps FS's and GS's.
-            let base = if self.model.is_amd() { self.seg[usize::from(n) % 6].base } else { 0 };
+            // Intel clears the base; AMD keeps FS's and GS's, if CPUID does not say otherwise (APM 3 E.4.18).
+            let keeps = self.model.is_amd() && !self.model.has(Feature::NullSelectorClearsBase);
+            let base = if keeps { self.seg[usize::from(n) % 6].base } else { 0 };
             return Ok(Segment { selector, unusable: true, base, ..Segment::default() });
         }
         let descriptor = self.descriptor_or_gp(selector)?;

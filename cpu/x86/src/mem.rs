@@ -159,10 +159,20 @@ impl Cpu {
     /// Checks that `len` (1 to 4096) bytes could be accessed; raises what the access would raise.
     pub fn probe(&mut self, segment: u8, offset: u64, len: u64, kind: Kind) -> Result<(), Stop> {
         let linear = self.check_segment(segment, offset, len, kind)?;
-        self.translate(linear, kind, Privilege::Current)?;
-        if len <= 8 && len.is_power_of_two() && self.alignment_checked() && linear & (len - 1) != 0 {
+        let misaligned = self.alignment_checked() && linear & self.alignment_mask(len) != 0;
+        if misaligned && self.model.is_amd() {
             return Err(self.ac());
         }
+        self.translate(linear, kind, Privilege::Current)?;
+        if misaligned {
+            return Err(self.ac());
+        }
+        self.probe_linear(linear, len, kind)
+    }
+
+    /// The page faults of an access to `len` (1 to 4096) bytes.
+    pub(crate) fn probe_linear(&mut self, linear: u64, len: u64, kind: Kind) -> Result<(), Stop> {
+        self.translate(linear, kind, Privilege::Current)?;
         let last = linear.wrapping_add(len - 1) & self.operand_mask();
         if (linear ^ last) & !PAGE_MASK != 0 {
             self.translate(last & !PAGE_MASK, kind, Privilege::Current)?;
@@ -209,12 +219,12 @@ impl Cpu {
     }
 
     fn check_operand(&mut self, segment: u8, offset: u64, size: u64, kind: Kind) -> Result<u64, Stop> {
-        // Operands of up to 8 bytes are checked here; vector instructions know their own alignment rules and x87's.
-        let aligned = size > 8 || !self.alignment_checked() || !size.is_power_of_two();
-        // Alignment comes before a canonical address's successor that is not.
-        let checked = if aligned || !self.long64() { size } else { 1 };
+        let mask = if self.alignment_checked() { self.alignment_mask(size) } else { 0 };
+        let aligned = mask == 0;
+        // Intel: alignment comes before a canonical address's successor that is not.
+        let checked = if aligned || !self.long64() || self.model.is_amd() { size } else { 1 };
         let linear = self.check_segment(segment, offset, checked, kind)?;
-        if !aligned && linear & (size - 1) != 0 {
+        if linear & mask != 0 {
             return Err(self.ac());
         }
         if checked < size {
@@ -234,6 +244,17 @@ impl Cpu {
     #[inline]
     pub fn alignment_checked(&self) -> bool {
         self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.flags.has(bits::AC)
+    }
+
+    /// The address bits that alignment checking wants to be zero. Intel checks operands of up to 8 bytes; AMD those of vector
+    /// instructions, too, of which none asks for more than 16 bytes (APM 1 4.6.1, APM 2 8.2.18). x87 and XSAVE know their own rules.
+    fn alignment_mask(&self, size: u64) -> u64 {
+        match size {
+            _ if !size.is_power_of_two() => 0,
+            ..=8 => size - 1,
+            16..=64 if self.model.is_amd() => 15,
+            _ => 0,
+        }
     }
 
     /// Segment-level checks of an access (SDM 3A 5.3–5.5): returns the linear address.
@@ -260,7 +281,9 @@ impl Cpu {
                     Kind::Fetch => true,
                 }
         };
-        if !allowed || !s.contains(offset, size) {
+        // Whether an access may wrap around a 4-GiB segment is the processor's choice (SDM 3A 5.3): Intel's may, AMD's not.
+        let wraps = offset.wrapping_add(size) > 1 << 32 && self.model.is_amd();
+        if !allowed || wraps || !s.contains(offset, size) {
             return Err(fault(self));
         }
         Ok(s.base.wrapping_add(offset) & 0xffff_ffff)

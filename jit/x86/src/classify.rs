@@ -105,6 +105,15 @@ const SAME: &[Mnemonic] = {
     ]
 };
 
+/// Forms of these that differ between processors: counts above 16, and the size of the operand in memory.
+const SAME_EXCEPT: &[Code] = &[
+    Code::Shld_rm16_r16_imm8,
+    Code::Shld_rm16_r16_CL,
+    Code::Shrd_rm16_r16_imm8,
+    Code::Shrd_rm16_r16_CL,
+    Code::Movsxd_r16_rm16,
+];
+
 /// Without effect: one host thread runs all CPUs, and caches are not modelled.
 const NOTHING: &[Mnemonic] = {
     use Mnemonic::*;
@@ -131,6 +140,10 @@ const NOTHING: &[Mnemonic] = {
 const VECTOR_EXCEPT: &[Mnemonic] = {
     use Mnemonic::*;
     &[
+        Dpps,
+        Dppd,
+        Vdpps,
+        Vdppd,
         Rcpss,
         Rcpps,
         Rsqrtss,
@@ -345,7 +358,7 @@ fn classify(code: Code) -> Option<Emit> {
             if bit_string {
                 return Some(Emit::BitString);
             }
-            SAME.contains(&mnemonic).then_some(Emit::Same)
+            (SAME.contains(&mnemonic) && !SAME_EXCEPT.contains(&code)).then_some(Emit::Same)
         }
         Group::Sse | Group::Avx | Group::Avx512 if !VECTOR_EXCEPT.contains(&mnemonic) => {
             let legacy = code.encoding() == EncodingKind::Legacy;

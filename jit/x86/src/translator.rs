@@ -13,6 +13,7 @@ use iced_x86::{Code, Encoder, InstructionInfoFactory};
 use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE};
 use ringworld_jit_rt::{Arena, ArenaError, JUMPS, JumpCache, Sink};
 use ringworld_mmu::tlb::TLB_ENTRIES;
+use ringworld_x86::control::mxcsr;
 use ringworld_x86::flags::bits;
 use ringworld_x86::insn::{REG_RIP, seg};
 use ringworld_x86::native::{CodePage, Native};
@@ -549,7 +550,7 @@ impl Translator {
                     frame.budget += i64::from(site.refund);
                     return self.go_on(frame, cpu);
                 }
-                if site.kind == Kind::Exec && cpu.block_end != 0 && cpu.mxcsr & MASKS == MASKS {
+                if site.kind == Kind::Exec && cpu.block_end != 0 && cpu.mxcsr & (MASKS | mxcsr::MM) == MASKS {
                     frame.reload = reload;
                     refresh(frame, cpu);
                     return frame.resume as usize;
@@ -613,7 +614,7 @@ impl Translator {
         if frame.budget <= 0
             || !cpu.look_for_interrupts()
             || !translatable(cpu)
-            || cpu.mxcsr & MASKS != MASKS
+            || cpu.mxcsr & (MASKS | mxcsr::MM) != MASKS
             || cpu.memory.code_epoch() != self.code_epoch
             || cpu.watch_is_hit()
         {
@@ -634,7 +635,7 @@ impl Translator {
 
 impl Native for Translator {
     fn run(&mut self, cpu: &mut Cpu, limit: u64) -> bool {
-        if !translatable(cpu) || cpu.mxcsr & MASKS != MASKS || cpu.icount >= limit {
+        if !translatable(cpu) || cpu.mxcsr & (MASKS | mxcsr::MM) != MASKS || cpu.icount >= limit {
             return false;
         }
         let rip = cpu.rip();

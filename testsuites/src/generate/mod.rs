@@ -10,8 +10,9 @@ pub mod values;
 pub use sequence::{Sequences, generate_sequence};
 
 use crate::case::{CODE, Case, Mode, Patch, State};
+use crate::forms::{decoder_options, decodes};
 use crate::random::Random;
-use iced_x86::{Code, Decoder, DecoderOptions, Encoder, Instruction, MemorySize, OpCodeInfo};
+use iced_x86::{Code, Decoder, Encoder, Instruction, MemorySize, OpCodeInfo};
 use values::Flavour;
 
 /// Most attempts at one case before it is given up.
@@ -34,11 +35,7 @@ pub struct Builder<'a> {
 
 /// The modes that a form exists in.
 pub fn modes(code: Code) -> impl Iterator<Item = Mode> {
-    let info = code.op_code();
-    let long64 = info.mode64() && info.intel_decoder64();
-    [(Mode::Long64, long64), (Mode::Compat32, info.mode32() && info.intel_decoder32())]
-        .into_iter()
-        .filter_map(|(mode, valid)| valid.then_some(mode))
+    [Mode::Long64, Mode::Compat32].into_iter().filter(move |&mode| decodes(code, mode))
 }
 
 /// Makes a case of `code`. `None` if no valid encoding was found.
@@ -134,8 +131,7 @@ impl<'a> Builder<'a> {
         encoder.set_evex_lig(self.random.below(4) as u32);
         encoder.encode(&self.instruction, self.state.rip).ok()?;
         let bytes = encoder.take_buffer();
-        let options = DecoderOptions::NONE;
-        let decoded = Decoder::with_ip(self.mode.bits(), &bytes, self.state.rip, options).decode();
+        let decoded = Decoder::with_ip(self.mode.bits(), &bytes, self.state.rip, decoder_options()).decode();
         (decoded.code() == self.info.code() && decoded.len() == bytes.len()).then_some((bytes, decoded))
     }
 

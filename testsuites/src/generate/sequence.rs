@@ -2,9 +2,9 @@
 
 use super::{ATTEMPTS, Builder, modes};
 use crate::case::{CODE, Case, Mode};
-use crate::forms::askable;
+use crate::forms::{askable, host_is_intel};
 use crate::random::Random;
-use crate::undefined::{is_transcendental, undefined};
+use crate::undefined::{is_approximate, is_transcendental, undefined};
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpCodeOperandKind};
 use ringworld_x86::flags::bits;
 
@@ -34,7 +34,7 @@ fn fits(code: Code) -> bool {
         Lar | Lsl | Verr | Verw => true,
         // Pointers to the last x87 instruction are not compared.
         Fnstenv | Fstenv | Fnsave | Fsave | Fxsave | Fxsave64 => true,
-        mnemonic => is_transcendental(mnemonic),
+        mnemonic => is_transcendental(mnemonic) || !host_is_intel() && is_approximate(mnemonic),
     };
     let register_address = info.op_kinds().iter().any(|&kind| {
         use OpCodeOperandKind::*;

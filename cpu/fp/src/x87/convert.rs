@@ -56,6 +56,7 @@ pub fn to_float<F: Format>(env: &mut X87Env, a: F80) -> F {
                 ftz: false,
                 masks: env.masks,
                 flags: FpFlags::empty(),
+                amd: false,
                 inexact_known: false,
             };
             let result: F = crate::round::round_pack(&mut sse, u.sign, u.exp, (u.sig as u128) << 64);

@@ -2,6 +2,7 @@
 
 use super::operand::*;
 use crate::insn::{REG_RIP, seg};
+use crate::mem::Kind;
 use crate::row::Rows;
 use crate::state::gpr::*;
 use crate::{Cpu, Insn, Stop};
@@ -15,8 +16,10 @@ impl Cpu {
         if T::BITS == 64 {
             if self.is_canonical(target) { Ok(target) } else { Err(self.gp0()) }
         } else {
+            // In 64-bit mode (AMD's 16-bit branches) there is no limit.
             let target = target & T::MASK;
-            if target <= u64::from(self.seg[seg::CS as usize].limit) { Ok(target) } else { Err(self.gp0()) }
+            let inside = self.long64() || target <= u64::from(self.seg[seg::CS as usize].limit);
+            if inside { Ok(target) } else { Err(self.gp0()) }
         }
     }
 
@@ -28,9 +31,14 @@ impl Cpu {
 
     #[inline(always)]
     fn call<T: Int>(&mut self, target: u64) -> Result<(), Stop> {
-        // As on silicon, the return address is written before the target is checked; RSP moves after that.
+        // As on Intel's silicon, the return address is written before the target is checked; RSP moves after that. AMD only looks
+        // whether it could be written.
         let next = self.next_ip();
         let sp = self.regs[RSP].wrapping_sub(T::SIZE) & self.stack_mask();
+        if self.check_target::<T>(target).is_err() && self.model.is_amd() {
+            self.probe(self.stack_segment(), sp, T::SIZE, Kind::Write)?;
+            return self.jump::<T>(target);
+        }
         self.write(self.stack_segment(), sp, T::of(next))?;
         self.regs[REG_RIP as usize] = self.check_target::<T>(target)?;
         self.set_sp(sp);

@@ -15,13 +15,14 @@ use iced_x86::Code;
 
 impl Cpu {
     /// Checks that a code segment may be entered at `offset`: canonical address or limit. Outside of 64-bit mode only the
-    /// offset's lower half counts.
+    /// offset's lower half counts, but for AMD, where all of it must be within the limit.
     fn check_entry(&mut self, segment: &Segment, offset: u64) -> Result<(), Stop> {
+        let width = if self.model.is_amd() { u64::MAX } else { 0xffff_ffff };
         if self.long_mode() && segment.long() {
             if !self.is_canonical(offset) {
                 return Err(self.gp(self.external));
             }
-        } else if offset & 0xffff_ffff > segment.limit.into() {
+        } else if offset & width > segment.limit.into() {
             return Err(self.gp(self.external));
         }
         Ok(())
@@ -737,7 +738,8 @@ fn sysenter(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
 
 fn sysexit<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     if cpu.model.is_amd() && cpu.long_mode() {
-        return Err(cpu.ud());
+        // AMD looks at the privilege level first.
+        return Err(if cpu.cpl == 0 { cpu.ud() } else { cpu.gp0() });
     }
     let cs = cpu.msrs.sysenter_cs as u16;
     if !cpu.protected() || cs & 0xfffc == 0 || cpu.cpl != 0 {

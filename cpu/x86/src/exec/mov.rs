@@ -131,6 +131,13 @@ fn cmpxchg16b(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
+/// MOVSXD with a 16-bit operand size, which does not extend: AMD reads 32 bits of memory nevertheless.
+fn movsxd16(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    let value = if cpu.model.is_amd() { cpu.load::<u32>(i)? as u16 } else { cpu.load(i)? };
+    u16::set(cpu, i.r[0], value);
+    Ok(())
+}
+
 fn bswap32(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let value = u32::get(cpu, i.r[0]);
     u32::set(cpu, i.r[0], value.swap_bytes());
@@ -280,7 +287,7 @@ pub fn rows(rows: &mut Rows) {
     rows.add_rm(Code::Movsx_r16_rm16, movsx::<u16, u16, R<1>>, movsx::<u16, u16, Mem>);
     rows.add_rm(Code::Movsx_r32_rm16, movsx::<u32, u16, R<1>>, movsx::<u32, u16, Mem>);
     rows.add_rm(Code::Movsx_r64_rm16, movsx::<u64, u16, R<1>>, movsx::<u64, u16, Mem>);
-    rows.add_rm(Code::Movsxd_r16_rm16, movsx::<u16, u16, R<1>>, movsx::<u16, u16, Mem>);
+    rows.add_rm(Code::Movsxd_r16_rm16, movsx::<u16, u16, R<1>>, movsxd16);
     rows.add_rm(Code::Movsxd_r32_rm32, movsx::<u32, u32, R<1>>, movsx::<u32, u32, Mem>);
     rows.add_rm(Code::Movsxd_r64_rm32, movsx::<u64, u32, R<1>>, movsx::<u64, u32, Mem>);
 

@@ -156,14 +156,16 @@ fn shld<T: Int, D: Place, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop
         i,
         true,
         |a, _| of_left(a),
-        |a, b, n| {
+        |cpu, a, b, n| {
             let (a, b) = (a.zx(), b.zx());
             if n <= T::BITS {
                 let r = if n == T::BITS { b } else { a << n | b >> (T::BITS - n) };
                 (r, a >> (T::BITS - n) & 1 != 0)
             } else {
-                // 16-bit operands and counts above 16, undefined by the manual: a:b:a shifts through, as on Intel silicon.
-                let wide = u128::from(a) << 32 | u128::from(b) << 16 | u128::from(a);
+                // 16-bit operands and counts above 16, undefined by the manuals: a:b:a shifts through, as on Intel silicon; on
+                // AMD's a:b:b.
+                let last = if cpu.model.is_amd() { b } else { a };
+                let wide = u128::from(a) << 32 | u128::from(b) << 16 | u128::from(last);
                 ((wide >> (32 - n)) as u64, wide >> (48 - n) & 1 != 0)
             }
         },
@@ -176,13 +178,14 @@ fn shrd<T: Int, D: Place, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop
         i,
         false,
         |a, b| msb::<T>(a.zx()) != (b.zx() & 1 != 0),
-        |a, b, n| {
+        |cpu, a, b, n| {
             let (a, b) = (a.zx(), b.zx());
             if n <= T::BITS {
                 let r = if n == T::BITS { b } else { a >> n | b << (T::BITS - n) };
                 (r, a >> (n - 1) & 1 != 0)
             } else {
-                let wide = u128::from(a) << 32 | u128::from(b) << 16 | u128::from(a);
+                let last = if cpu.model.is_amd() { b } else { a };
+                let wide = u128::from(last) << 32 | u128::from(b) << 16 | u128::from(a);
                 ((wide >> n) as u64, wide >> (n - 1) & 1 != 0)
             }
         },
@@ -195,7 +198,7 @@ fn double<T: Int, D: Place, S: Source>(
     i: &Insn,
     left: bool,
     of: impl FnOnce(T, T) -> bool,
-    f: impl FnOnce(T, T, u32) -> (u64, bool),
+    f: impl FnOnce(&Cpu, T, T, u32) -> (u64, bool),
 ) -> Result<(), Stop> {
     let count = (S::read::<u8>(cpu, i)?.zx() & mask::<T>()) as u32;
     let b = T::get(cpu, i.r[1]);
@@ -203,7 +206,7 @@ fn double<T: Int, D: Place, S: Source>(
         if count == 0 {
             return a;
         }
-        let (r, cf) = f(a, b, count);
+        let (r, cf) = f(cpu, a, b, count);
         let r = T::of(r);
         cpu.set_result(r);
         cpu.flags.adjust = 0;

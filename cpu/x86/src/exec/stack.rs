@@ -73,11 +73,11 @@ fn push<T: Int, S: Source>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 }
 
 /// A 32-bit push of a selector moves the stack pointer by four, but writes 16 bits; a 64-bit one is zero-extended (SDM 2B,
-/// PUSH).
+/// PUSH). AMD writes 32 bits, zero-extended (APM 3, PUSH).
 fn push_segment<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let selector = cpu.seg[usize::from(i.r[0]) % 6].selector;
-    if T::BITS == 64 {
-        return cpu.push(u64::from(selector));
+    if T::BITS == 64 || cpu.model.is_amd() {
+        return cpu.push(T::of(selector.into()));
     }
     let sp = cpu.regs[RSP].wrapping_sub(T::SIZE) & cpu.stack_mask();
     cpu.write(cpu.stack_segment(), sp, selector)?;
@@ -102,12 +102,16 @@ fn pop_memory<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     result
 }
 
-/// Reads 16 bits, whatever the operand size moves the stack pointer by. The new selector's checks may fault: then nothing
+/// Intel reads 16 bits, whatever the operand size moves the stack pointer by; AMD reads all. The new selector's checks may fault: then nothing
 /// has been popped.
 fn pop_segment<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let rsp = cpu.regs[RSP];
     let sp = cpu.sp();
-    let value = cpu.read::<u16>(cpu.stack_segment(), sp)?;
+    let value = if cpu.model.is_amd() {
+        cpu.read::<T>(cpu.stack_segment(), sp)?.zx() as u16
+    } else {
+        cpu.read::<u16>(cpu.stack_segment(), sp)?
+    };
     cpu.set_sp(sp.wrapping_add(T::SIZE));
     let result = cpu.load_segment(i.r[0], value);
     if result.is_err() {

@@ -21,7 +21,7 @@ const PART: u64 = 4096;
 trait Step {
     /// SCAS and CMPS end when ZF differs from the prefix.
     const COMPARES: bool;
-    /// The registers that silicon truncates to a 32-bit address size at once, even if nothing is moved.
+    /// The registers that Intel's silicon truncates to a 32-bit address size at once, even if nothing is moved.
     const TRUNCATES: &[usize] = &[RCX];
     /// What is checked even if the count is zero.
     fn check<T: Int>(_: &mut Cpu) -> Result<(), Stop> {
@@ -62,7 +62,7 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         return Ok(());
     }
     S::check::<T>(cpu)?;
-    if i.address_bytes() == 4 {
+    if i.address_bytes() == 4 && !cpu.model.is_amd() {
         for &register in S::TRUNCATES {
             advance(cpu, i, register, 0);
         }
@@ -83,8 +83,10 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         let done = match S::step::<T>(cpu, i, left.min(part)) {
             Ok(done) => done,
             Err(stop) => {
-                // A fault restores the flags that CMPS and SCAS have changed (SDM 2B, REP).
-                cpu.flags = flags;
+                // A fault restores the flags that CMPS and SCAS have changed (SDM 2B, REP); AMD keeps the last iteration's.
+                if !cpu.model.is_amd() {
+                    cpu.flags = flags;
+                }
                 return Err(stop);
             }
         };

@@ -37,31 +37,23 @@ pub struct XsaveComponent {
     feature: Feature,
 }
 
-/// The components, by number.
-pub const XSAVE_COMPONENTS: &[XsaveComponent] = &[
-    XsaveComponent { number: 2, size: 256, offset: 576, feature: Feature::Avx },
-    XsaveComponent { number: 5, size: 64, offset: 1088, feature: Feature::Avx512f },
-    XsaveComponent { number: 6, size: 512, offset: 1152, feature: Feature::Avx512f },
-    XsaveComponent { number: 7, size: 1024, offset: 1664, feature: Feature::Avx512f },
-    XsaveComponent { number: 9, size: 8, offset: 2688, feature: Feature::Pku },
-];
+const fn components(opmask: u32, zmm_hi256: u32, hi16_zmm: u32, pkru: u32) -> [XsaveComponent; 5] {
+    [
+        XsaveComponent { number: 2, size: 256, offset: 576, feature: Feature::Avx },
+        XsaveComponent { number: 5, size: 64, offset: opmask, feature: Feature::Avx512f },
+        XsaveComponent { number: 6, size: 512, offset: zmm_hi256, feature: Feature::Avx512f },
+        XsaveComponent { number: 7, size: 1024, offset: hi16_zmm, feature: Feature::Avx512f },
+        XsaveComponent { number: 9, size: 8, offset: pkru, feature: Feature::Pku },
+    ]
+}
+
+/// The components, by number. Where they are is the processor's choice, and CPUID's to tell (SDM 1 13.2): Intel leaves room
+/// for MPX, AMD does not.
+static INTEL_COMPONENTS: [XsaveComponent; 5] = components(1088, 1152, 1664, 2688);
+static AMD_COMPONENTS: [XsaveComponent; 5] = components(832, 896, 1408, 2432);
 
 /// Legacy region and header.
 const XSAVE_HEADER_END: u32 = 576;
-
-/// Bytes of the standard format with these components.
-pub(crate) fn standard_size(components: u64) -> u32 {
-    present(components).map(|c| c.offset + c.size).max().unwrap_or(XSAVE_HEADER_END)
-}
-
-/// Bytes of the compacted format with these components.
-pub(crate) fn compacted_size(components: u64) -> u32 {
-    XSAVE_HEADER_END + present(components).map(|c| c.size).sum::<u32>()
-}
-
-fn present(components: u64) -> impl Iterator<Item = &'static XsaveComponent> {
-    XSAVE_COMPONENTS.iter().filter(move |c| components >> c.number & 1 != 0)
-}
 
 /// Says that software runs on an emulator, as hypervisors do (leaf 0x40000000). Guests then leave alone what belongs to
 /// silicon: microcode updates, chipset errata, thermal and power MSRs. Nothing else follows from it.
@@ -96,9 +88,28 @@ impl Model {
         if self.is_amd() { b"AuthenticAMD" } else { b"GenuineIntel" }
     }
 
+    /// The components of the XSAVE area.
+    pub fn xsave_components(&self) -> &'static [XsaveComponent] {
+        if self.is_amd() { &AMD_COMPONENTS } else { &INTEL_COMPONENTS }
+    }
+
+    fn present(&self, components: u64) -> impl Iterator<Item = &'static XsaveComponent> {
+        self.xsave_components().iter().filter(move |c| components >> c.number & 1 != 0)
+    }
+
+    /// Bytes of the standard format with these components.
+    fn standard_size(&self, components: u64) -> u32 {
+        self.present(components).map(|c| c.offset + c.size).max().unwrap_or(XSAVE_HEADER_END)
+    }
+
+    /// Bytes of the compacted format with these components.
+    fn compacted_size(&self, components: u64) -> u32 {
+        XSAVE_HEADER_END + self.present(components).map(|c| c.size).sum::<u32>()
+    }
+
     /// The bits of XCR0 that may be set.
     pub fn xcr0_supported(&self) -> u64 {
-        XSAVE_COMPONENTS
+        self.xsave_components()
             .iter()
             .filter(|c| self.has(c.feature))
             .fold(xcr0::X87 | xcr0::SSE, |bits, c| bits | 1 << c.number)
@@ -226,18 +237,18 @@ impl Model {
         match subleaf {
             0 => [
                 supported as u32,
-                standard_size(state.xcr0),
-                standard_size(supported),
+                self.standard_size(state.xcr0),
+                self.standard_size(supported),
                 (supported >> 32) as u32,
             ],
             1 => {
                 let eax = self.bits(0xd, 1, Register::Eax);
                 let compacted = self.has(Feature::Xsavec) || self.has(Feature::Xsaves);
-                let ebx = if compacted { compacted_size(state.xcr0 | state.xss) } else { 0 };
+                let ebx = if compacted { self.compacted_size(state.xcr0 | state.xss) } else { 0 };
                 let xss = self.xss_supported();
                 [eax, ebx, xss as u32, (xss >> 32) as u32]
             }
-            _ => match XSAVE_COMPONENTS.iter().find(|c| c.number == subleaf && self.has(c.feature)) {
+            _ => match self.xsave_components().iter().find(|c| c.number == subleaf && self.has(c.feature)) {
                 Some(c) => [c.size, c.offset, 0, 0],
                 None => [0; 4],
             },

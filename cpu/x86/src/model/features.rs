@@ -343,7 +343,7 @@ features! {
     Cr8Legacy ["cr8legacy"] at [0x8000_0001 0 Ecx 4] forms [] needs [] yes;
     Abm ["abm", "lzcnt"] at [0x8000_0001 0 Ecx 5] forms [LZCNT] needs [] yes;
     Sse4a ["sse4a"] at [0x8000_0001 0 Ecx 6] forms [SSE4A] needs [Sse3] yes;
-    Misalignsse ["misalignsse"] at [0x8000_0001 0 Ecx 7] forms [] needs [Sse] no;
+    Misalignsse ["misalignsse"] at [0x8000_0001 0 Ecx 7] forms [] needs [Sse] yes;
     Prefetchw ["3dnowprefetch", "prefetchw"] at [0x8000_0001 0 Ecx 8] forms [PREFETCHW] needs [] yes;
     Osvw ["osvw"] at [0x8000_0001 0 Ecx 9] forms [] needs [Msr] yes;
     Ibs ["ibs"] at [0x8000_0001 0 Ecx 10] forms [] needs [Msr] no;
@@ -402,7 +402,7 @@ features! {
 
     // Leaf 0x80000021 (APM 3 appendix E.4).
     LfenceSerializing ["lfence-always-serializing"] at [0x8000_0021 0 Eax 2] forms [] needs [Sse2] yes;
-    NullSelectorClearsBase ["null-sel-clr-base"] at [0x8000_0021 0 Eax 6] forms [] needs [] no;
+    NullSelectorClearsBase ["null-sel-clr-base"] at [0x8000_0021 0 Eax 6] forms [] needs [] yes;
     SrsoNo ["srso-no"] at [0x8000_0021 0 Eax 29] forms [] needs [] yes;
     AutoIbrs ["auto-ibrs"] at [0x8000_0021 0 Eax 8] forms [] needs [Msr] no;
 }

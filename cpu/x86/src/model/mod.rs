@@ -9,12 +9,12 @@ mod implemented;
 mod parse;
 
 pub(crate) use cpuid::TSC_HZ;
-pub use cpuid::{CpuidState, XSAVE_COMPONENTS, XsaveComponent};
+pub use cpuid::{CpuidState, XsaveComponent};
 pub use features::{Feature, Features};
 pub use implemented::implemented;
 pub use parse::{ModelError, models};
 
-use crate::control::{cr4, efer};
+use crate::control::{cr4, efer, mxcsr};
 use crate::decode;
 use crate::vmx::capability::Capabilities;
 use iced_x86::Code;
@@ -84,7 +84,7 @@ impl Model {
     /// Derives what depends on the features.
     fn update_forms(&mut self) {
         let mut codes = vec![0_u64; Code::values().len().div_ceil(64)];
-        for code in Code::values().filter(|&code| implemented::decodes(code, self.features)) {
+        for code in Code::values().filter(|&code| implemented::decodes(code, self.vendor, self.features)) {
             codes[code as usize >> 6] |= 1 << (code as usize & 63);
         }
         self.codes = codes.into();
@@ -111,6 +111,11 @@ impl Model {
     /// AMD's rules where vendors differ.
     pub fn is_amd(&self) -> bool {
         self.vendor == Vendor::Amd
+    }
+
+    /// The bits of MXCSR that exist; MXCSR.MM comes with a feature (APM 1 4.2.2).
+    pub fn mxcsr_mask(&self) -> u32 {
+        if self.has(Feature::Misalignsse) { 0xffff | mxcsr::MM } else { 0xffff }
     }
 
     /// MAXPHYADDR.
@@ -187,12 +192,11 @@ impl Model {
 
     /// A model as if all instruction forms were there, so that tests of one part do not wait for others. Not for guests: it
     /// shows what is not implemented.
-    pub fn as_if_complete(name: &str) -> Self {
-        let mut model = Self::parse(name).unwrap_or_default();
-        let all: Features =
-            features::TABLE.iter().filter(|info| info.system_part).map(|info| info.feature).collect();
-        model.features = parse::asked_for(name).and(all);
-        model.update_forms();
-        model
+    ///
+    /// # Panics
+    /// If the description is not one of a model.
+    pub fn as_if_complete(description: &str) -> Self {
+        let all = features::TABLE.iter().filter(|info| info.system_part).map(|info| info.feature).collect();
+        Self::parse_with(description, all).unwrap_or_else(|error| panic!("{error}"))
     }
 }

@@ -139,6 +139,7 @@ impl ModelFile {
 }
 
 /// The features that a model's file asks for.
+#[cfg(test)]
 pub(super) fn asked_for(name: &str) -> Features {
     MODELS.iter().find(|file| file.name == name).map(ModelFile::features).unwrap_or_default()
 }
@@ -149,13 +150,18 @@ impl Model {
     /// So do QEMU's `vmx-` properties with the main controls of VMX.
     /// `vendor=` and `phys-bits=` (the width of physical addresses) replace the model's own.
     pub fn parse(text: &str) -> Result<Self, ModelError> {
+        Self::parse_with(text, implemented())
+    }
+
+    /// As [`Self::parse`], as if `implemented` were what is implemented.
+    pub(super) fn parse_with(text: &str, implemented: Features) -> Result<Self, ModelError> {
         let mut parts = text.split(',').map(str::trim);
         let name = parts.next().unwrap_or_default();
         let file = MODELS.iter().find(|file| file.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
             let known = models().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
             ModelError::UnknownModel { name: name.into(), known }
         })?;
-        let mut features = file.features().and(implemented());
+        let mut features = file.features().and(implemented);
         let mut vmx = file.vmx.clone();
         let (mut vendor, mut physical_bits) = (file.vendor, file.physical_bits);
         for part in parts.filter(|part| !part.is_empty()) {
@@ -192,24 +198,30 @@ impl Model {
                 .ok_or_else(|| ModelError::UnknownFeature { name: name.into(), near: similar(name) })?;
             if !on {
                 features.remove_with_dependents(feature);
-            } else if implemented().has(feature) {
+            } else if implemented.has(feature) {
                 features.insert_with_needs(feature);
             } else {
                 let missing = missing_forms().iter().filter(|(of, _)| *of == feature).count();
                 return Err(ModelError::NotImplemented { name: feature.name(), missing });
             }
         }
-        Ok(Self { vendor, physical_bits, ..Self::build(file, features, vmx) })
+        Ok(Self::build(file, vendor, physical_bits, features, vmx))
     }
 
-    fn build(file: &ModelFile, features: Features, vmx_controls: Vec<String>) -> Self {
+    fn build(
+        file: &ModelFile,
+        vendor: Vendor,
+        physical_bits: u8,
+        features: Features,
+        vmx_controls: Vec<String>,
+    ) -> Self {
         let mut model = Self {
-            vendor: file.vendor,
+            vendor,
             brand: file.brand.clone(),
             family: file.family,
             model: file.model,
             stepping: file.stepping,
-            physical_bits: file.physical_bits,
+            physical_bits,
             level: file.level,
             extended_level: file.extended_level,
             caches: file.caches.clone(),

@@ -8,9 +8,6 @@ use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 use ringworld_fp::F80;
 
-/// MXCSR's bits that exist; MXCSR_MASK in the image.
-pub const MXCSR_MASK: u32 = 0xffff;
-
 impl X87 {
     /// Writes x87 state into a legacy region: bytes 0 to 23 and 32 to 159. With `wide` (REX.W) the pointers have 64 bits.
     pub fn save_legacy(&self, image: &mut [u8; 512], wide: bool) {
@@ -65,6 +62,9 @@ impl Cpu {
     fn fxsave_offset(&mut self, i: &Insn, kind: Kind) -> Result<u64, Stop> {
         let offset = self.effective_address(i);
         let linear = self.check_segment(i.segment(), offset, 512, kind)?;
+        if linear & 3 != 0 && self.model.is_amd() && self.alignment_checked() {
+            return Err(self.ac());
+        }
         if linear & 15 != 0 {
             return Err(self.gp0());
         }
@@ -78,7 +78,7 @@ fn fxsave<const WIDE: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let mut image = [0; 512];
     cpu.x87.save_legacy(&mut image, WIDE);
     image[24..28].copy_from_slice(&cpu.mxcsr.to_le_bytes());
-    image[28..32].copy_from_slice(&MXCSR_MASK.to_le_bytes());
+    image[28..32].copy_from_slice(&cpu.model.mxcsr_mask().to_le_bytes());
     let xmm = if without_xmm(cpu) { 0 } else { xmm_count(cpu) };
     for (register, slot) in cpu.zmm.iter().take(xmm).zip(image[160..].as_chunks_mut::<16>().0) {
         slot[..8].copy_from_slice(&register[0].to_le_bytes());
@@ -94,7 +94,7 @@ fn fxrstor<const WIDE: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.read_bytes(i.segment(), offset, &mut image)?;
     let [.., a, b, c, d] = image[..28] else { unreachable!("the image has 512 bytes") };
     let mxcsr = u32::from_le_bytes([a, b, c, d]);
-    if mxcsr & !MXCSR_MASK != 0 {
+    if mxcsr & !cpu.model.mxcsr_mask() != 0 {
         return Err(cpu.gp0());
     }
     cpu.x87.load_legacy(&image, WIDE);

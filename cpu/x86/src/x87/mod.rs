@@ -13,8 +13,6 @@ mod image;
 mod tests;
 mod transfer;
 
-pub use fxsave::MXCSR_MASK;
-
 use crate::row::{Group, Rows};
 use ringworld_fp::F80;
 use serde::{Deserialize, Serialize};

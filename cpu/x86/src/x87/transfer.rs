@@ -33,7 +33,7 @@ impl Cpu {
     }
 
     /// Stores ST(0) as `convert` makes it, or `indefinite` if it is empty, by `store`.
-    fn x87_store<T, const POP: bool>(
+    fn x87_store<T: MemValue, const POP: bool>(
         &mut self,
         i: &Insn,
         indefinite: T,
@@ -54,17 +54,27 @@ impl Cpu {
                 self.x87.pop();
             }
         } else {
-            // The operand is not looked at: silicon reports no fault.
+            // Intel does not look at the operand, and reports no fault of it; AMD does.
+            if self.model.is_amd() {
+                if T::SIZE == 10 {
+                    self.x87_align80(i, Kind::Write)?;
+                }
+                self.probe(i.segment(), self.effective_address(i), T::SIZE, Kind::Write)?;
+            }
             operation.env.c1 = false;
         }
         self.x87_end(i, operation);
         Ok(())
     }
 
-    /// Stores 80 bits as silicon does: the significand, then sign and exponent. A fault of the second leaves the first written.
+    /// Stores 80 bits as Intel's silicon does: the significand, then sign and exponent. A fault of the second leaves the first
+    /// written.
     fn x87_store80(&mut self, i: &Insn, bytes: [u8; 10]) -> Result<(), Stop> {
         self.x87_align80(i, Kind::Write)?;
         let offset = self.effective_address(i);
+        if self.model.is_amd() {
+            return self.write_bytes(i.segment(), offset, &bytes);
+        }
         let [low @ .., h, j] = bytes;
         self.check_segment(i.segment(), offset, 10, Kind::Write)?;
         self.write(i.segment(), offset, low)?;

@@ -21,6 +21,8 @@ pub trait BlockOp {
     const COUNT: bool = false;
     /// Bits of the immediate that each block uses up; 0 if all use the same ones.
     const IMM_STEP: usize = 0;
+    /// AMD does not want the operand of the legacy form to be aligned.
+    const SHA: bool = false;
     /// The result of one block.
     fn block(a: Block, b: Block, imm: u8) -> Block;
 }
@@ -56,9 +58,15 @@ pub fn legacy_register<O: BlockOp>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> 
 
 /// The legacy SSE form with a memory operand.
 pub fn legacy_memory<O: BlockOp>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    let b = load_aligned(cpu, i)?;
+    let b = if O::SHA { load_sha(cpu, i)? } else { load_aligned(cpu, i)? };
     legacy::<O>(cpu, i, b);
     Ok(())
+}
+
+/// The operand of the SHA extensions, which Intel wants to be aligned (SDM 2B SHA1RNDS4, exception type 4); AMD's silicon does
+/// not.
+pub fn load_sha(cpu: &mut Cpu, i: &Insn) -> Result<Block, Stop> {
+    if cpu.model.is_amd() { cpu.load(i) } else { load_aligned(cpu, i) }
 }
 
 #[inline(always)]
@@ -150,6 +158,9 @@ macro_rules! block_const {
     };
     (IMM_STEP) => {
         usize
+    };
+    (SHA) => {
+        bool
     };
 }
 pub(super) use {block_const, block_ops, lane_ops};

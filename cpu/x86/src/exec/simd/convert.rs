@@ -3,12 +3,13 @@
 use super::float::{Float, scalar_source};
 use super::form::form;
 use super::plumbing::{
-    Operate, Operation, Ops, environment, lane_mask, load_aligned, register, report, report_flags,
-    store_element, store_lanes_unchecked, write,
+    Operate, Operation, Ops, check_operand_alignment, environment, lane_mask, load_aligned, probe_store,
+    register, report, report_flags, store_at, store_element, store_lanes_unchecked, write,
 };
 use super::table;
 use super::vector::{Lane, V};
 use crate::exec::operand::Int;
+use crate::mem::Kind;
 use crate::row::{Group, Rows};
 use crate::{Cpu, Insn, Stop};
 use core::marker::PhantomData;
@@ -143,11 +144,24 @@ fn single_to_half(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     for n in (0..lanes).filter(|n| mask >> n & 1 != 0) {
         u16::lanes_mut(&mut v)[n] = fp::single_to_half(&mut env, u32::lanes(&source)[n], rounding);
     }
-    // The flags are set before the store, and stay if that faults.
+    let amd = cpu.model.is_amd();
+    if i.has_memory() && amd {
+        // Faults of the store come before the exceptions.
+        if i.opmask() == 0 {
+            cpu.probe(i.segment(), cpu.effective_address(i), 2 * lanes as u64, Kind::Write)?;
+        } else {
+            check_operand_alignment(cpu, i, 2, lanes, mask, Kind::Write)?;
+            let _probed = probe_store(cpu, i, 2, lanes, mask)?;
+        }
+    }
+    // Intel: the flags are set before the store, and stay if that faults.
     report(cpu, i, &env)?;
     if i.has_memory() {
         if i.opmask() == 0 {
             let offset = cpu.effective_address(i);
+            if amd {
+                return store_at(cpu, i.segment(), offset, &v, 2 * lanes);
+            }
             return store_element(cpu, i.segment(), offset, &v, 2 * lanes);
         }
         return store_lanes_unchecked(cpu, i, &v, 2, lanes, mask);

@@ -1,7 +1,7 @@
 //! AES, carry-less multiplication, SHA and Galois-field instructions.
 
+use super::block::load_sha;
 use super::block::{BlockOp, block_ops, lane_ops};
-use super::plumbing::load_aligned;
 use super::table;
 use super::vector::Block;
 use crate::row::{Group, Rows};
@@ -146,14 +146,14 @@ block_ops! {
         let product = carryless(a[usize::from(imm & 1)], b[usize::from(imm >> 4 & 1)]);
         [product as u64, (product >> 64) as u64]
     };
-    Sha1nexte: u32, |a, b, _i| [b[0], b[1], b[2], b[3].wrapping_add(a[3].rotate_left(30))];
-    Sha1msg1: u32, |a, b, _i| [b[2] ^ a[0], b[3] ^ a[1], a[0] ^ a[2], a[1] ^ a[3]];
-    Sha1msg2: u32, |a, b, _i| {
+    Sha1nexte: u32 [SHA = true], |a, b, _i| [b[0], b[1], b[2], b[3].wrapping_add(a[3].rotate_left(30))];
+    Sha1msg1: u32 [SHA = true], |a, b, _i| [b[2] ^ a[0], b[3] ^ a[1], a[0] ^ a[2], a[1] ^ a[3]];
+    Sha1msg2: u32 [SHA = true], |a, b, _i| {
         let w16 = (a[3] ^ b[2]).rotate_left(1);
         let (w17, w18) = ((a[2] ^ b[1]).rotate_left(1), (a[1] ^ b[0]).rotate_left(1));
         [(a[0] ^ w16).rotate_left(1), w18, w17, w16]
     };
-    Sha1rnds4: u32, |a, b, imm| {
+    Sha1rnds4: u32 [SHA = true], |a, b, imm| {
         let f = imm & 3;
         let mut state = [a[3], a[2], a[1], a[0]];
         // The first round's E is part of the word that SHA1NEXTE made.
@@ -165,11 +165,11 @@ block_ops! {
         }
         [state[3], state[2], state[1], state[0]]
     };
-    Sha256msg1: u32, |a, b, _i| {
+    Sha256msg1: u32 [SHA = true], |a, b, _i| {
         let next = [a[1], a[2], a[3], b[0]];
         core::array::from_fn::<u32, 4, _>(|n| a[n].wrapping_add(sigma0(next[n])))
     };
-    Sha256msg2: u32, |a, b, _i| {
+    Sha256msg2: u32 [SHA = true], |a, b, _i| {
         let w16 = a[0].wrapping_add(sigma1(b[2]));
         let w17 = a[1].wrapping_add(sigma1(b[3]));
         [w16, w17, a[2].wrapping_add(sigma1(w16)), a[3].wrapping_add(sigma1(w17))]
@@ -178,7 +178,7 @@ block_ops! {
 
 /// SHA256RNDS2: two rounds with the words and constants in XMM0 (FIPS 180-4, 6.2.2).
 fn sha256rnds2(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    let b = if i.has_memory() { load_aligned(cpu, i)? } else { low(cpu, i.r[1]) };
+    let b = if i.has_memory() { load_sha(cpu, i)? } else { low(cpu, i.r[1]) };
     let a = low(cpu, i.r[0]);
     let words = low(cpu, 0)[0];
     let (a, b): ([u32; 4], [u32; 4]) = (zerocopy::transmute!(a), zerocopy::transmute!(b));

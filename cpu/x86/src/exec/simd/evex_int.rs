@@ -3,11 +3,12 @@
 
 use super::form::form;
 use super::plumbing::{
-    Operate, Operation, Ops, lane_mask, load_lanes_unchecked, operations, register, store_lanes,
-    store_lanes_unchecked, write,
+    Operate, Operation, Ops, check_operand_alignment, lane_mask, load, load_lanes, load_lanes_unchecked,
+    operations, register, store_lanes, store_lanes_unchecked, write,
 };
 use super::table::{self, Kind};
 use super::vector::{Lane, V, lane, ones, set_lane};
+use crate::mem::Kind as Access;
 use crate::row::Rows;
 use crate::{Cpu, Insn, Stop};
 use core::marker::PhantomData;
@@ -251,7 +252,11 @@ fn compress<const SIZE: usize>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         count += 1;
     }
     if i.has_memory() {
-        return if i.opmask() == 0 {
+        let amd = cpu.model.is_amd();
+        if amd {
+            check_operand_alignment(cpu, i, SIZE, count, ones(count), Access::Write)?;
+        }
+        return if i.opmask() == 0 && !amd {
             store_lanes(cpu, i, &v, SIZE, count, ones(count))
         } else {
             store_lanes_unchecked(cpu, i, &v, SIZE, count, ones(count))
@@ -272,10 +277,14 @@ fn expand<const SIZE: usize>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let lanes = usize::from(form(i).length) / SIZE;
     let mask = lane_mask(cpu, i, lanes);
     let count = mask.count_ones() as usize;
-    let source = if i.has_memory() {
-        load_lanes_unchecked(cpu, i, SIZE, count, ones(count))?
-    } else {
+    let source = if !i.has_memory() {
         register(cpu, i, 1)
+    } else if !cpu.model.is_amd() {
+        load_lanes_unchecked(cpu, i, SIZE, count, ones(count))?
+    } else if i.opmask() == 0 {
+        load(cpu, i, form(i).length.into())?
+    } else {
+        load_lanes(cpu, i, SIZE, count, ones(count))?
     };
     let mut v = [0; 8];
     for (n, to) in (0..lanes).filter(|n| mask >> n & 1 != 0).enumerate() {

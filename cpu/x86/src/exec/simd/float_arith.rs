@@ -108,11 +108,13 @@ fn dot<F: Float>(o: &mut Ops) {
         if !o.step() {
             return;
         }
-        // Each lane adds on its own: which of two NaNs it gets depends on the order of the operands.
+        // On Intel's silicon each lane adds on its own: which of two NaNs it gets depends on the order of the operands. On AMD's
+        // the lower lane is the first operand.
         let before = sums;
         for n in 0..lanes {
             let (own, other) = (before[n], before[n ^ width]);
-            let (x, y) = if width == 1 && in_block == 4 { (other, own) } else { (own, other) };
+            let swapped = if o.env.amd { n & width != 0 } else { width == 1 && in_block == 4 };
+            let (x, y) = if swapped { (other, own) } else { (own, other) };
             sums[n] = fp::add(&mut o.env, x, y);
         }
         width *= 2;

@@ -38,12 +38,16 @@ fn gather_vex<const INDEX: usize, const DATA: usize>(cpu: &mut Cpu, i: &Insn) ->
     let (d, m) = (usize::from(i.r[0] & 31), usize::from(i.r[2] & 31));
     let mask = signs(&cpu.zmm[m], DATA, DATA * lanes);
     let quads = (DATA * lanes).div_ceil(8).min(8);
-    // What is left of the mask is seen as whole elements, also those that have no index.
+    // On Intel's silicon what is left of the mask is seen as whole elements, also those that have no index; AMD's leaves alone
+    // what is not done.
     let all = usize::from(form(i).length);
-    let whole_mask = signs(&cpu.zmm[m], DATA, all);
-    cpu.zmm[m] = [0; 8];
-    for n in (0..all / DATA).filter(|n| whole_mask >> n & 1 != 0) {
-        set_lane(&mut cpu.zmm[m], DATA, n, u64::MAX);
+    let amd = cpu.model.is_amd();
+    if !amd {
+        let whole_mask = signs(&cpu.zmm[m], DATA, all);
+        cpu.zmm[m] = [0; 8];
+        for n in (0..all / DATA).filter(|n| whole_mask >> n & 1 != 0) {
+            set_lane(&mut cpu.zmm[m], DATA, n, u64::MAX);
+        }
     }
     let mut progress = false;
     for n in (0..lanes).filter(|n| mask >> n & 1 != 0) {
@@ -53,7 +57,9 @@ fn gather_vex<const INDEX: usize, const DATA: usize>(cpu: &mut Cpu, i: &Insn) ->
             Err(stop) => return stopped(cpu, i, stop, progress),
         };
         // Until the end, what is beyond the elements stays as far as the vector length goes.
-        cpu.zmm[d][all / 8..].fill(0);
+        if !amd {
+            cpu.zmm[d][all / 8..].fill(0);
+        }
         set_lane(&mut cpu.zmm[d], DATA, n, value[0]);
         set_lane(&mut cpu.zmm[m], DATA, n, 0);
         progress = true;

@@ -87,8 +87,10 @@ fn from_general<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 fn to_general<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.mmx_check()?;
     let value = T::of(cpu.mm(i.r[1]));
-    // Silicon has cleared TOP already when the store faults.
-    cpu.x87.status &= !TOP;
+    if !cpu.model.is_amd() {
+        // Intel's silicon has cleared TOP already when the store faults.
+        cpu.x87.status &= !TOP;
+    }
     if i.has_memory() {
         cpu.store(i, value)?;
     } else {

@@ -2,8 +2,8 @@
 
 use super::form::form;
 use super::plumbing::{
-    check_aligned, lane_mask, load, load_lanes, read_whole, register, store_at, store_lanes,
-    store_lanes_unchecked, write,
+    check_aligned, check_legacy_aligned, lane_mask, load, load_lanes, load_lanes_unchecked, read_whole,
+    register, store_at, store_lanes, store_lanes_unchecked, write,
 };
 use super::table::{self, Kind};
 use super::vector::V;
@@ -29,7 +29,7 @@ fn legacy_register(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 
 fn legacy_load<const ALIGNED: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     if ALIGNED {
-        check_aligned(cpu, i, 16)?;
+        check_legacy_aligned(cpu, i)?;
     }
     let [low, high]: [u64; 2] = cpu.load(i)?;
     let d = zmm(cpu, i.r[0]);
@@ -40,7 +40,7 @@ fn legacy_load<const ALIGNED: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop>
 
 fn legacy_store<const ALIGNED: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     if ALIGNED {
-        check_aligned(cpu, i, 16)?;
+        check_legacy_aligned(cpu, i)?;
     }
     let [low, high, ..] = *zmm(cpu, i.r[1]);
     cpu.store(i, [low, high])
@@ -83,7 +83,7 @@ fn vex_load<const ALIGNED: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let element = usize::from(form(i).element).max(1);
     let lanes = bytes / element;
     let mask = lane_mask(cpu, i, lanes);
-    let v = if read_whole(i, bytes, lanes, mask) {
+    let v = if read_whole(cpu, i, bytes, lanes, mask) {
         load(cpu, i, bytes)?
     } else {
         load_lanes(cpu, i, element, lanes, mask)?
@@ -289,10 +289,12 @@ fn mmx_sign_mask(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 }
 
 /// Stores the bytes of `data` whose byte of `mask` is negative at DS:rDI (or another segment). Silicon stores quadwords, and
-/// checks each whole, whatever its mask, the last one first.
+/// checks each whole, whatever its mask: Intel the last one first, AMD the first.
 pub fn store_masked_bytes(cpu: &mut Cpu, i: &Insn, data: &[u8], mask: &[u8]) -> Result<(), Stop> {
     let at = |cpu: &Cpu, n: usize| cpu.regs[gpr::RDI].wrapping_add(n as u64) & i.address_mask();
-    for n in (0..data.len()).step_by(8).rev() {
+    let quads = data.len() / 8;
+    for n in 0..quads {
+        let n = 8 * if cpu.model.is_amd() { n } else { quads - 1 - n };
         let offset = at(cpu, n);
         let linear = cpu.check_segment(i.segment(), offset, 8, Access::Write)?;
         if linear & 7 != 0 && cpu.alignment_checked() {
@@ -315,7 +317,7 @@ fn maskmovdqu(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 /// VMASKMOVPS, VPMASKMOVD and their 64-bit kin: loads.
 fn masked_load<const SIZE: usize>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let mask = signs(&register(cpu, i, 1), SIZE, i.vector_length());
-    let v = load_lanes(cpu, i, SIZE, i.vector_length() / SIZE, mask)?;
+    let v = load_lanes_unchecked(cpu, i, SIZE, i.vector_length() / SIZE, mask)?;
     write(cpu, i, &v, SIZE, 0);
     Ok(())
 }
@@ -351,12 +353,10 @@ fn vzeroall(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Bits of MXCSR that exist; setting others is #GP(0).
-const MXCSR_MASK: u32 = 0xffff;
-
 fn ldmxcsr(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let value: u32 = cpu.load(i)?;
-    if value & !MXCSR_MASK != 0 {
+    // Setting bits that do not exist is #GP(0).
+    if value & !cpu.model.mxcsr_mask() != 0 {
         return Err(cpu.gp0());
     }
     cpu.mxcsr = value;

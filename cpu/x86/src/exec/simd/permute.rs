@@ -101,7 +101,7 @@ fn broadcast<const CHUNK: usize, const ELEMENT: usize>(cpu: &mut Cpu, i: &Insn) 
         let mask = lane_mask(cpu, i, lanes);
         let in_chunk = CHUNK / ELEMENT;
         let wanted = (0..lanes).step_by(in_chunk).fold(0, |wanted, n| wanted | mask >> n) & ones(in_chunk);
-        if read_whole(i, CHUNK, in_chunk, wanted) {
+        if read_whole(cpu, i, CHUNK, in_chunk, wanted) {
             load(cpu, i, CHUNK)?
         } else {
             load_lanes(cpu, i, ELEMENT, in_chunk, wanted)?

@@ -2,9 +2,11 @@
 
 use super::form::{Form, form};
 use super::vector::{Block, V, ones};
+use crate::control::mxcsr;
 use crate::insn::Exec;
 use crate::mem::Kind;
 use crate::{Cpu, Insn, Stop};
+use iced_x86::EncodingKind;
 use ringworld_core::{PAGE_MASK, PAGE_SIZE};
 use ringworld_fp::{FpEnv, FpFlags, Rounding};
 use zerocopy::{transmute_mut, transmute_ref};
@@ -193,9 +195,9 @@ fn operate(cpu: &mut Cpu, i: &Insn, op: &Operation) -> Result<(), Stop> {
         }
     } else if i.evex_b() {
         if op.suppresses && mask == 0 { [0; 8] } else { broadcast(cpu, i, form.element.into())? }
-    } else if op.unchecked && cpu.alignment_checked() {
+    } else if op.unchecked && cpu.alignment_checked() && !cpu.model.is_amd() {
         load_lanes_unchecked(cpu, i, usize::from(form.memory) / lanes.max(1), lanes, mask)?
-    } else if op.suppresses && !read_whole(i, form.memory.into(), lanes, mask) {
+    } else if op.suppresses && !read_whole(cpu, i, form.memory.into(), lanes, mask) {
         load_lanes(cpu, i, usize::from(form.memory) / lanes.max(1), lanes, mask)?
     } else {
         load(cpu, i, form.memory.into())?
@@ -230,12 +232,13 @@ pub fn lane_mask(cpu: &Cpu, i: &Insn, lanes: usize) -> u64 {
 
 /// The environment of `i`: MXCSR's, or with EVEX.b embedded rounding and no exceptions.
 pub fn environment(cpu: &Cpu, i: &Insn, form: &Form) -> FpEnv {
-    if i.evex_b() && !i.has_memory() {
+    let env = if i.evex_b() && !i.has_memory() {
         let rounding = Rounding::from_rc(i.rounding().into());
         FpEnv::suppressing(cpu.mxcsr, form.rounds.then_some(rounding))
     } else {
         FpEnv::from_mxcsr(cpu.mxcsr)
-    }
+    };
+    FpEnv { amd: cpu.model.is_amd(), ..env }
 }
 
 /// Reports the exceptions of an instruction's whole computation; #XM if one is unmasked.
@@ -282,8 +285,14 @@ pub fn write(cpu: &mut Cpu, i: &Insn, value: &V, element: usize, lanes: usize) {
 /// Loads a legacy 128-bit operand: #GP(0) unless it is aligned.
 #[inline(never)]
 pub fn load_aligned(cpu: &mut Cpu, i: &Insn) -> Result<Block, Stop> {
-    check_aligned(cpu, i, 16)?;
+    check_legacy_aligned(cpu, i)?;
     cpu.load(i)
+}
+
+/// #GP(0) unless the 128-bit operand of a legacy instruction is aligned; AMD's MXCSR.MM lifts that.
+#[inline]
+pub fn check_legacy_aligned(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
+    if cpu.mxcsr & mxcsr::MM != 0 { Ok(()) } else { check_aligned(cpu, i, 16) }
 }
 
 /// #GP(0) unless the memory operand's linear address is a multiple of `size` (16, 32 or 64).
@@ -361,8 +370,8 @@ fn broadcast(cpu: &mut Cpu, i: &Insn, element: usize) -> Result<V, Stop> {
 /// Whether a masked operand of `bytes` bytes is read as if it had no mask: all lanes are active, and the order of #GP and
 /// #AC, which differs, is not in question.
 #[inline]
-pub fn read_whole(i: &Insn, bytes: usize, lanes: usize, mask: u64) -> bool {
-    mask == ones(lanes) && (i.opmask() == 0 || bytes > 8)
+pub fn read_whole(cpu: &Cpu, i: &Insn, bytes: usize, lanes: usize, mask: u64) -> bool {
+    mask == ones(lanes) && (i.opmask() == 0 || bytes > 8 && !cpu.model.is_amd())
 }
 
 /// Before the load of an active element of a masked instruction: it must be inside the segment wholly before #AC is
@@ -378,7 +387,7 @@ pub fn check_masked_element(cpu: &mut Cpu, i: &Insn, size: usize) -> Result<(), 
 
 /// #AC of a masked operand: it knows operands of up to 8 bytes only, and looks at the whole one. On silicon #GP or #SS of
 /// an active lane comes first: a load's for all of the lane, a store's only if the lane begins outside.
-fn check_operand_alignment(
+pub fn check_operand_alignment(
     cpu: &mut Cpu,
     i: &Insn,
     size: usize,
@@ -386,12 +395,19 @@ fn check_operand_alignment(
     mask: u64,
     kind: Kind,
 ) -> Result<(), Stop> {
+    if mask == 0 || !cpu.alignment_checked() {
+        return Ok(());
+    }
+    let linear = cpu.fast[usize::from(i.segment() & 7)].base.wrapping_add(cpu.effective_address(i));
+    if cpu.model.is_amd() {
+        // Each element is an access of its own.
+        return if linear & (size as u64 - 1) != 0 { Err(cpu.ac()) } else { Ok(()) };
+    }
     let bytes = size * lanes;
-    if mask == 0 || bytes > 8 || !cpu.alignment_checked() {
+    if bytes > 8 {
         return Ok(());
     }
     let _checked = active_lanes(cpu, i, size, lanes, mask, kind, if kind == Kind::Write { 1 } else { size })?;
-    let linear = cpu.fast[usize::from(i.segment() & 7)].base.wrapping_add(cpu.effective_address(i));
     if linear & (bytes as u64 - 1) != 0 { Err(cpu.ac()) } else { Ok(()) }
 }
 
@@ -407,11 +423,18 @@ fn active_lanes(
     checked: usize,
 ) -> Result<impl Iterator<Item = (usize, u64)> + Clone + use<>, Stop> {
     let start = cpu.effective_address(i);
+    // Each of the accesses of AMD's VMASKMOVPS and kin wraps at the address size; other operands are one.
+    let amd = cpu.model.is_amd();
+    let width = if amd && i.code().encoding() == EncodingKind::VEX { i.address_mask() } else { u64::MAX };
     let active = (0..lanes)
         .filter(move |n| mask >> n & 1 != 0)
-        .map(move |n| (n, start.wrapping_add((n * size) as u64)));
+        .map(move |n| (n, start.wrapping_add((n * size) as u64) & width));
     for (_, offset) in active.clone() {
-        cpu.check_segment(i.segment(), offset, checked as u64, kind)?;
+        let linear = cpu.check_segment(i.segment(), offset, checked as u64, kind)?;
+        if amd {
+            // Element by element: a page fault of one comes before #GP of the next.
+            cpu.probe_linear(linear, size as u64, kind)?;
+        }
     }
     Ok(active)
 }
@@ -460,8 +483,26 @@ pub fn store_lanes_unchecked(
     lanes: usize,
     mask: u64,
 ) -> Result<(), Stop> {
+    let bytes: &[u8; 64] = transmute_ref!(v);
+    for (n, offset) in probe_store(cpu, i, size, lanes, mask)? {
+        cpu.write_bytes(i.segment(), offset, &bytes[n * size..(n + 1) * size])?;
+    }
+    Ok(())
+}
+
+/// The faults of a store of the active lanes; their numbers and offsets.
+pub fn probe_store(
+    cpu: &mut Cpu,
+    i: &Insn,
+    size: usize,
+    lanes: usize,
+    mask: u64,
+) -> Result<impl Iterator<Item = (usize, u64)> + Clone + use<>, Stop> {
     let start = cpu.effective_address(i);
     let active = active_lanes(cpu, i, size, lanes, mask, Kind::Write, size)?;
+    if cpu.model.is_amd() {
+        return Ok(active);
+    }
     let linear = cpu.fast[usize::from(i.segment() & 7)].base.wrapping_add(start);
     let room = PAGE_SIZE - (linear & PAGE_MASK);
     let bounds = (active.clone().next(), active.clone().last());
@@ -475,9 +516,5 @@ pub fn store_lanes_unchecked(
     } else if let Some((_, offset)) = bounds.0 {
         cpu.probe(i.segment(), offset, 1, Kind::Write)?;
     }
-    let bytes: &[u8; 64] = transmute_ref!(v);
-    for (n, offset) in active {
-        cpu.write_bytes(i.segment(), offset, &bytes[n * size..(n + 1) * size])?;
-    }
-    Ok(())
+    Ok(active)
 }

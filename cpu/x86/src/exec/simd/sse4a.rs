@@ -10,19 +10,21 @@ fn field(length: u64, index: u64) -> (u64, u32) {
     (if length == 0 { u64::MAX } else { (1 << length) - 1 }, (index & 63) as u32)
 }
 
-/// EXTRQ: the field, zero-extended. The upper quadword is undefined: it stays.
+/// EXTRQ: the field, zero-extended. The upper quadword is undefined (APM 4): silicon clears it.
 fn extract(cpu: &mut Cpu, i: &Insn, length: u64, index: u64) {
     let (mask, shift) = field(length, index);
-    let d = &mut cpu.zmm[usize::from(i.r[0] & 31)][0];
-    *d = *d >> shift & mask;
+    let d = &mut cpu.zmm[usize::from(i.r[0] & 31)];
+    d[0] = d[0] >> shift & mask;
+    d[1] = 0;
 }
 
-/// INSERTQ: the low bits of the source take the field's place.
+/// INSERTQ: the low bits of the source take the field's place. The upper quadword as with EXTRQ.
 fn insert(cpu: &mut Cpu, i: &Insn, length: u64, index: u64) {
     let (mask, shift) = field(length, index);
     let source = cpu.zmm[usize::from(i.r[1] & 31)][0];
-    let d = &mut cpu.zmm[usize::from(i.r[0] & 31)][0];
-    *d = *d & !(mask << shift) | (source & mask) << shift;
+    let d = &mut cpu.zmm[usize::from(i.r[0] & 31)];
+    d[0] = d[0] & !(mask << shift) | (source & mask) << shift;
+    d[1] = 0;
 }
 
 fn extrq_immediate(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {

@@ -2,11 +2,11 @@
 
 use crate::control::{cr0, cr4, xcr0};
 use crate::mem::Kind;
-use crate::model::{Feature, XSAVE_COMPONENTS, XsaveComponent};
+use crate::model::{Feature, Model, XsaveComponent};
 use crate::row::Rows;
 use crate::state::gpr::RCX;
 use crate::virt::Intercept;
-use crate::x87::{MXCSR_MASK, X87};
+use crate::x87::X87;
 use crate::{Cpu, Insn, Stop};
 use iced_x86::Code;
 
@@ -148,9 +148,13 @@ fn quad(image: Option<&[u8]>, n: usize) -> u64 {
 }
 
 /// The components selected by `mask`, with their offsets in the given format.
-fn layout(mask: u64, compacted: Option<u64>) -> impl Iterator<Item = (&'static XsaveComponent, usize)> {
+fn layout(
+    model: &Model,
+    mask: u64,
+    compacted: Option<u64>,
+) -> impl Iterator<Item = (&'static XsaveComponent, usize)> + use<> {
     let mut next = LEGACY + HEADER;
-    XSAVE_COMPONENTS.iter().filter_map(move |c| {
+    model.xsave_components().iter().filter_map(move |c| {
         let offset = match compacted {
             None => c.offset as usize,
             Some(present) if present >> c.number & 1 == 0 => return None,
@@ -185,7 +189,7 @@ fn save(cpu: &mut Cpu, i: &Insn, how: Save, wide: bool) -> Result<(), Stop> {
         let mxcsr = if compacted { saved & xcr0::SSE } else { requested & (xcr0::SSE | xcr0::AVX) };
         if mxcsr != 0 {
             legacy[24..28].copy_from_slice(&cpu.mxcsr.to_le_bytes());
-            legacy[28..32].copy_from_slice(&MXCSR_MASK.to_le_bytes());
+            legacy[28..32].copy_from_slice(&cpu.model.mxcsr_mask().to_le_bytes());
             parts.push(24..32);
         }
         if saved & xcr0::SSE != 0 {
@@ -194,7 +198,7 @@ fn save(cpu: &mut Cpu, i: &Insn, how: Save, wide: bool) -> Result<(), Stop> {
             parts.push(160..end);
         }
     }
-    for (component, offset) in layout(saved, compacted.then_some(requested)) {
+    for (component, offset) in layout(&cpu.model, saved, compacted.then_some(requested)) {
         let size = match 1_u64 << component.number {
             xcr0::HI16_ZMM if !cpu.long64() => continue,
             xcr0::AVX => 16 * cpu.vector_registers(),
@@ -217,8 +221,9 @@ fn save(cpu: &mut Cpu, i: &Insn, how: Save, wide: bool) -> Result<(), Stop> {
     };
     image[LEGACY..][..8].copy_from_slice(&header.to_le_bytes());
     // As on silicon, the end of what is asked for must be writable, even if nothing is saved there.
-    let end =
-        layout(requested, compacted.then_some(requested)).map(|(c, offset)| offset + c.size as usize).max();
+    let end = layout(&cpu.model, requested, compacted.then_some(requested))
+        .map(|(c, offset)| offset + c.size as usize)
+        .max();
     cpu.probe(segment, at(end.unwrap_or(LEGACY + HEADER) - 1), 1, Kind::Write)?;
     for part in &parts {
         cpu.probe(segment, at(part.start), part.len() as u64, Kind::Write)?;
@@ -261,10 +266,10 @@ fn restore(cpu: &mut Cpu, i: &Insn, supervisor: bool, wide: bool) -> Result<(), 
         cpu.read_bytes(segment, at(0), &mut image[..LEGACY])?;
     }
     let mxcsr = quad(Some(&image), 3) as u32;
-    if mxcsr_from_memory && mxcsr & !MXCSR_MASK != 0 {
+    if mxcsr_from_memory && mxcsr & !cpu.model.mxcsr_mask() != 0 {
         return Err(cpu.gp0());
     }
-    for (component, offset) in layout(loaded, compacted.then_some(format)) {
+    for (component, offset) in layout(&cpu.model, loaded, compacted.then_some(format)) {
         cpu.read_bytes(segment, at(offset), &mut image[offset..][..component.size as usize])?;
     }
 
@@ -286,10 +291,10 @@ fn restore(cpu: &mut Cpu, i: &Insn, supervisor: bool, wide: bool) -> Result<(), 
         let source = (loaded & xcr0::SSE != 0).then(|| &image[160..160 + 256]);
         cpu.load_quads(0, registers, 0..2, source);
     }
-    for (component, offset) in layout(loaded, compacted.then_some(format)) {
+    for (component, offset) in layout(&cpu.model, loaded, compacted.then_some(format)) {
         cpu.load_component(component.number, Some(&image[offset..][..component.size as usize]));
     }
-    for (component, _) in layout(requested & !loaded, None) {
+    for (component, _) in layout(&cpu.model, requested & !loaded, None) {
         cpu.load_component(component.number, None);
     }
     Ok(())
