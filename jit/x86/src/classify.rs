@@ -3,7 +3,6 @@
 use crate::host;
 use crate::string::StringOp;
 use iced_x86::{Code, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
-use ringworld_x86::Silicon;
 use ringworld_x86::row::{Group, row};
 use std::sync::LazyLock;
 
@@ -291,14 +290,6 @@ fn classify(code: Code) -> Option<Emit> {
     }
     if !(info.mode64() || ONLY_32.contains(&code))
         || !code.cpuid_features().iter().all(|&feature| host::has(feature))
-    {
-        return None;
-    }
-    // What a count above 16 gives is undefined, and AMD's silicon has its own ways.
-    if matches!(
-        code,
-        Code::Shld_rm16_r16_imm8 | Code::Shld_rm16_r16_CL | Code::Shrd_rm16_r16_imm8 | Code::Shrd_rm16_r16_CL
-    ) && Silicon::host() == Silicon::Amd
     {
         return None;
     }

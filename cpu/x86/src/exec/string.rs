@@ -196,7 +196,10 @@ impl Step for Cmps {
     const COMPARES: bool = true;
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
-        // Silicon reads ES:RDI first, which shows if both fault.
+        // Which is read first shows if both fault: ES:RDI on silicon, but DS:RSI by AMD's REPE CMPSB.
+        if T::BITS == 8 && i.prefixes & prefix::REP != 0 && cpu.model.is_amd() {
+            cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
+        }
         let b = cpu.read::<T>(es(cpu), masked(cpu, i, RDI))?;
         let a = cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
         cpu.sub(a, b, false);

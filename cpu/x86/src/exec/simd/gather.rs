@@ -39,7 +39,7 @@ fn gather_vex<const INDEX: usize, const DATA: usize>(cpu: &mut Cpu, i: &Insn) ->
     let mask = signs(&cpu.zmm[m], DATA, DATA * lanes);
     let quads = (DATA * lanes).div_ceil(8).min(8);
     // On Intel's silicon what is left of the mask is seen as whole elements, also those that have no index; AMD's leaves alone
-    // what is not done.
+    // what it has not come to.
     let all = usize::from(form(i).length);
     let amd = cpu.model.is_amd();
     if !amd {
@@ -50,7 +50,13 @@ fn gather_vex<const INDEX: usize, const DATA: usize>(cpu: &mut Cpu, i: &Insn) ->
         }
     }
     let mut progress = false;
-    for n in (0..lanes).filter(|n| mask >> n & 1 != 0) {
+    for n in 0..lanes {
+        if mask >> n & 1 == 0 {
+            if amd {
+                set_lane(&mut cpu.zmm[m], DATA, n, 0);
+            }
+            continue;
+        }
         let at = offset::<INDEX>(cpu, i, &index, n);
         let value = match load_element(cpu, i.segment(), at, DATA) {
             Ok(value) => value,

@@ -400,7 +400,10 @@ pub fn check_operand_alignment(
     }
     let linear = cpu.fast[usize::from(i.segment() & 7)].base.wrapping_add(cpu.effective_address(i));
     if cpu.model.is_amd() {
-        // Each element is an access of its own.
+        // Each element is an access of its own; what its segment or address forbids comes first.
+        let first = (mask.trailing_zeros() as usize * size) as u64;
+        let offset = cpu.effective_address(i).wrapping_add(first);
+        cpu.check_segment(i.segment(), offset, size as u64, kind)?;
         return if linear & (size as u64 - 1) != 0 { Err(cpu.ac()) } else { Ok(()) };
     }
     let bytes = size * lanes;
