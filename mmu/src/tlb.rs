@@ -18,6 +18,8 @@ pub const TLB_ENTRIES: usize = 4096;
 const CONTEXTS: usize = 64;
 /// How many contexts are found without hashing their keys.
 const RECENT: usize = 4;
+/// Tokens that are found without hashing what they stand for.
+const RECENT_TOKENS: usize = 256;
 /// Entries of the index of pages by writer; a power of two.
 const WRITERS: usize = 1 << 16;
 
@@ -65,6 +67,8 @@ pub struct Translations {
     used: Vec<u16>,
     /// The pages of more than 4 KiB that were entered: number and size as log2.
     large: FastMap<(u64, u8), ()>,
+    /// The one of them that was entered last.
+    last_large: (u64, u8),
     /// All writes are in the slow path if this is not the TLB's.
     write_epoch: u64,
 }
@@ -92,6 +96,7 @@ impl Translations {
             fetch_physical: [0; TLB_ENTRIES],
             used: Vec::with_capacity(JOURNAL),
             large: FastMap::default(),
+            last_large: (0, 0),
             write_epoch: 0,
         })
     }
@@ -109,6 +114,7 @@ impl Translations {
         }
         self.used.clear();
         self.large.clear();
+        self.last_large = (0, 0);
     }
 
     /// Drops the writes of the pages whose place among the writers is `at`.
@@ -143,6 +149,7 @@ impl Translations {
     /// Clears the large page that covers `linear`, if one was entered; says whether code was fetched from it.
     fn clear_covering(&mut self, linear: u64) -> bool {
         // The sizes of large pages (SDM 3A 4.2, table 4-1).
+        self.last_large = (0, 0);
         let covering = !self.large.is_empty()
             && [21, 22, 30].into_iter().any(|shift| self.large.remove(&(linear >> shift, shift)).is_some());
         covering && self.clear_large(linear)
@@ -258,6 +265,8 @@ pub struct Tlb<K> {
     used_writers: Vec<u32>,
     write_epoch: u64,
     tokens: FastMap<(u64, u64, u32), u32>,
+    /// Tokens asked for lately, by linear page.
+    recent_tokens: Box<[((u64, u64, u32), u32); RECENT_TOKENS]>,
 }
 
 // SAFETY: the pointers are to boxes that this value owns alone.
@@ -291,6 +300,7 @@ impl<K: Eq + Hash + Clone> Default for Tlb<K> {
             used_writers: Vec::with_capacity(JOURNAL),
             write_epoch: 0,
             tokens: FastMap::default(),
+            recent_tokens: Box::new([((0, 0, 0), 0); RECENT_TOKENS]),
         }
     }
 }
@@ -415,8 +425,13 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
 
     /// The number of the triple (linear page, guest-physical page, mode).
     pub fn fetch_token(&mut self, linear_page: u64, physical_page: u64, mode: u32) -> u32 {
-        let next = self.tokens.len() as u32 + 1;
-        *self.tokens.entry((linear_page, physical_page, mode)).or_insert(next)
+        let triple = (linear_page, physical_page, mode);
+        let recent = &mut self.recent_tokens[(linear_page >> 12) as usize % RECENT_TOKENS];
+        if recent.0 != triple || recent.1 == 0 {
+            let next = self.tokens.len() as u32 + 1;
+            *recent = (triple, *self.tokens.entry(triple).or_insert(next));
+        }
+        recent.1
     }
 
     /// How many tokens there are; a translator forgets all its code, and calls [`Self::forget_tokens`], when it is too many.
@@ -428,6 +443,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
     pub fn forget_tokens(&mut self) {
         self.flush();
         self.tokens.clear();
+        self.recent_tokens.fill(((0, 0, 0), 0));
     }
 
     /// Enters a translation. Kinds of access that the slot already allows for the same page are kept.
@@ -471,7 +487,11 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
             arrays.fetch_physical[n] = physical;
         }
         if entry.page_shift > 12 {
-            arrays.large.insert((linear >> entry.page_shift, entry.page_shift), ());
+            let large = (linear >> entry.page_shift, entry.page_shift);
+            if arrays.last_large != large {
+                arrays.last_large = large;
+                arrays.large.insert(large, ());
+            }
         }
         if arrays.used.len() < JOURNAL {
             arrays.used.push(n as u16);

@@ -188,42 +188,46 @@ impl Cpu {
 
     /// Recomputes the walker's parameters and selects the contexts, after anything that they depend on has changed.
     pub(crate) fn update_context(&mut self) {
-        let paging_on = self.cr0 & cr0::PG != 0;
-        self.spaces.paging = paging_on.then(|| {
-            let mode = match (self.long_mode(), self.cr4 & cr4::PAE != 0) {
-                (true, _) if self.cr4 & cr4::LA57 != 0 => Mode::Level5,
-                (true, _) => Mode::Level4,
-                (false, true) => Mode::Pae,
-                (false, false) => Mode::Bits32,
-            };
-            let format = EntryFormat {
-                mode,
-                nxe: self.efer & efer::NXE != 0,
-                pse: self.cr4 & cr4::PSE != 0,
-                pse36: self.model.has_pse36(),
-                pages_1g: self.model.has_pages_1g(),
-                max_phys_bits: self.physical_bits(),
-                amd: self.model.is_amd(),
-            };
-            let known = self.spaces.paging.filter(|known| known.format() == format);
-            let mut paging = known.unwrap_or_else(|| Paging::new(format));
-            (paging.pkru, paging.pkrs) = (0, 0);
-            paging.cr3 = self.cr3;
-            paging.pdptes = self.pdptes;
-            paging.wp = self.cr0 & cr0::WP != 0;
-            paging.smep = self.cr4 & cr4::SMEP != 0;
-            paging.smap = self.cr4 & cr4::SMAP != 0;
-            paging.pge = self.cr4 & cr4::PGE != 0;
-            if self.long_mode() && self.cr4 & cr4::PKE != 0 {
-                paging.pkru = self.pkru;
-            }
-            if self.long_mode() && self.cr4 & cr4::PKS != 0 {
-                paging.pkrs = self.msrs.pkrs as u32;
-            }
-            paging
-        });
+        if self.cr0 & cr0::PG == 0 {
+            self.spaces.paging = None;
+        } else {
+            self.update_paging();
+        }
         self.number_contexts();
         self.select_context();
+    }
+
+    /// The walker's parameters while paging is on.
+    fn update_paging(&mut self) {
+        let mode = match (self.long_mode(), self.cr4 & cr4::PAE != 0) {
+            (true, _) if self.cr4 & cr4::LA57 != 0 => Mode::Level5,
+            (true, _) => Mode::Level4,
+            (false, true) => Mode::Pae,
+            (false, false) => Mode::Bits32,
+        };
+        let format = EntryFormat {
+            mode,
+            nxe: self.efer & efer::NXE != 0,
+            pse: self.cr4 & cr4::PSE != 0,
+            pse36: self.model.has_pse36(),
+            pages_1g: self.model.has_pages_1g(),
+            max_phys_bits: self.physical_bits(),
+            amd: self.model.is_amd(),
+        };
+        // The bits that a format reserves are not worked out again.
+        if self.spaces.paging.as_ref().is_none_or(|known| known.format() != format) {
+            self.spaces.paging = None;
+        }
+        let long = self.long_mode();
+        let paging = self.spaces.paging.get_or_insert_with(|| Paging::new(format));
+        paging.cr3 = self.cr3;
+        paging.pdptes = self.pdptes;
+        paging.wp = self.cr0 & cr0::WP != 0;
+        paging.smep = self.cr4 & cr4::SMEP != 0;
+        paging.smap = self.cr4 & cr4::SMAP != 0;
+        paging.pge = self.cr4 & cr4::PGE != 0;
+        paging.pkru = if long && self.cr4 & cr4::PKE != 0 { self.pkru } else { 0 };
+        paging.pkrs = if long && self.cr4 & cr4::PKS != 0 { self.msrs.pkrs as u32 } else { 0 };
     }
 
     /// Numbers the contexts of the present address space: supervisor, supervisor with EFLAGS.AC, user.

@@ -186,10 +186,12 @@ impl Cpu {
         self.update_mode();
         self.boundary |= boundary::INTERRUPT | boundary::TRAP;
         let pae = self.cr0 & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 && !self.long_mode();
-        if pae && self.load_pdptes(self.cr3).is_err() {
-            self.suspend(Activity::Shutdown);
+        if pae {
+            if self.load_pdptes(self.cr3).is_err() {
+                self.suspend(Activity::Shutdown);
+            }
+            self.update_context();
         }
-        self.update_context();
         self.end_block();
     }
 }

@@ -194,3 +194,59 @@ fn a_guest_survives_a_snapshot() {
     assert_eq!((other.state() == cpu.state(), other.virt.level), (true, Level::Vmx));
     assert!(other.mode.guest());
 }
+
+/// What extended page tables have said is kept until INVEPT (SDM 3C 30.4.3.1), or until a violation (SDM 3C 29.4.3.1).
+#[test]
+fn invept_and_violations_forget_mappings() {
+    const ROOT: u64 = 0x4_0000;
+    const PAGE: u64 = 0x5_0000;
+    const OTHER: u64 = 0x5_1000;
+    let mut cpu = host();
+    for (at, value) in [(0, ROOT + 0x1007), (0x1000, ROOT + 0x2007), (0x2000, ROOT + 0x3007)] {
+        poke(&cpu, ROOT + at, value);
+    }
+    // Write-back, all rights.
+    let map = |cpu: &Cpu, page: u64, to: u64, rights: u64| {
+        poke(cpu, ROOT + 0x3000 + (page >> 9), to | 0x30 | rights)
+    };
+    (0..512).for_each(|n| map(&cpu, n << 12, n << 12, 7));
+    poke(&cpu, PAGE, 1);
+    poke(&cpu, OTHER, 2);
+    for (field, value) in [
+        (Field::PrimaryControls, get(&cpu, Field::PrimaryControls) | u64::from(SECONDARY)),
+        (Field::SecondaryControls, u64::from(EPT | VPID)),
+        (Field::VirtualProcessorId, 1),
+        (Field::EptPointer, ROOT | 0x1e),
+    ] {
+        cpu.virt.vmx.vmcs.set(field, value);
+    }
+    // MOV RAX, [RBX]; MOV [RBX], RCX; VMCALL
+    const CODE: &[u8] = &[0x48, 0x8b, 0x03, 0x48, 0x89, 0x0b, 0x0f, 0x01, 0xc1];
+    let enter = |cpu: &mut Cpu| {
+        cpu.virt.vmx.vmcs.launched = false;
+        cpu.virt.vmx.vmcs.set(Field::GuestRip, GUEST_RIP);
+        (cpu.regs[gpr::RBX], cpu.regs[gpr::RCX]) = (PAGE, 3);
+        guest(cpu, CODE, 8);
+        (get(cpu, Field::ExitReason), cpu.regs[gpr::RAX])
+    };
+    let invept = |cpu: &mut Cpu| {
+        poke(cpu, 0x110, ROOT | 0x1e);
+        poke(cpu, 0x118, 0);
+        (cpu.regs[gpr::RBX], cpu.regs[gpr::RAX]) = (0x110, 1);
+        // INVEPT RAX, [RBX]
+        assert_eq!(run(cpu, &[0x66, 0x0f, 0x38, 0x80, 0x03]), Ok(()));
+        assert!(!cpu.flags.cf() && !cpu.flags.zf());
+    };
+    assert_eq!(enter(&mut cpu), (18, 1));
+    map(&cpu, PAGE, OTHER, 7);
+    invept(&mut cpu);
+    assert_eq!(enter(&mut cpu), (18, 2));
+    // The page can be read, and is known; a write is a violation. What the page becomes then needs no INVEPT.
+    map(&cpu, PAGE, OTHER, 1);
+    invept(&mut cpu);
+    assert_eq!(enter(&mut cpu), (48, 3));
+    poke(&cpu, PAGE, 4);
+    map(&cpu, PAGE, PAGE, 7);
+    assert_eq!(enter(&mut cpu), (18, 4));
+    assert_eq!(cpu.memory.read_u64(GuestPhys(PAGE)), Ok(3));
+}

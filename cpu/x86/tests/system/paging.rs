@@ -892,3 +892,20 @@ fn implicit_supervisor_accesses() {
         }
     }
 }
+
+/// A page fault forgets what the TLB knows of its page (SDM 3A 4.10.4.1): the next access finds what the tables say then.
+#[test]
+fn page_faults_forget_the_page() {
+    let mut rig = rig();
+    rig.cpu.cr0 |= c0::WP;
+    rig.cpu.update_mode();
+    rig.poke32(FRAME, 1);
+    rig.poke32(FRAME2, 2);
+    map(&mut rig, FRAME | P | U);
+    assert_eq!(cause(rig.bytes(READ)), None);
+    assert_eq!(rig.cpu.regs[0], 1);
+    assert_eq!(cause(rig.bytes(WRITE)), pf(3));
+    map(&mut rig, FRAME2 | P | U);
+    assert_eq!(cause(rig.bytes(READ)), None);
+    assert_eq!(rig.cpu.regs[0], 2);
+}
