@@ -94,7 +94,7 @@ mod tests {
             cpu.zmm[1] = [before, 5, 6, 0, 0, 0, 0, 0];
             cpu.zmm[2][..2].copy_from_slice(&other);
             testing::run(&mut cpu, bytes).unwrap();
-            assert_eq!(cpu.zmm[1], [after, 5, 6, 0, 0, 0, 0, 0], "{bytes:x?}");
+            assert_eq!(cpu.zmm[1], [after, 0, 6, 0, 0, 0, 0, 0], "{bytes:x?}");
         }
     }
 
