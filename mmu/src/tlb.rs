@@ -236,6 +236,9 @@ pub enum TlbKind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ContextId(u16);
 
+/// Linear page, guest-physical page, mode.
+type TokenKey = (u64, u64, u32);
+
 /// Which context may write a page without the slow path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Writer {
@@ -264,9 +267,9 @@ pub struct Tlb<K> {
     /// Entries of `writers` that may not be [`Writer::None`]; meaningless once it is full.
     used_writers: Vec<u32>,
     write_epoch: u64,
-    tokens: FastMap<(u64, u64, u32), u32>,
+    tokens: FastMap<TokenKey, u32>,
     /// Tokens asked for lately, by linear page.
-    recent_tokens: Box<[((u64, u64, u32), u32); RECENT_TOKENS]>,
+    recent_tokens: Box<[(TokenKey, u32); RECENT_TOKENS]>,
 }
 
 // SAFETY: the pointers are to boxes that this value owns alone.

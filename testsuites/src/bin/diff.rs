@@ -96,7 +96,10 @@ fn act() -> Result<()> {
             let codes: Vec<Code> = ringworld_x86::row::implemented()
                 .filter(|&code| selected(code, filter.as_deref()))
                 // Natively PUSHFQ shows the TF that steps it; translated code runs without.
-                .filter(|&code| engine == Engine::Exec || emit_of(code).is_some() && code != Code::Pushfq)
+                .filter(|&code| {
+                    engine == Engine::Exec
+                        || emit_of(code).is_some() && !matches!(code, Code::Pushfd | Code::Pushfq)
+                })
                 .collect();
             let plan = Plan { cases, seed, engine, jobs, save, program: std::env::current_exe()? };
             let results = campaign::run(&plan, &codes)?;
