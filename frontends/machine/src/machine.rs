@@ -311,7 +311,7 @@ impl Machine {
             return;
         }
         for Core { cpu, interpreter, translator } in &mut self.cores {
-            cpu.flush_all();
+            cpu.flush_everything();
             interpreter.forget(cpu);
             if let Some(translator) = translator {
                 translator.forget(cpu);

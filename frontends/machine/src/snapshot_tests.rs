@@ -84,7 +84,7 @@ fn files_that_are_no_snapshots_are_told() {
     told(&[&bytes[..], b"x"].concat(), "damaged");
     let mut newer = bytes.clone();
     newer[8] += 1;
-    told(&newer, "format 2");
+    told(&newer, &format!("format {}", super::VERSION + 1));
 
     let (mut other, _) = crate::testing::machine(config(1, 2));
     let error = other.load_snapshot(&snapshot).unwrap_err().to_string();

@@ -77,7 +77,35 @@ pub fn take_from_memory(
 
 /// Whether the old value of a destination does not matter.
 pub fn is_overwritten(i: &Instruction, register: Register, access: OpAccess) -> bool {
-    // They leave it if their source is zero.
-    let conditional = matches!(i.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr);
-    matches!(access, OpAccess::Write | OpAccess::None) && register.size() >= 4 && !conditional
+    use Mnemonic::{
+        Andn, Bextr, Blsi, Blsmsk, Blsr, Bzhi, Imul, Lzcnt, Mov, Movsx, Movsxd, Movzx, Mulx, Pdep, Pext,
+        Popcnt, Rorx, Sarx, Shlx, Shrx, Sub, Tzcnt, Xor,
+    };
+    // Not everything that iced calls written is written without being read (CRC32), or always (BSF).
+    let plain = matches!(
+        i.mnemonic(),
+        Andn | Bextr
+            | Blsi
+            | Blsmsk
+            | Blsr
+            | Bzhi
+            | Imul
+            | Lzcnt
+            | Mov
+            | Movsx
+            | Movsxd
+            | Movzx
+            | Mulx
+            | Pdep
+            | Pext
+            | Popcnt
+            | Rorx
+            | Sarx
+            | Shlx
+            | Shrx
+            | Sub
+            | Tzcnt
+            | Xor
+    );
+    plain && matches!(access, OpAccess::Write | OpAccess::None) && register.size() >= 4
 }

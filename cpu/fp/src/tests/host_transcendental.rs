@@ -42,7 +42,12 @@ fn close(
         let flags = FpFlags::from_bits_truncate(after.fsw as u8);
         off_by_one += (distance == 1) as u32;
         c1_differs += (distance == 0 && env.c1 != (after.fsw & 0x200 != 0)) as u32;
-        if distance > 1 || flags != env.flags || c2 != (after.fsw & 0x400 != 0) {
+        // Results that differ in the last bit may be on both sides of the smallest normal number (seen on AMD's silicon).
+        let smallest = |ours: F80, theirs: F80| ours.sign_exp & 0x7fff <= 1 && theirs.sign_exp & 0x7fff <= 1;
+        let edge = super::host_is_amd()
+            && (smallest(first, after.st[0]) || second.is_some_and(|second| smallest(second, after.st[1])));
+        let compared = if edge { !FpFlags::UE } else { FpFlags::all() };
+        if distance > 1 || (flags ^ env.flags).intersects(compared) || c2 != (after.fsw & 0x400 != 0) {
             wrong += 1;
             if wrong <= 10 {
                 eprintln!(

@@ -25,3 +25,10 @@ mod host_x87;
 mod robust;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod unmasked;
+
+/// Whether the host's processor is AMD's, whose silicon has ways of its own where the manuals leave them open.
+#[cfg(target_arch = "x86_64")]
+fn host_is_amd() -> bool {
+    // "AuthenticAMD" begins so.
+    core::arch::x86_64::__cpuid(0).ebx == 0x6874_7541
+}

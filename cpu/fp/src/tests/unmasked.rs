@@ -48,6 +48,7 @@ fn packed_faults_agree() {
                 let (want, after) = $host(mxcsr, a, b, 0);
                 let fault = FAULT.load(SeqCst);
                 let mut env = FpEnv::from_mxcsr(mxcsr);
+                env.amd = super::host_is_amd();
                 let low: u32 = $ours(&mut env, a as u32, b as u32);
                 let high: u32 = $ours(&mut env, (a >> 32) as u32, (b >> 32) as u32);
                 let outcome = env.outcome();

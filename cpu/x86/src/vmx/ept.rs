@@ -128,10 +128,18 @@ impl Cpu {
             user,
         };
         let both = match first {
-            Ok(page) => match ept::walk_cached(&ept, (cache, root), page.gpa, ept_access, &mut tables) {
-                Ok(second) => Ok((page, second)),
-                Err(fault) => Err(Ok((fault, FINAL_ACCESS, page.gpa))),
-            },
+            Ok(page) => {
+                // A log wants to know of a dirty flag that software has cleared, even if it has not flushed.
+                let second = if log.is_some() && ept_access.write {
+                    ept::walk(&ept, page.gpa, ept_access, &mut tables)
+                } else {
+                    ept::walk_cached(&ept, (cache, root), page.gpa, ept_access, &mut tables)
+                };
+                match second {
+                    Ok(second) => Ok((page, second)),
+                    Err(fault) => Err(Ok((fault, FINAL_ACCESS, page.gpa))),
+                }
+            }
             Err(WalkFault::Page(fault)) => Err(Err(fault.error_code)),
             Err(WalkFault::Table(fault)) => Err(Ok((fault, 0, GuestPhys(0)))),
         };

@@ -220,6 +220,11 @@ mod silicon {
         for at in [2, 6, 10, 26] {
             m.image[at..at + 2].fill(0xff);
         }
+        // AMD's processors note opcode and operand of every instruction, ours those of the ones that Intel's note.
+        if crate::Silicon::host() == crate::Silicon::Amd {
+            m.image[12..26].fill(0);
+            return (m, false);
+        }
         (m, hit)
     }
 
@@ -230,6 +235,10 @@ mod silicon {
         }
         let mut near = ours.clone();
         near.0.image[5] ^= (ours.0.image[5] ^ theirs.0.image[5]) & (fsw::C1 >> 8) as u8;
+        // On AMD's silicon at the smallest normal number, underflow differs with it.
+        if crate::Silicon::host() == crate::Silicon::Amd {
+            near.0.image[4] ^= (ours.0.image[4] ^ theirs.0.image[4]) & 0x10;
+        }
         for at in (28..108).step_by(10) {
             let value = |image: &[u8; 108]| {
                 let mut bytes = [0; 16];
@@ -304,6 +313,10 @@ mod silicon {
     /// SDM 1 figure 8-9, and what loading makes of bits that do not exist.
     #[test]
     fn protected_mode_images_agree_with_silicon() {
+        if crate::Silicon::host() == crate::Silicon::Amd {
+            println!("skipped: AMD's processors save x87's pointers in other ways");
+            return;
+        }
         let mut cpu = cpu();
         cpu.cr0 |= crate::control::cr0::PE;
         cpu.update_mode();
@@ -339,6 +352,10 @@ mod silicon {
     /// The x87 part of SDM 1 table 13-1 without REX.W, and MXCSR.
     #[test]
     fn fxsave_images_agree_with_silicon() {
+        if crate::Silicon::host() == crate::Silicon::Amd {
+            println!("skipped: AMD's processors save x87's pointers in other ways");
+            return;
+        }
         #[repr(align(16))]
         struct Aligned([u8; 512]);
         let mut cpu = cpu();

@@ -901,11 +901,16 @@ fn page_faults_forget_the_page() {
     rig.cpu.update_mode();
     rig.poke32(FRAME, 1);
     rig.poke32(FRAME2, 2);
+    let run = |rig: &mut Rig, code| {
+        rig.cpu.activity = Activity::Active;
+        rig.cpu.set_rip(CODE);
+        cause(rig.bytes(code))
+    };
     map(&mut rig, FRAME | P | U);
-    assert_eq!(cause(rig.bytes(READ)), None);
+    assert_eq!(run(&mut rig, READ), None);
     assert_eq!(rig.cpu.regs[0], 1);
-    assert_eq!(cause(rig.bytes(WRITE)), pf(3));
+    assert_eq!(run(&mut rig, WRITE), pf(3));
     map(&mut rig, FRAME2 | P | U);
-    assert_eq!(cause(rig.bytes(READ)), None);
+    assert_eq!(run(&mut rig, READ), None);
     assert_eq!(rig.cpu.regs[0], 2);
 }

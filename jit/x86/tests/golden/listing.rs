@@ -202,7 +202,13 @@ fn text(i: &Instruction) -> String {
         ("gs-base", offset::GS_BASE[0]),
         ("gs-base-fast", offset::GS_BASE[1]),
         ("tsc-aux", offset::TSC_AUX),
+        ("company", offset::COMPANY),
+        ("es-selector", offset::selector(0)),
+        ("cs-selector", offset::selector(1)),
+        ("ss-selector", offset::selector(2)),
+        ("ds-selector", offset::selector(3)),
         ("fs-selector", offset::selector(4)),
+        ("gs-selector", offset::selector(5)),
     ] {
         if matches!(i.memory_base(), Register::RCX | Register::R14) && i.memory_displacement64() == at as u64
         {
