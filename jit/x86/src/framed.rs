@@ -1,6 +1,6 @@
 //! Guest registers that live in the frame as memory operands: most instructions can take one from there.
 
-use iced_x86::{Code, Instruction, Mnemonic, OpAccess, OpCodeOperandKind, OpKind, Register};
+use iced_x86::{Code, EncodingKind, Instruction, Mnemonic, OpAccess, OpCodeOperandKind, OpKind, Register};
 use std::sync::LazyLock;
 
 /// By form with the register second (`ADD rm64, r64`): the form with the memory operand second (`ADD r64, rm64`).
@@ -43,8 +43,14 @@ pub fn take_from_memory(
     framed: &mut [Option<(usize, i32)>; 4],
     accesses: &[OpAccess; 4],
 ) {
-    // With a memory operand, these are locked, or reach beyond it.
-    if matches!(i.mnemonic(), Mnemonic::Xchg | Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc) {
+    // With a memory operand, these are locked, write both operands, or reach beyond one; EVEX has no embedded rounding then.
+    let other = matches!(
+        i.mnemonic(),
+        Mnemonic::Xchg | Mnemonic::Xadd | Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+    ) || i.code().encoding() == EncodingKind::EVEX;
+    // XOR and SUB of a register and itself: the value does not matter, but has to be the same.
+    let idiom = framed.iter().zip(accesses).any(|(at, access)| at.is_some() && *access == OpAccess::None);
+    if other || idiom {
         return;
     }
     if framed[0].is_none()
