@@ -238,6 +238,11 @@ mod silicon {
         // On AMD's silicon at the smallest normal number, underflow differs with it.
         if crate::Silicon::host() == crate::Silicon::Amd {
             near.0.image[4] ^= (ours.0.image[4] ^ theirs.0.image[4]) & 0x10;
+            // Unmasked, it wraps the exponent.
+            let smallest = ours.0.image[36] <= 1 && ours.0.image[37] & 0x7f == 0;
+            if smallest && ours.0.image[0] & 0x10 == 0 && ours.0.image[4] & 0x10 != theirs.0.image[4] & 0x10 {
+                return true;
+            }
             // The tags tell denormals.
             near.0.image[8..10].copy_from_slice(&theirs.0.image[8..10]);
         }
