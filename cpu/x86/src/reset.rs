@@ -32,6 +32,7 @@ impl Cpu {
             block_end: 0,
             boundary: 0,
             company: 0,
+            pauses: 0,
             paused: false,
             held: 1,
             mode: Mode::default(),

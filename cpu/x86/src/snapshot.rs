@@ -74,6 +74,7 @@ cpu_state! {
     msrs: Msrs,
     lapic: Lapic,
     activity: Activity,
+    pauses: u8,
     shadow: Shadow,
     pending_db: u64,
     nmi_blocked: bool,
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn every_part_of_the_state_is_in_the_hash() {
-        let changes: [fn(&mut Cpu); 12] = [
+        let changes: [fn(&mut Cpu); 13] = [
             |c| c.regs[0] ^= 1,
             |c| c.set_rip(1),
             |c| c.flags.set(0x42),
@@ -163,6 +164,7 @@ mod tests {
             |c| c.lapic.set_cr8(3),
             |c| c.nmi_pending = true,
             |c| c.random ^= 1,
+            |c| c.pauses ^= 1,
         ];
         let before = hash(&cpu("max"));
         for (n, change) in changes.iter().enumerate() {

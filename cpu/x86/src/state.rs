@@ -152,8 +152,10 @@ pub struct Cpu {
     pub block_end: usize,
     /// Reasons to look around between blocks, see [`boundary`].
     pub boundary: u32,
-    /// Not zero if other CPUs run in turn with this one: then PAUSE ends its turn.
+    /// Not zero if other CPUs run in turn with this one: then repeated PAUSEs end its turn.
     pub company: u64,
+    /// PAUSEs since the last one that did.
+    pub(crate) pauses: u8,
     /// The last instruction was such a PAUSE: for the machine's loop, which runs next.
     pub paused: bool,
     /// Not zero if, when the last boundary was left, an interrupt, NMI or SMI waited that could not be taken. While it is

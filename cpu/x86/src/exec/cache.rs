@@ -14,10 +14,18 @@ fn nothing(_: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
+/// So many PAUSEs end a turn: a few in a row are a short wait.
+const PAUSES: u8 = 16;
+
 /// A processor that waits for others lets them run.
 fn pause(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     cpu.intercept(Intercept::Pause, i)?;
-    if cpu.company != 0 {
+    if cpu.company == 0 {
+        return Ok(());
+    }
+    cpu.pauses = cpu.pauses.saturating_add(1);
+    if cpu.pauses >= PAUSES {
+        cpu.pauses = 0;
         cpu.paused = true;
         cpu.yield_to_machine();
     }
