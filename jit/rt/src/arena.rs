@@ -21,12 +21,17 @@ impl core::fmt::Display for ArenaError {
 
 impl std::error::Error for ArenaError {}
 
-/// Code memory that grows from its start and is emptied as a whole. Only touched pages cost host memory.
+/// Memory is asked of the host in pieces of this size: a fault of its own for each page of both mappings costs more.
+const PIECE: usize = 256 << 10;
+
+/// Code memory that grows from its start and is emptied as a whole. Only what was in use costs host memory.
 pub struct Arena {
     write: *mut u8,
     execute: *const u8,
     size: usize,
     used: usize,
+    /// So many bytes have memory.
+    populated: usize,
 }
 
 // SAFETY: the mappings belong to this value alone and are not bound to a thread.
@@ -67,7 +72,7 @@ impl Arena {
             // SAFETY: the mapping made above, which nothing refers to.
             unsafe { libc::munmap(write.cast(), size) };
         })?;
-        Ok(Self { write, execute, size, used: 0 })
+        Ok(Self { write, execute, size, used: 0, populated: 0 })
     }
 
     /// Bytes in use.
@@ -85,11 +90,26 @@ impl Arena {
         if code.len() + 16 > self.size - self.used {
             return None;
         }
+        if self.used + code.len() > self.populated {
+            self.populate();
+        }
         // SAFETY: the range lies in our writable mapping, as was just checked.
         unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), self.write.add(self.used), code.len()) };
         let at = self.next();
         self.used = (self.used + code.len()).next_multiple_of(16);
         Some(at)
+    }
+
+    fn populate(&mut self) {
+        let len = PIECE.min(self.size - self.populated);
+        // Linux before 5.14 does not know them: then each page has its fault.
+        // SAFETY: the range lies in our mappings, whose contents stay as they are.
+        unsafe {
+            libc::madvise(self.write.add(self.populated).cast(), len, libc::MADV_POPULATE_WRITE);
+            let execute = self.execute.add(self.populated).cast_mut();
+            libc::madvise(execute.cast(), len, libc::MADV_POPULATE_READ);
+        }
+        self.populated += len;
     }
 
     /// Gives back everything after the first `keep` bytes. No code there may be running or be reached again.
