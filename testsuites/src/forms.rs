@@ -2,6 +2,7 @@
 
 use crate::case::Mode;
 use iced_x86::{Code, CpuidFeature, DecoderOptions, Mnemonic};
+use ringworld_x86::Silicon;
 use std::sync::LazyLock;
 
 /// Why a form is not run.
@@ -170,7 +171,7 @@ fn host_has(feature: CpuidFeature) -> bool {
     }
 }
 
-static INTEL: LazyLock<bool> = LazyLock::new(|| cpuid(0, 0)[1] == u32::from_le_bytes(*b"Genu"));
+static INTEL: LazyLock<bool> = LazyLock::new(|| Silicon::host() == Silicon::Intel);
 
 /// Whether the host is Intel's; if not, AMD's rules are expected of it.
 pub fn host_is_intel() -> bool {

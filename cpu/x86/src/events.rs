@@ -128,7 +128,8 @@ impl Cpu {
             self.nmi_pending
                 || self.smi_pending
                 || self.lapic.pending_vector().is_some()
-                || self.intr && self.ext_int_reaches(),
+                || self.intr && self.ext_int_reaches()
+                || self.guest_waits_for_if(),
         );
         let keep = boundary::CODE_BREAKPOINTS | boundary::LAST_BRANCH | boundary::YIELD;
         self.boundary &= keep;

@@ -30,6 +30,8 @@ impl Mode {
     const FLAT: u32 = 1 << 13;
     const FLAT_FS: u32 = 1 << 14;
     const FLAT_GS: u32 = 1 << 15;
+    /// In a guest whose PUSHF or POPF exits.
+    const FLAGS_INTERCEPTED: u32 = 1 << 16;
     const FLATNESS: u32 = Self::FLAT | Self::FLAT_FS | Self::FLAT_GS;
 
     /// Operand and address size of code: 16, 32 or 64.
@@ -73,6 +75,10 @@ impl Mode {
     #[inline(always)]
     pub const fn guest(self) -> bool {
         self.0 & Self::GUEST != 0
+    }
+    /// PUSHF or POPF may exit.
+    pub const fn flags_intercepted(self) -> bool {
+        self.0 & Self::FLAGS_INTERCEPTED != 0
     }
     /// Real-address or virtual-8086 mode.
     pub const fn real_or_v8086(self) -> bool {
@@ -137,6 +143,7 @@ impl Cpu {
             (avx, Mode::AVX),
             (avx512, Mode::AVX512),
             (self.virt.level != Level::Host, Mode::GUEST),
+            (self.guest_exits_for_flags(), Mode::FLAGS_INTERCEPTED),
         ] {
             if set {
                 mode |= bit;

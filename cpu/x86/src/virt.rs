@@ -98,8 +98,6 @@ pub enum Intercept {
     Pushf,
     Popf,
     Iret,
-    Cli,
-    Sti,
     /// INT n.
     Int(u8),
     /// INT3, INTO and INT1, with their vector: what is intercepted is the exception.
@@ -359,6 +357,16 @@ impl Cpu {
     /// Whether a guest that waits goes on for a reason of its own (virtual interrupts, windows).
     pub(crate) fn guest_wakes(&mut self) -> bool {
         by_level!(self, false, vmx_wakes, svm_wakes())
+    }
+
+    /// Whether the guest may have to be looked at when it sets RFLAGS.IF.
+    pub(crate) fn guest_waits_for_if(&self) -> bool {
+        by_level!(self, false, vmx_waits_for_if, svm_waits_for_if())
+    }
+
+    /// Whether PUSHF or POPF may exit.
+    pub(crate) fn guest_exits_for_flags(&self) -> bool {
+        self.virt.level == Level::Svm && self.svm_intercepts_flags()
     }
 
     /// A start-up IPI has come for a processor that waits for one: true if it is the guest that waits.

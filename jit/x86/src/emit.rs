@@ -105,6 +105,19 @@ impl Place {
     }
 }
 
+/// Of some frequent instructions, those that do nothing that a guest could exit for: an exit shows the shadow of STI.
+fn cannot_exit(i: &Instruction) -> bool {
+    use Mnemonic::{Add, And, Cmp, Lea, Mov, Nop, Or, Sub, Test, Xor};
+    if i.mnemonic() == Lea || i.is_jcc_short_or_near() || i.is_jmp_short_or_near() {
+        return true;
+    }
+    matches!(i.mnemonic(), Mov | Nop | Test | Cmp | Xor | And | Or | Add | Sub)
+        && (0..i.op_count()).all(|n| match i.op_kind(n) {
+            OpKind::Register => i.op_register(n).is_gpr(),
+            kind => kind != OpKind::Memory,
+        })
+}
+
 /// The guest cannot be expressed: its function is called.
 pub struct Unsupported;
 
@@ -188,7 +201,9 @@ impl<'a> Emitter<'a> {
             self.next = guests.get(n + 1).map(|next| next.decoded.ip());
             self.next_is_plain = guests
                 .get(self.n as usize)
-                .is_some_and(|next| !next.barred && emit_of(next.decoded.code()).is_some());
+                .is_some_and(|next| !next.barred && emit_of(next.decoded.code()).is_some())
+                && (!self.mode.guest()
+                    || guests.get(self.n as usize).is_some_and(|next| cannot_exit(&next.decoded)));
             open = self.instruction(guest);
             self.rip = guest.decoded.next_ip();
             if !open {

@@ -62,13 +62,17 @@ impl Emitter<'_> {
         self.unless_rcx_zero()
     }
 
-    /// Level 0, and no guest of the guest: nothing is intercepted.
+    /// Level 0. CLI, STI, CLAC, STAC and SWAPGS do not exit from guests.
     fn is_supervisor(&self) -> Result<(), Unsupported> {
-        if self.mode.guest() || self.mode.unprivileged() { Err(Unsupported) } else { Ok(()) }
+        if self.mode.unprivileged() { Err(Unsupported) } else { Ok(()) }
     }
 
     fn is_not_intercepted(&self) -> Result<(), Unsupported> {
         if self.mode.guest() { Err(Unsupported) } else { Ok(()) }
+    }
+
+    fn flags_are_not_intercepted(&self) -> Result<(), Unsupported> {
+        if self.mode.flags_intercepted() { Err(Unsupported) } else { Ok(()) }
     }
 
     pub(crate) fn system(&mut self, i: &Instruction, what: System) -> Result<(), Unsupported> {
@@ -137,7 +141,7 @@ impl Emitter<'_> {
 
     /// PUSHFQ, PUSHFD.
     fn pushf(&mut self) -> Result<(), Unsupported> {
-        self.is_not_intercepted()?;
+        self.flags_are_not_intercepted()?;
         dynasm!(self.s
             ; .arch x64
             ; mov r14, rax
@@ -167,6 +171,7 @@ impl Emitter<'_> {
     /// POPFQ, POPFD.
     fn popf(&mut self) -> Result<(), Unsupported> {
         self.is_supervisor()?;
+        self.flags_are_not_intercepted()?;
         let mut slow = Vec::with_capacity(3);
         slow.extend(self.stack(0, false));
         self.load_top();

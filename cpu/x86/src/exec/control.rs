@@ -413,15 +413,13 @@ fn virtual_if(cpu: &mut Cpu) -> Result<bool, Stop> {
     if cpu.cr4 & extension != 0 && cpu.cpl == 3 { Ok(true) } else { Err(cpu.gp0()) }
 }
 
-fn cli(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    cpu.intercept(Intercept::Cli, i)?;
+fn cli(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     let bit = if virtual_if(cpu)? { bits::VIF } else { bits::IF };
     cpu.flags.system &= !bit;
     Ok(())
 }
 
-fn sti(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    cpu.intercept(Intercept::Sti, i)?;
+fn sti(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     if virtual_if(cpu)? {
         if cpu.flags.has(bits::VIP) {
             return Err(cpu.gp0());

@@ -151,7 +151,9 @@ fn popa<T: Int>(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
 }
 
 fn pushf<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    cpu.intercept(Intercept::Pushf, i)?;
+    if cpu.mode.flags_intercepted() {
+        cpu.intercept(Intercept::Pushf, i)?;
+    }
     let mut image = cpu.flags.get() & !(bits::VM | bits::RF);
     if cpu.v8086() && cpu.flags.iopl() < 3 {
         // SDM 3B 21.3.3.4: virtual-mode extensions push VIF in the place of IF and an IOPL of 3, 16-bit only.
@@ -164,7 +166,9 @@ fn pushf<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 }
 
 fn popf<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
-    cpu.intercept(Intercept::Popf, i)?;
+    if cpu.mode.flags_intercepted() {
+        cpu.intercept(Intercept::Popf, i)?;
+    }
     let (cpl, iopl) = (cpu.cpl, cpu.flags.iopl());
     let v8086 = cpu.v8086();
     let mut writable =

@@ -260,6 +260,13 @@ impl Cpu {
     pub(crate) fn svm_wakes(&mut self) -> bool {
         false
     }
+    /// A virtual interrupt; with AVIC, one may come from elsewhere.
+    pub(crate) fn svm_waits_for_if(&self) -> bool {
+        self.avic_active() || self.v_intr() & v_intr::IRQ != 0
+    }
+    pub(crate) fn svm_intercepts_flags(&self) -> bool {
+        self.svm_intercepts(ExitCode::PUSHF) || self.svm_intercepts(ExitCode::POPF)
+    }
     pub(crate) fn svm_start_up(&mut self, _: u8) -> bool {
         false
     }

@@ -145,6 +145,11 @@ impl Cpu {
     }
 
     /// A virtual interrupt would be delivered to a halted guest.
+    /// One is pending, whatever its priority.
+    pub(super) fn virtual_interrupt_pends(&self) -> bool {
+        self.virt.vmx.secondary(VIRTUAL_INTERRUPT_DELIVERY) && self.interrupt_status().0 >> 4 != 0
+    }
+
     pub(super) fn virtual_interrupt_waits(&self) -> bool {
         self.flags.has(bits::IF) && self.virtual_interrupt_recognized()
     }

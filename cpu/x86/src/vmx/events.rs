@@ -122,6 +122,11 @@ impl Cpu {
             || self.virtual_interrupt_waits()
     }
 
+    /// An interrupt window, or a virtual interrupt.
+    pub(crate) fn vmx_waits_for_if(&self) -> bool {
+        self.virt.vmx.primary(INTERRUPT_WINDOW) || self.virtual_interrupt_pends()
+    }
+
     /// A start-up IPI exits from the wait-for-SIPI state.
     pub(crate) fn vmx_start_up(&mut self, page: u8) -> bool {
         self.virt.vmx.sipi = Some(page);

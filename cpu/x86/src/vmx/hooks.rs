@@ -140,8 +140,6 @@ impl Cpu {
             | Intercept::Pushf
             | Intercept::Popf
             | Intercept::Iret
-            | Intercept::Cli
-            | Intercept::Sti
             | Intercept::Int(_)
             | Intercept::FarTransfer => None,
             // AMD's instructions are not decoded on processors with VMX.
