@@ -182,8 +182,9 @@ impl Guest {
         let number = self.commands;
         // The echo of the command does not have the words that end its output.
         self.send(&format!("echo BE''GIN-{number}; {line}; echo; echo EN''D-{number}"));
-        self.wait_for(&format!("BEGIN-{number}\r\n"));
-        let output = self.wait_for(&format!("END-{number}\r\n")).replace('\r', "");
+        // Each terminal on the way adds a CR at the end of a line.
+        self.wait_for(&format!("BEGIN-{number}\r"));
+        let output = self.wait_for(&format!("END-{number}\r")).replace('\r', "");
         println!("# {line}\n{}", output.trim());
         output.trim().to_string()
     }
