@@ -129,7 +129,7 @@ impl Cpu {
                 || self.smi_pending
                 || self.lapic.pending_vector().is_some()
                 || self.intr && self.ext_int_reaches()
-                || self.guest_waits_for_if(),
+                || self.guest_waits_for_flags(),
         );
         let keep = boundary::CODE_BREAKPOINTS | boundary::LAST_BRANCH | boundary::YIELD;
         self.boundary &= keep;

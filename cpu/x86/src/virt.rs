@@ -359,9 +359,9 @@ impl Cpu {
         by_level!(self, false, vmx_wakes, svm_wakes())
     }
 
-    /// Whether the guest may have to be looked at when it sets RFLAGS.IF.
-    pub(crate) fn guest_waits_for_if(&self) -> bool {
-        by_level!(self, false, vmx_waits_for_if, svm_waits_for_if())
+    /// Whether the guest may have to be looked at when it changes its flags, or unblocks NMIs.
+    pub(crate) fn guest_waits_for_flags(&self) -> bool {
+        by_level!(self, false, vmx_waits_for_flags, svm_waits_for_flags())
     }
 
     /// Whether PUSHF or POPF may exit.

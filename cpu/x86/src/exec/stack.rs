@@ -58,7 +58,7 @@ impl Cpu {
 
     /// The part of [`Self::system_flags_changed`] for what happens between instructions.
     pub(crate) fn look_by_new_flags(&mut self) {
-        if self.held != 0 || self.mode.guest() {
+        if self.held != 0 {
             self.boundary |= boundary::INTERRUPT;
         }
         if self.flags.has(bits::TF | bits::RF) {

@@ -261,8 +261,8 @@ impl Cpu {
         false
     }
     /// A virtual interrupt; with AVIC, one may come from elsewhere.
-    pub(crate) fn svm_waits_for_if(&self) -> bool {
-        self.avic_active() || self.v_intr() & v_intr::IRQ != 0
+    pub(crate) fn svm_waits_for_flags(&self) -> bool {
+        self.avic_active() || self.v_intr() & (v_intr::IRQ | v_intr::NMI_PENDING) != 0
     }
     pub(crate) fn svm_intercepts_flags(&self) -> bool {
         self.svm_intercepts(ExitCode::PUSHF) || self.svm_intercepts(ExitCode::POPF)

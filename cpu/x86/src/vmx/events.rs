@@ -122,9 +122,10 @@ impl Cpu {
             || self.virtual_interrupt_waits()
     }
 
-    /// An interrupt window, or a virtual interrupt.
-    pub(crate) fn vmx_waits_for_if(&self) -> bool {
-        self.virt.vmx.primary(INTERRUPT_WINDOW) || self.virtual_interrupt_pends()
+    /// A window, or a virtual interrupt.
+    pub(crate) fn vmx_waits_for_flags(&self) -> bool {
+        let vmx = &self.virt.vmx;
+        vmx.primary(INTERRUPT_WINDOW) || vmx.primary(NMI_WINDOW) || self.virtual_interrupt_pends()
     }
 
     /// A start-up IPI exits from the wait-for-SIPI state.
