@@ -158,7 +158,8 @@ pub struct Cpu {
     pub(crate) pauses: u8,
     /// The last instruction was such a PAUSE: for the machine's loop, which runs next.
     pub paused: bool,
-    /// Not zero if, when the last boundary was left, an interrupt, NMI or SMI waited that could not be taken. While it is
+    /// Not zero if, when the last boundary was left, an interrupt, NMI or SMI waited that could not be taken, or
+    /// something of a guest's own ([`Cpu::guest_waits_for_flags`]). While it is
     /// zero, nothing happens where the flags open the way for one.
     pub(crate) held: u64,
     /// What the decoder depends on, see [`crate::mode::Mode`].

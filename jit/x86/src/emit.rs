@@ -199,11 +199,11 @@ impl<'a> Emitter<'a> {
             self.n += 1;
             self.rip = guest.decoded.ip();
             self.next = guests.get(n + 1).map(|next| next.decoded.ip());
-            self.next_is_plain = guests
-                .get(self.n as usize)
-                .is_some_and(|next| !next.barred && emit_of(next.decoded.code()).is_some())
-                && (!self.mode.guest()
-                    || guests.get(self.n as usize).is_some_and(|next| cannot_exit(&next.decoded)));
+            self.next_is_plain = guests.get(self.n as usize).is_some_and(|next| {
+                !next.barred
+                    && emit_of(next.decoded.code()).is_some()
+                    && (!self.mode.guest() || cannot_exit(&next.decoded))
+            });
             open = self.instruction(guest);
             self.rip = guest.decoded.next_ip();
             if !open {

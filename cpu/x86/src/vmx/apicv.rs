@@ -144,12 +144,12 @@ impl Cpu {
         rvi >> 4 != 0 && u32::from(rvi >> 4) > self.virtual_register(page::PPR) >> 4 & 15
     }
 
-    /// A virtual interrupt would be delivered to a halted guest.
-    /// One is pending, whatever its priority.
+    /// A virtual interrupt is pending, whatever its priority.
     pub(super) fn virtual_interrupt_pends(&self) -> bool {
         self.virt.vmx.secondary(VIRTUAL_INTERRUPT_DELIVERY) && self.interrupt_status().0 >> 4 != 0
     }
 
+    /// A virtual interrupt would be delivered to a halted guest.
     pub(super) fn virtual_interrupt_waits(&self) -> bool {
         self.flags.has(bits::IF) && self.virtual_interrupt_recognized()
     }
