@@ -58,7 +58,7 @@ pub fn message(stop: &StopReason) -> Option<String> {
         StopReason::InstructionLimit => "stopped at --max-instructions".into(),
         StopReason::Timeout => "stopped by --timeout".into(),
         StopReason::Idle => {
-            "the guest halted and nothing can wake it: no timer is set, and there is no input".into()
+            "the guest halted and nothing can wake it: no timer is set, or none that it hears, and there is no input".into()
         }
         StopReason::Reset => "the guest asked for a reset, and --no-reboot is given".into(),
         StopReason::Suspend => {

@@ -43,6 +43,9 @@ fn every_end_has_its_exit_code() {
     assert_eq!(code(&run(&forever, &["--timeout", "0.2"])), 73);
     // cli; hlt
     assert_eq!(code(&run(&[0xfa, 0xf4], &[])), 74);
+    // mov al, 0x34; out 0x43, al; mov al, 2; out 0x40, al; mov al, 0; out 0x40, al: the timer goes on, and nobody hears it
+    let timer = [0xb0, 0x34, 0xe6, 0x43, 0xb0, 0x02, 0xe6, 0x40, 0xb0, 0x00, 0xe6, 0x40, 0xfa, 0xf4];
+    assert_eq!(code(&run(&timer, &[])), 74);
     // mov dx, 0x604; mov ax, SLP_EN | S3; out dx, ax: nobody is there to wake it
     let sleep = [0xba, port[0], port[1], 0xb8, 0x00, 0x24, 0xef];
     let output = run(&sleep, &[]);

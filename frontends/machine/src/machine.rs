@@ -83,6 +83,8 @@ pub struct Machine {
     pub(crate) resets: u64,
     /// Suspended to memory (S3).
     pub(crate) suspended: bool,
+    /// How many events in a row have woken no CPU.
+    pub(crate) unheard_events: u32,
     /// What the CPUs know of where shadow RAM is ([`GuestMemory::shadow_epoch`]).
     pub(crate) shadow_epoch: u64,
     /// The devices that have another side on the host.
@@ -221,6 +223,7 @@ impl Machine {
             at_breakpoint: None,
             resets: 0,
             suspended: false,
+            unheard_events: 0,
             shadow_epoch: memory.shadow_epoch(),
             outside: peripherals.outside,
             inputs: 0,
@@ -400,7 +403,7 @@ impl Machine {
     /// inputs.
     pub fn state_hash(&self) -> u128 {
         let mut hasher = StateHasher::new();
-        hasher.add(&(self.now, self.round_end, self.turn, self.suspended));
+        hasher.add(&(self.now, self.round_end, self.turn, self.suspended, self.unheard_events));
         for core in &self.cores {
             core.cpu.hash_state(&mut hasher);
         }

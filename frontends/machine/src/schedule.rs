@@ -21,6 +21,10 @@ const SINGLE_SLICE: u64 = 1_000_000;
 /// The same with devices whose other side is a thread that waits for answers.
 const OUTSIDE_SLICE: u64 = 100_000;
 
+/// After how many events in a row that woke no CPU the machine counts as dead. A timer whose interrupt is masked everywhere can go
+/// on for ever; no guest waits through this many of its events for something else.
+const UNHEARD_EVENTS: u32 = 10_000_000;
+
 /// What ends a loop: a reason to stop, or a failure.
 enum Break {
     Stop(StopReason),
@@ -146,8 +150,10 @@ impl Machine {
         let next = timers.chain([self.board.next_event(), self.next_replayed()]).min();
         let next = next.unwrap_or(VirtualTime::NEVER).max(self.now + 1);
         if self.is_idle() {
+            self.unheard_events = self.unheard_events.saturating_add(1).min(UNHEARD_EVENTS);
             self.round_end = self.idle_until(next)?;
         } else {
+            self.unheard_events = 0;
             let slice = match (self.cores.len(), self.outside.is_empty()) {
                 (1, true) => SINGLE_SLICE,
                 (1, false) => OUTSIDE_SLICE,
@@ -184,14 +190,16 @@ impl Machine {
         if self.repeats() {
             return Ok(next);
         }
+        let dead = self.unheard_events == UNHEARD_EVENTS && self.next_replayed() == VirtualTime::NEVER;
+        let never = dead || next == VirtualTime::NEVER;
         if let Some(pace) = &self.pace {
-            if next == VirtualTime::NEVER && self.handle.is_closed() {
+            if never && self.handle.is_closed() {
                 return Err(self.for_ever().into());
             }
             self.handle.wait(pace.until(next));
             return Ok(pace.reached(self.now, next));
         }
-        if next != VirtualTime::NEVER {
+        if !never {
             return Ok(next);
         }
         if self.replay.is_some() || self.handle.is_closed() {

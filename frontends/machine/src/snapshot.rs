@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 const MAGIC: [u8; 8] = *b"RINGSNAP";
 /// Changes whenever the state of any part changes its form.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// Magic, version, length of the description, length of the body, checksum.
 const START: usize = 8 + 4 + 4 + 8 + 16;
 /// Longest description.
@@ -50,6 +50,7 @@ pub(crate) struct State {
     turn: usize,
     resets: u64,
     suspended: bool,
+    unheard_events: u32,
     inputs: u64,
 }
 
@@ -208,6 +209,7 @@ impl Machine {
             turn: self.turn,
             resets: self.resets,
             suspended: self.suspended,
+            unheard_events: self.unheard_events,
             inputs: self.inputs,
         })
     }
@@ -224,6 +226,7 @@ impl Machine {
         (self.now, self.round_end, self.resets) = (state.now, state.round_end, state.resets);
         self.turn = state.turn.min(self.cores.len());
         (self.inputs, self.suspended) = (state.inputs, state.suspended);
+        self.unheard_events = state.unheard_events;
         self.at_breakpoint = None;
         self.look_at_shadow();
         Ok(())

@@ -25,7 +25,7 @@ pub enum StopReason {
     Panic,
     /// As many instructions as [`RunUntil::instructions`] have retired.
     InstructionLimit,
-    /// Every CPU is halted, no timer is set, and no input can come: nothing will ever happen.
+    /// Every CPU is halted, no timer is set or none is heard, and no input can come: nothing will ever happen.
     Idle,
     /// A CPU is about to execute the instruction at a breakpoint.
     Breakpoint {
