@@ -65,6 +65,10 @@ pub struct Translations {
     fetch_physical: [u64; TLB_ENTRIES],
     /// Slots that have been filled since the arrays were cleared; meaningless once it is full.
     used: Vec<u16>,
+    /// Those of them that were filled with pages that are not global.
+    local: Vec<u16>,
+    /// A global page has been entered since.
+    has_global: bool,
     /// The pages of more than 4 KiB that were entered: number and size as log2.
     large: FastMap<(u64, u8), ()>,
     /// The one of them that was entered last.
@@ -95,6 +99,8 @@ impl Translations {
             fetch_page: NO_PAGES,
             fetch_physical: [0; TLB_ENTRIES],
             used: Vec::with_capacity(JOURNAL),
+            local: Vec::with_capacity(JOURNAL),
+            has_global: false,
             large: FastMap::default(),
             last_large: (0, 0),
             write_epoch: 0,
@@ -103,9 +109,9 @@ impl Translations {
 
     fn clear(&mut self) {
         if self.used.len() < JOURNAL {
-            for n in core::mem::take(&mut self.used) {
-                self.clear_slot(usize::from(n));
-            }
+            let mut used = core::mem::take(&mut self.used);
+            used.drain(..).for_each(|n| self.clear_slot(usize::from(n)));
+            self.used = used;
         } else {
             self.read = NO_PAGES;
             self.write = NO_PAGES;
@@ -113,8 +119,35 @@ impl Translations {
             self.fetch.fill(0);
         }
         self.used.clear();
+        self.local.clear();
+        self.has_global = false;
         self.large.clear();
         self.last_large = (0, 0);
+    }
+
+    /// Clears all but global pages.
+    fn clear_local(&mut self) {
+        if !self.has_global {
+            return self.clear();
+        }
+        if self.local.len() < JOURNAL {
+            let mut local = core::mem::take(&mut self.local);
+            local.drain(..).for_each(|n| self.clear_local_slot(usize::from(n)));
+            self.local = local;
+        } else {
+            (0..TLB_ENTRIES).for_each(|n| self.clear_local_slot(n));
+            self.local.clear();
+        }
+    }
+
+    fn clear_local_slot(&mut self, n: usize) {
+        if self.physical[n] & GLOBAL == 0 {
+            self.read[n] = no_page(n);
+            self.write[n] = no_page(n);
+        }
+        if self.fetch_physical[n] & GLOBAL == 0 {
+            self.clear_fetch(n);
+        }
     }
 
     /// Drops the writes of the pages whose place among the writers is `at`.
@@ -499,6 +532,11 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         if arrays.used.len() < JOURNAL {
             arrays.used.push(n as u16);
         }
+        if entry.global {
+            arrays.has_global = true;
+        } else if arrays.local.len() < JOURNAL {
+            arrays.local.push(n as u16);
+        }
         if write {
             self.note_writer(entry.physical_page, context.0, n as u16);
         }
@@ -544,6 +582,24 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
                 self.recent = [const { None }; RECENT];
                 self.arrays(ContextId(n as u16)).clear();
             }
+        }
+    }
+
+    /// Drops all but global pages of the contexts that `renamed` gives another key, under which they live on.
+    pub fn drop_local(&mut self, renamed: impl Fn(&K) -> Option<K>) {
+        for n in 0..self.contexts.len() {
+            let Some((old, new)) = self.keys[n].as_ref().and_then(|old| Some((old.clone(), renamed(old)?)))
+            else {
+                continue;
+            };
+            let id = ContextId(n as u16);
+            self.arrays(id).clear_local();
+            self.by_key.remove(&old);
+            self.by_key.insert(new.clone(), id);
+            self.keys[n] = Some(new);
+            self.incarnations[n] = self.next_incarnation;
+            self.next_incarnation += 1;
+            self.recent = [const { None }; RECENT];
         }
     }
 
@@ -779,6 +835,41 @@ mod tests {
         tlb.retire(|key| *key == 2);
         assert_eq!(tlb.iter().count(), 0);
         assert_eq!(tlb.context(&3), two, "its arrays are free");
+    }
+
+    #[test]
+    fn global_pages_outlive_their_space() {
+        for more in [0, JOURNAL as u64] {
+            let mut tlb = Tlb::<u32>::default();
+            let (one, other) = (tlb.context(&1), tlb.context(&9));
+            tlb.insert(other, 0x5000, entry(true, true, true));
+            for (page, global) in [(0x5000, false), (0x6000, true), (0x40_0000, true)] {
+                let page_shift = if page == 0x40_0000 { 21 } else { 12 };
+                tlb.insert(one, page, TlbEntry { global, page_shift, ..entry(true, true, true) });
+            }
+            // One slot with data that is global and code that is not.
+            tlb.insert(one, 0x7000, TlbEntry { global: true, ..entry(true, true, false) });
+            tlb.insert(one, 0x7000, entry(false, false, true));
+            for n in 0..more {
+                tlb.insert(one, 0x10_0000 + (n << 12), entry(true, true, true));
+            }
+            let incarnation = tlb.incarnation(one);
+            tlb.drop_local(|key| (*key == 1).then_some(2));
+            assert_ne!(tlb.incarnation(one), incarnation);
+            assert_eq!(tlb.context(&2), one);
+            for kind in [READ, WRITE, FETCH] {
+                assert_eq!(tlb.find(one, 0x5000, kind), None);
+                assert_eq!(tlb.find(one, 0x6000, kind), Some(0x9000));
+                assert_eq!(tlb.find(one, 0x7000, kind).is_some(), kind != FETCH);
+                assert_eq!(tlb.find(other, 0x5000, kind), Some(0x9000));
+            }
+            // What stays is still known as used, and as a large page.
+            tlb.flush_page(GuestVirt(0x5f_f000), |key| *key == 2);
+            assert_eq!(tlb.find(one, 0x40_0000, READ), None);
+            tlb.retire(|key| *key == 2);
+            assert_eq!(tlb.iter().count(), 1);
+            assert_ne!(tlb.context(&1), other);
+        }
     }
 
     #[test]

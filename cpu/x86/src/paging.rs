@@ -343,13 +343,16 @@ impl Cpu {
         self.update_context();
     }
 
-    /// Flushes one PCID's translations. (Its global pages go too, which an implementation may do.)
+    /// Flushes one PCID's translations, except for global pages.
     pub fn flush_pcid(&mut self, pcid: u16) {
         if self.spaces.has_siblings() {
             let running = id(self.spaces.guest);
             self.forget_spaces(|(tag, of)| of == pcid && id(tag) == running);
-        } else if let Some(dead) = self.spaces.spaces.remove(&(self.spaces.guest, pcid)) {
-            self.tlb.retire(|key| key.space == dead);
+        } else if let Some(&old) = self.spaces.spaces.get(&(self.spaces.guest, pcid)) {
+            self.spaces.next_space += 1;
+            let space = self.spaces.next_space;
+            self.spaces.spaces.insert((self.spaces.guest, pcid), space);
+            self.tlb.drop_local(|key| (key.space == old).then_some(ContextKey { space, ..*key }));
         }
         self.update_context();
     }

@@ -131,7 +131,8 @@ pub(crate) struct Block {
 pub struct Translator {
     pub(crate) options: JitOptions,
     pub(crate) arena: Arena,
-    jumps: JumpCache,
+    /// For the machine itself, and for guests in it: both often run the same kernel, at addresses that share their low bits.
+    jumps: [JumpCache; 2],
     pub(crate) stubs: Stubs,
     /// Code before this is kept when everything else is forgotten.
     stubs_end: usize,
@@ -187,7 +188,7 @@ impl Translator {
             options,
             stubs_end: arena.used(),
             arena,
-            jumps: JumpCache::new().map_err(JitError::Memory)?,
+            jumps: [JumpCache::new().map_err(JitError::Memory)?, JumpCache::new().map_err(JitError::Memory)?],
             stubs,
             sink,
             encoder: Encoder::new(64),
@@ -230,7 +231,7 @@ impl Translator {
         self.sites.clear();
         self.runs.clear();
         self.links.clear();
-        self.jumps.clear();
+        self.jumps.iter_mut().for_each(JumpCache::clear);
         if cpu.tlb.tokens() > MAX_TOKENS {
             cpu.tlb.forget_tokens();
         }
@@ -291,7 +292,7 @@ impl Translator {
             _ => self.translate(cpu, key, &page)?,
         };
         if groups {
-            self.jumps.insert(rip, self.blocks[id as usize].checked);
+            self.jumps[usize::from(cpu.mode.guest())].insert(rip, self.blocks[id as usize].checked);
         }
         Some(id)
     }
@@ -360,6 +361,7 @@ impl Translator {
         let count = trace.insns.len() as u32;
         let arena_start = self.arena_start();
         let base = self.arena.next();
+        let jumps = &self.jumps[usize::from(cpu.mode.guest())];
         let mut emitter = Emitter::new(
             &mut self.sink,
             (&mut self.drafts.0, &mut self.drafts.1),
@@ -370,7 +372,7 @@ impl Translator {
             (base, arena_start),
             self.stubs,
             (rip, count, cpu.mode),
-            (self.jumps.linear_base(), self.jumps.code_base()),
+            (jumps.linear_base(), jumps.code_base()),
         );
         let own = (fetch_slot(rip), cpu.tlb.fetch_token(rip & !PAGE_MASK, page.physical, cpu.mode.0) as i32);
         let entry = emitter.block(&trace.guests, own, second.map(|(_, slot, token)| (slot, token)), grouped);
@@ -582,7 +584,7 @@ impl Translator {
                 cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
                 if site.kind == Kind::Stale {
                     // The interpreter takes at least one step: what is found here might leave at once, too.
-                    self.jumps.remove(rip);
+                    self.jumps[usize::from(cpu.mode.guest())].remove(rip);
                     return 0;
                 }
                 if frame.budget == 0 || cpu.memory.code_epoch() != self.code_epoch {
@@ -621,7 +623,7 @@ impl Translator {
             return 0;
         }
         let rip = cpu.rip();
-        let code = match self.jumps.get(rip) {
+        let code = match self.jumps[usize::from(cpu.mode.guest())].get(rip) {
             Some(code) => code,
             None => match self.find(cpu, true) {
                 Some(id) => self.blocks[id as usize].entry,
@@ -639,7 +641,7 @@ impl Native for Translator {
             return false;
         }
         let rip = cpu.rip();
-        let code = match self.jumps.get(rip) {
+        let code = match self.jumps[usize::from(cpu.mode.guest())].get(rip) {
             Some(code) => code,
             None => match self.find(cpu, true) {
                 Some(id) => self.blocks[id as usize].entry,
