@@ -46,17 +46,23 @@ const MMIO_NS: u64 = 250;
 impl Cpu {
     #[inline(always)]
     fn fast_pointer<T: MemValue>(&self, segment: u8, offset: u64, kind: Kind) -> Option<*mut u8> {
+        self.fast_range(segment, offset, T::SIZE, kind)
+    }
+
+    /// The same for `size` (1 to 4096) bytes.
+    #[inline(always)]
+    fn fast_range(&self, segment: u8, offset: u64, size: u64, kind: Kind) -> Option<*mut u8> {
         let fast = &self.fast[(segment & 7) as usize];
         let linear = fast.base.wrapping_add(offset) & fast.mask;
         let end = if kind == Kind::Write { fast.write_end } else { fast.read_end };
-        if offset.wrapping_add(T::SIZE) > end {
+        if offset.wrapping_add(size) > end {
             return None;
         }
         let arrays = self.tlb.current();
         if kind == Kind::Write {
-            arrays.write_pointer(linear, T::SIZE)
+            arrays.write_pointer(linear, size)
         } else {
-            arrays.read_pointer(linear, T::SIZE)
+            arrays.read_pointer(linear, size)
         }
     }
 
@@ -146,18 +152,32 @@ impl Cpu {
 
     /// Reads `data.len()` (at most 4096) bytes; any size, slower than [`Self::read`].
     pub fn read_bytes(&mut self, segment: u8, offset: u64, data: &mut [u8]) -> Result<(), Stop> {
+        if let Some(pointer) = self.fast_range(segment, offset, data.len() as u64, Kind::Read) {
+            // SAFETY: a matching read tag means that the page is mapped guest RAM and that the access stays in it; guest memory
+            // is never borrowed.
+            unsafe { core::ptr::copy_nonoverlapping(pointer, data.as_mut_ptr(), data.len()) };
+            return Ok(());
+        }
         let linear = self.check_segment(segment, offset, data.len() as u64, Kind::Read)?;
         self.access_linear(linear, Kind::Read, Privilege::Current, AccessBytes::Read(data))
     }
 
     /// Writes `data.len()` (at most 4096) bytes; any size. Nothing is written if any byte faults.
     pub fn write_bytes(&mut self, segment: u8, offset: u64, data: &[u8]) -> Result<(), Stop> {
+        if let Some(pointer) = self.fast_range(segment, offset, data.len() as u64, Kind::Write) {
+            // SAFETY: as in `read_bytes`, with a write tag: the page is RAM, dirty already, and holds no decoded code.
+            unsafe { core::ptr::copy_nonoverlapping(data.as_ptr(), pointer, data.len()) };
+            return Ok(());
+        }
         let linear = self.check_segment(segment, offset, data.len() as u64, Kind::Write)?;
         self.access_linear(linear, Kind::Write, Privilege::Current, AccessBytes::Write(data))
     }
 
     /// Checks that `len` (1 to 4096) bytes could be accessed; raises what the access would raise.
     pub fn probe(&mut self, segment: u8, offset: u64, len: u64, kind: Kind) -> Result<(), Stop> {
+        if kind != Kind::Fetch && self.fast_range(segment, offset, len, kind).is_some() {
+            return Ok(());
+        }
         let linear = self.check_segment(segment, offset, len, kind)?;
         let misaligned = self.alignment_checked() && linear & self.alignment_mask(len) != 0;
         if misaligned && self.model.is_amd() {

@@ -94,13 +94,13 @@ pub fn emit_of(code: Code) -> Option<Emit> {
 const SAME: &[Mnemonic] = {
     use Mnemonic::*;
     &[
-        Mov, Movzx, Movsx, Movsxd, Movbe, Bswap, Xchg, Xadd, Cmpxchg, Add, Or, Adc, Sbb, And, Sub, Xor, Cmp,
-        Test, Inc, Dec, Neg, Not, Imul, Mul, Shl, Sal, Shr, Sar, Rol, Ror, Rcl, Rcr, Shld, Shrd, Bt, Bts,
-        Btr, Btc, Bsf, Bsr, Popcnt, Lzcnt, Tzcnt, Cbw, Cwde, Cdqe, Cwd, Cdq, Cqo, Lahf, Sahf, Clc, Stc, Cmc,
-        Seto, Setno, Setb, Setae, Sete, Setne, Setbe, Seta, Sets, Setns, Setp, Setnp, Setl, Setge, Setle,
-        Setg, Cmovo, Cmovno, Cmovb, Cmovae, Cmove, Cmovne, Cmovbe, Cmova, Cmovs, Cmovns, Cmovp, Cmovnp,
-        Cmovl, Cmovge, Cmovle, Cmovg, Andn, Bextr, Blsi, Blsmsk, Blsr, Bzhi, Pdep, Pext, Mulx, Rorx, Sarx,
-        Shlx, Shrx, Adcx, Adox, Crc32, Movnti,
+        Mov, Movzx, Movsx, Movsxd, Movbe, Bswap, Xchg, Xadd, Cmpxchg, Cmpxchg8b, Cmpxchg16b, Add, Or, Adc,
+        Sbb, And, Sub, Xor, Cmp, Test, Inc, Dec, Neg, Not, Imul, Mul, Shl, Sal, Shr, Sar, Rol, Ror, Rcl, Rcr,
+        Shld, Shrd, Bt, Bts, Btr, Btc, Bsf, Bsr, Popcnt, Lzcnt, Tzcnt, Cbw, Cwde, Cdqe, Cwd, Cdq, Cqo, Lahf,
+        Sahf, Clc, Stc, Cmc, Seto, Setno, Setb, Setae, Sete, Setne, Setbe, Seta, Sets, Setns, Setp, Setnp,
+        Setl, Setge, Setle, Setg, Cmovo, Cmovno, Cmovb, Cmovae, Cmove, Cmovne, Cmovbe, Cmova, Cmovs, Cmovns,
+        Cmovp, Cmovnp, Cmovl, Cmovge, Cmovle, Cmovg, Andn, Bextr, Blsi, Blsmsk, Blsr, Bzhi, Pdep, Pext, Mulx,
+        Rorx, Sarx, Shlx, Shrx, Adcx, Adox, Crc32, Movnti,
     ]
 };
 

@@ -91,11 +91,10 @@ impl Emitter<'_> {
     /// A jump to a known address, which is linked when it is first taken. To another page, it asks whether the page is
     /// still the one that it was linked to.
     pub(crate) fn link(&mut self, target: u64) {
-        let site = self.site(Kind::Link, target, 0);
-        let index = self.sites.len() - 1;
+        let (index, site) = self.link_site(Kind::Link, target, 0);
         if (target ^ self.start) & !PAGE_MASK == 0 {
             let end = near(self.s, 0);
-            self.sites[index].patch = end as u32;
+            self.drafts.links[index].patch = end as u32;
             self.cold_site(end, site);
             return;
         }
@@ -105,10 +104,10 @@ impl Emitter<'_> {
             // No token: never zero.
             ; lea rcx, [DWORD rcx + i32::MIN]
         );
-        self.sites[index].token = self.s.len() as u32;
+        self.drafts.links[index].token = self.s.len() as u32;
         self.leave_unless_rcx_zero(site, None);
         let end = near(self.s, 0);
-        self.sites[index].patch = end as u32;
+        self.drafts.links[index].patch = end as u32;
         self.cold_site(end, site);
     }
 
@@ -141,10 +140,9 @@ impl Emitter<'_> {
             return Ok(());
         }
         if (target ^ self.start) & !PAGE_MASK == 0 {
-            let site = self.site(Kind::Link, target, 0);
-            let index = self.sites.len() - 1;
+            let (index, site) = self.link_site(Kind::Link, target, 0);
             let end = near(self.s, opcode);
-            self.sites[index].patch = end as u32;
+            self.drafts.links[index].patch = end as u32;
             self.cold_site(end, site);
             self.link(i.next_ip());
             return Ok(());

@@ -7,7 +7,7 @@ use crate::framed::{is_overwritten, take_from_memory};
 use crate::group::{self, Accesses, Form, Groups, MemoryAccesses};
 use crate::memory::{Access, address_is_64};
 use crate::rounds::Round;
-use crate::site::{Draft, Kind};
+use crate::site::{Kind, LinkDraft, RunDraft, Site};
 use crate::stubs::{Stubs, jrcxz, land8, near};
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
@@ -39,27 +39,47 @@ enum ColdKind {
     Stub { stub: usize, resume: usize },
     /// A branch that leaves in the middle: give back the rest of the block and go on at an address.
     Side { target: u64, refund: u32 },
-    /// Give back the rest of the block and go on at a site's link.
-    Ungroup { site: u32 },
+    /// Give back the rest of the block and go on at a link, of which this is the number among the block's and the site.
+    Ungroup { link: usize, site: u32 },
 }
 
-/// Emits blocks; kept to keep its buffers.
+/// Kept to keep the buffers.
+#[derive(Default)]
+pub struct Drafts {
+    /// The instructions that run by their functions.
+    pub runs: Vec<RunDraft>,
+    /// The jumps to known addresses.
+    pub links: Vec<LinkDraft>,
+    cold: Vec<Cold>,
+}
+
+/// Numbers that a block's first ones get.
+#[derive(Clone, Copy)]
+pub struct Numbers {
+    /// Of [`Drafts::runs`].
+    pub run: u32,
+    /// Of [`Drafts::links`].
+    pub link: u32,
+    /// Of the block.
+    pub block: u32,
+}
+
+/// Emits blocks.
 pub struct Emitter<'a> {
     /// The code.
     pub s: &'a mut Sink,
-    /// The sites.
-    pub sites: &'a mut Vec<Draft>,
+    /// What sites are about.
+    pub drafts: &'a mut Drafts,
     pub(crate) encoder: &'a mut Encoder,
     pub(crate) info: &'a mut InstructionInfoFactory,
     pub(crate) memory_accesses: &'a mut MemoryAccesses,
-    /// Number of the first site.
-    pub first_site: u32,
+    /// Numbers of the first run and the first link, and of the block.
+    pub first: Numbers,
     /// Address of the code, and of the arena's start.
     pub base: usize,
     /// See [`Emitter::base`].
     pub arena: usize,
     pub(crate) stubs: Stubs,
-    cold: &'a mut Vec<Cold>,
     live: Option<Live>,
     pub(crate) start: u64,
     /// Instructions of the block.
@@ -126,30 +146,30 @@ impl<'a> Emitter<'a> {
     #[allow(clippy::too_many_arguments)]
     pub fn new(
         s: &'a mut Sink,
-        (sites, cold): (&'a mut Vec<Draft>, &'a mut Vec<Cold>),
+        drafts: &'a mut Drafts,
         encoder: &'a mut Encoder,
         info: &'a mut InstructionInfoFactory,
         memory_accesses: &'a mut MemoryAccesses,
-        first_site: u32,
+        first: Numbers,
         (base, arena): (usize, usize),
         stubs: Stubs,
         (start, count, mode): (u64, u32, Mode),
         jumps: (i32, i32),
     ) -> Self {
         s.clear();
-        sites.clear();
-        cold.clear();
+        drafts.runs.clear();
+        drafts.links.clear();
+        drafts.cold.clear();
         Self {
             s,
-            sites,
+            drafts,
             encoder,
             info,
             memory_accesses,
-            first_site,
+            first,
             base,
             arena,
             stubs,
-            cold,
             live: None,
             start,
             count,
@@ -181,12 +201,12 @@ impl<'a> Emitter<'a> {
             let word = self.word();
             self.groups = group::find(guests, word, looping, self.info, self.memory_accesses);
         }
-        let site = self.site(Kind::Page, self.start, 0);
+        let site = self.site(Kind::Page);
         dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + own.0] ; lea rcx, [rcx - own.1]);
         self.leave_unless_rcx_zero(site, None);
         let entry = self.s.len();
         if let Some((displacement, token)) = second {
-            let site = self.site(Kind::Stale, self.start, 0);
+            let site = self.site(Kind::Stale);
             dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + displacement] ; lea rcx, [rcx - token]);
             self.leave_unless_rcx_zero(site, None);
         }
@@ -217,14 +237,26 @@ impl<'a> Emitter<'a> {
         entry
     }
 
-    /// A new site; its number.
-    pub(crate) fn site(&mut self, kind: Kind, rip: u64, refund: u32) -> u32 {
-        self.sites.push(Draft { kind, rip, n: self.n.wrapping_sub(1), refund, patch: 0, token: 0 });
-        self.first_site + self.sites.len() as u32 - 1
+    /// A site that is about the block.
+    pub(crate) fn site(&self, kind: Kind) -> u32 {
+        Site { kind, index: self.first.block }.number()
+    }
+
+    /// A new link; its number among the block's, and its site.
+    pub(crate) fn link_site(&mut self, kind: Kind, rip: u64, refund: u32) -> (usize, u32) {
+        let n = self.drafts.links.len();
+        self.drafts.links.push(LinkDraft { rip, refund, patch: 0, token: 0 });
+        (n, Site { kind, index: self.first.link + n as u32 }.number())
     }
 
     fn exec_site(&mut self, kind: Kind) -> u32 {
-        self.site(kind, self.rip, self.count - self.n)
+        let n = self.n.wrapping_sub(1);
+        let runs = &mut self.drafts.runs;
+        // Several sites may lead to one instruction's function.
+        if runs.last().is_none_or(|last| last.n != n) {
+            runs.push(RunDraft { n, rip: self.rip, refund: (self.count - self.n) as u8 });
+        }
+        Site { kind, index: self.first.run + runs.len() as u32 - 1 }.number()
     }
 
     /// Leaves at `site` unless RCX is zero.
@@ -232,7 +264,7 @@ impl<'a> Emitter<'a> {
         let ok = jrcxz(self.s);
         let from = near(self.s, 0);
         land8(self.s, ok);
-        self.cold.push(Cold { from, what: ColdKind::Site { site, resume } });
+        self.drafts.cold.push(Cold { from, what: ColdKind::Site { site, resume } });
     }
 
     /// Calls the leaving stub for `site`.
@@ -256,14 +288,15 @@ impl<'a> Emitter<'a> {
         let site = self.exec_site(kind);
         let resume = (kind == Kind::Exec).then_some(self.s.len());
         for &from in froms {
-            self.cold.push(Cold { from, what: ColdKind::Site { site, resume } });
+            self.drafts.cold.push(Cold { from, what: ColdKind::Site { site, resume } });
         }
     }
 
     /// Emits one instruction; false if it was the end of the block.
     fn instruction(&mut self, guest: &Guest) -> bool {
         let start = self.s.len();
-        let (sites, cold, live) = (self.sites.len(), self.cold.len(), self.live);
+        let Drafts { runs, links, cold } = &*self.drafts;
+        let (runs, links, cold, live) = (runs.len(), links.len(), cold.len(), self.live);
         let (established, held) = (self.established, (self.held, self.held_r14));
         if !guest.barred
             && let Some(emit) = emit_of(guest.decoded.code())
@@ -272,8 +305,9 @@ impl<'a> Emitter<'a> {
                 Ok(open) => return open,
                 Err(Unsupported) => {
                     self.s.buffer().truncate(start);
-                    self.sites.truncate(sites);
-                    self.cold.truncate(cold);
+                    self.drafts.runs.truncate(runs);
+                    self.drafts.links.truncate(links);
+                    self.drafts.cold.truncate(cold);
                     self.live = live;
                     self.established = established;
                     (self.held, self.held_r14) = held;
@@ -375,7 +409,7 @@ impl<'a> Emitter<'a> {
         let from = near(self.s, 0);
         debug_assert_eq!(self.s.len() - yes, 7);
         let resume = self.s.len();
-        self.cold.push(Cold { from, what: ColdKind::Stub { stub, resume } });
+        self.drafts.cold.push(Cold { from, what: ColdKind::Stub { stub, resume } });
     }
 
     /// Emits the same instruction on the registers' homes.
@@ -386,7 +420,9 @@ impl<'a> Emitter<'a> {
         let mut memory = None;
         let mut framed: [Option<(usize, i32)>; 4] = [None; 4];
         let mut high_byte = false;
-        let mut count_in_cl = false;
+        // A count in CL, or half of what CMPXCHG8B and CMPXCHG16B store.
+        let wide = matches!(i.mnemonic(), Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b);
+        let mut wants_rcx = wide;
         for n in 0..i.op_count() {
             match i.op_kind(n) {
                 OpKind::Memory => memory = Some(n),
@@ -396,7 +432,7 @@ impl<'a> Emitter<'a> {
                         continue;
                     }
                     if register == Register::CL && is_shift_by_cl(&i, n) {
-                        count_in_cl = true;
+                        wants_rcx = true;
                         continue;
                     }
                     if is_high_byte(register) {
@@ -450,8 +486,8 @@ impl<'a> Emitter<'a> {
             i.set_segment_prefix(Register::None);
             // RCX is wanted for something else, or no register beyond the first eight may be there.
             let alone =
-                if high_byte { Some(1) } else { (count_in_cl || any_framed && !r14_is_free).then_some(14) };
-            if high_byte && (any_framed || count_in_cl) {
+                if high_byte { Some(1) } else { (wants_rcx || any_framed && !r14_is_free).then_some(14) };
+            if high_byte && (any_framed || wants_rcx) {
                 return Err(Unsupported);
             }
             if let Some(alone) = alone {
@@ -479,9 +515,13 @@ impl<'a> Emitter<'a> {
             i.set_memory_displ_size(u32::from(place.displacement != 0));
             rcx_is_free = !place.uses(1);
         }
-        if count_in_cl {
+        if wants_rcx {
             let count = self.value(1, 1);
-            dynasm!(self.s ; .arch x64 ; mov ecx, Rd(count));
+            if wide {
+                dynasm!(self.s ; .arch x64 ; mov rcx, Rq(count));
+            } else {
+                dynasm!(self.s ; .arch x64 ; mov ecx, Rd(count));
+            }
             rcx_is_free = false;
             held = None;
         }
@@ -668,13 +708,13 @@ impl<'a> Emitter<'a> {
 
     fn finish(&mut self) {
         // Links of side exits have cold parts of their own.
-        while !self.cold.is_empty() {
-            let mut now = core::mem::take(self.cold);
+        while !self.drafts.cold.is_empty() {
+            let mut now = core::mem::take(&mut self.drafts.cold);
             for cold in now.drain(..) {
                 self.cold(&cold);
             }
-            if self.cold.is_empty() {
-                *self.cold = now;
+            if self.drafts.cold.is_empty() {
+                self.drafts.cold = now;
             }
         }
     }
@@ -693,7 +733,7 @@ impl<'a> Emitter<'a> {
         let (opcode, target) =
             if self.next == Some(i.next_ip()) { (opcode, taken) } else { (opcode ^ 1, i.next_ip()) };
         let from = near(self.s, opcode);
-        self.cold.push(Cold { from, what: ColdKind::Side { target, refund: self.count - self.n } });
+        self.drafts.cold.push(Cold { from, what: ColdKind::Side { target, refund: self.count - self.n } });
         Ok(())
     }
 
@@ -710,12 +750,11 @@ impl<'a> Emitter<'a> {
                     self.jump_back(resume);
                 }
             }
-            ColdKind::Ungroup { site } => {
-                let refund = self.sites[(site - self.first_site) as usize].refund;
-                self.give_back(refund);
+            ColdKind::Ungroup { link, site } => {
+                self.give_back(self.drafts.links[link].refund);
                 // Linked later; until then it leads to the next instruction.
                 let end = near(self.s, 0);
-                self.sites[(site - self.first_site) as usize].patch = end as u32;
+                self.drafts.links[link].patch = end as u32;
                 self.leave(site);
             }
             ColdKind::Stub { stub, resume } => {
@@ -728,7 +767,7 @@ impl<'a> Emitter<'a> {
     /// Emits where callers of a stale block leave; returns its offset.
     pub fn stale_exit(&mut self) -> usize {
         let at = self.s.len();
-        let site = self.site(Kind::Stale, self.start, 0);
+        let site = self.site(Kind::Stale);
         self.leave(site);
         at
     }
@@ -741,8 +780,8 @@ impl<'a> Emitter<'a> {
     /// Sends the jump whose displacement ends at `from` out of the way, to a translation of this instruction and the rest of
     /// the block that has no groups.
     pub(crate) fn ungroup(&mut self, from: usize) {
-        let site = self.site(Kind::LinkUngrouped, self.rip, self.count - self.n + 1);
-        self.cold.push(Cold { from, what: ColdKind::Ungroup { site } });
+        let (link, site) = self.link_site(Kind::LinkUngrouped, self.rip, self.count - self.n + 1);
+        self.drafts.cold.push(Cold { from, what: ColdKind::Ungroup { link, site } });
     }
 
     /// Where the present instruction's accesses stand in groups.
@@ -752,7 +791,7 @@ impl<'a> Emitter<'a> {
 
     /// Sends the jump whose displacement ends at `from` out of the way, to leave at a site.
     pub(crate) fn cold_site(&mut self, from: usize, site: u32) {
-        self.cold.push(Cold { from, what: ColdKind::Site { site, resume: None } });
+        self.drafts.cold.push(Cold { from, what: ColdKind::Site { site, resume: None } });
     }
 }
 

@@ -32,6 +32,7 @@ features! {
     SSE4_1: "sse4.1",
     SSE4_2: "sse4.2",
     POPCNT: "popcnt",
+    CMPXCHG16B: "cmpxchg16b",
     LZCNT: "lzcnt",
     MOVBE: "movbe",
     BMI1: "bmi1",

@@ -1,7 +1,7 @@
 //! What has been emitted, for tests and listings.
 
 use crate::Translator;
-use crate::site::Kind;
+use crate::site::{Kind, Site};
 
 /// A block and its host code.
 #[derive(Clone, Debug)]
@@ -49,16 +49,20 @@ impl Translator {
 
     /// What is done at a site, in a word, and the guest address that it is about.
     pub fn site(&self, number: u32) -> Option<(&'static str, u64)> {
-        let site = self.sites.get(number as usize)?;
-        let what = match site.kind {
-            Kind::Exec => "exec",
-            Kind::ExecLast => "exec-last",
-            Kind::Link => "link",
-            Kind::LinkUngrouped => "link ungrouped",
-            Kind::Budget => "budget",
-            Kind::Page => "page",
-            Kind::Stale => "stale",
+        let site = Site::of(number);
+        let index = site.index as usize;
+        let run = || self.runs.get(index).map(|run| run.rip);
+        let link = || self.links.get(index).map(|link| link.rip);
+        let block = || self.blocks.get(index).map(|block| block.key.0);
+        let (what, rip) = match site.kind {
+            Kind::Exec => ("exec", run()),
+            Kind::ExecLast => ("exec-last", run()),
+            Kind::Link => ("link", link()),
+            Kind::LinkUngrouped => ("link ungrouped", link()),
+            Kind::Budget => ("budget", block()),
+            Kind::Page => ("page", block()),
+            Kind::Stale => ("stale", block()),
         };
-        Some((what, self.rip_of(*site)))
+        Some((what, rip?))
     }
 }

@@ -46,7 +46,7 @@ impl Emitter<'_> {
 
     /// Subtracts the block's length from the budget, and leaves if that is not enough.
     pub(crate) fn take_from_budget(&mut self) {
-        let site = self.site(Kind::Budget, self.start, self.count);
+        let site = self.site(Kind::Budget);
         dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + (at::BUDGET as i8)]);
         self.lea_base(1, true, 1, -(self.count as i32));
         dynasm!(self.s

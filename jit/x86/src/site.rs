@@ -1,4 +1,4 @@
-//! Sites: the places where translated code leaves for Rust.
+//! Sites: the places where translated code leaves for Rust. A number after the call says why, and what it is about.
 
 use ringworld_x86::Insn;
 
@@ -9,7 +9,7 @@ pub enum Kind {
     Exec,
     /// An instruction runs by its function and is the last of its block.
     ExecLast,
-    /// A jump that is not linked (any more); `rip` is its target.
+    /// A jump that is not linked (any more).
     Link,
     /// As `Link`, to a translation without groups of memory accesses.
     LinkUngrouped,
@@ -21,34 +21,47 @@ pub enum Kind {
     Stale,
 }
 
-/// One site, as it is emitted. Offsets are from the start of the block's code.
-#[derive(Clone, Copy, Debug)]
-pub struct Draft {
-    /// Why.
-    pub kind: Kind,
-    /// RIP of the instruction to run, or where to go on.
-    pub rip: u64,
-    /// The instruction's number in the block.
-    pub n: u32,
-    /// What to give back to the budget when the block is left here, the site's own instruction not included.
-    pub refund: u32,
-    /// Links: the end of the jump's displacement.
-    pub patch: u32,
-    /// Links to another page: the end of the displacement that holds the negated fetch token.
-    pub token: u32,
-}
+const KINDS: [Kind; 7] = {
+    use Kind::*;
+    [Exec, ExecLast, Link, LinkUngrouped, Budget, Page, Stale]
+};
 
-/// One site, as it is kept.
-#[derive(Clone, Copy, Debug)]
+/// Bits of a site's number that say what it is about: a [`Run`], a [`Link`], or a block.
+const INDEX_BITS: u32 = 29;
+/// So many of each can be numbered.
+pub const MOST: usize = 1 << INDEX_BITS;
+
+/// A site, as the number after its call in translated code has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Site {
     /// Why.
     pub kind: Kind,
-    /// [`Draft::refund`]; blocks are short.
+    /// Number of the [`Run`], of the [`Link`], or of the block.
+    pub index: u32,
+}
+
+impl Site {
+    /// The number.
+    pub const fn number(self) -> u32 {
+        (self.kind as u32) << INDEX_BITS | self.index
+    }
+
+    /// The site of a number.
+    pub fn of(number: u32) -> Self {
+        let kind = KINDS.get((number >> INDEX_BITS) as usize).copied().unwrap_or(Kind::Stale);
+        Self { kind, index: number & (MOST as u32 - 1) }
+    }
+}
+
+/// An instruction to run by its function, as it is emitted.
+#[derive(Clone, Copy, Debug)]
+pub struct RunDraft {
+    /// Its number in the block.
+    pub n: u32,
+    /// See [`Run`].
+    pub rip: u64,
+    /// See [`Run`].
     pub refund: u8,
-    /// The block that it belongs to.
-    pub block: u32,
-    /// Its number among the [`Run`]s or among the [`Link`]s, if it is one.
-    pub detail: u32,
 }
 
 /// An instruction to run by its function.
@@ -58,6 +71,21 @@ pub struct Run {
     pub insn: Insn,
     /// Its address.
     pub rip: u64,
+    /// What to give back to the budget when the block is left after it.
+    pub refund: u8,
+}
+
+/// A jump to a known address, as it is emitted. Offsets are from the start of the block's code.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkDraft {
+    /// The address.
+    pub rip: u64,
+    /// What its way out of the block gives back to the budget.
+    pub refund: u32,
+    /// The end of the jump's displacement.
+    pub patch: u32,
+    /// To another page: the end of the displacement that holds the negated fetch token, else 0.
+    pub token: u32,
 }
 
 /// A jump to a known address. Offsets are from the start of the arena.
@@ -65,6 +93,8 @@ pub struct Run {
 pub struct Link {
     /// The address.
     pub rip: u64,
+    /// The block that it is in.
+    pub block: u32,
     /// The end of the jump's displacement.
     pub patch: u32,
     /// The block that the jump leads to; `u32::MAX` for none.

@@ -1,12 +1,12 @@
 //! The translator: blocks, their look-up, linking, and the loop between translated code and the rest.
 
 use crate::control::fetch_slot;
-use crate::emit::{Cold, Emitter};
+use crate::emit::{Drafts, Emitter, Numbers};
 use crate::frame::{Frame, TLB_BIAS};
 use crate::group::MemoryAccesses;
 use crate::host;
 use crate::perf_map::PerfMap;
-use crate::site::{Draft, Kind, Link, Run, Site};
+use crate::site::{self, Kind, Link, Run, Site};
 use crate::stubs::{self, Start, Stubs};
 use crate::trace::{Extent, Trace};
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
@@ -28,8 +28,8 @@ const BYTES: usize = 32;
 const HITS: usize = 1 << 14;
 /// Each time that code is overwritten after its translation doubles the runs before the next one, so often.
 const MAX_KILLS: u8 = 3;
-/// Sites that there is room for from the start; what is not touched costs nothing.
-const SITES: usize = 1 << 20;
+/// Runs and links that there is room for from the start; what is not touched costs nothing.
+const SITES: usize = 1 << 19;
 /// Fetch tokens before everything is forgotten.
 const MAX_TOKENS: usize = 1 << 20;
 /// 32-bit code of the last page stays with the interpreter: what follows it wraps around.
@@ -112,6 +112,8 @@ pub(crate) struct Block {
     pub(crate) checked: usize,
     /// Bytes of host code.
     pub(crate) host_len: usize,
+    /// Instructions.
+    count: u8,
     /// The bytes that it was made of, and where in its page they are.
     pub(crate) bytes: Box<[u8]>,
     extents: Box<[Extent]>,
@@ -145,12 +147,11 @@ pub struct Translator {
     pub(crate) blocks: Vec<Block>,
     by_key: FastMap<Key, u32>,
     by_page: FastMap<usize, Vec<u32>>,
-    pub(crate) sites: Vec<Site>,
-    /// What sites refer to.
-    runs: Vec<Run>,
-    links: Vec<Link>,
-    /// Room for the sites and the cold parts of a block.
-    drafts: (Vec<Draft>, Vec<Cold>),
+    /// What [`Site`]s are about.
+    pub(crate) runs: Vec<Run>,
+    pub(crate) links: Vec<Link>,
+    /// Room for what a block's sites are about, and for its cold parts.
+    drafts: Drafts,
     hits: Box<[u8]>,
     /// By the same hash: how often code there was overwritten after its translation, which makes translations dearer.
     kills: Box<[u8]>,
@@ -199,10 +200,9 @@ impl Translator {
             by_key: FastMap::default(),
             by_page: FastMap::default(),
             // Growing copies.
-            sites: Vec::with_capacity(SITES),
-            runs: Vec::with_capacity(SITES / 2),
-            links: Vec::with_capacity(SITES / 2),
-            drafts: Default::default(),
+            runs: Vec::with_capacity(SITES),
+            links: Vec::with_capacity(SITES),
+            drafts: Drafts::default(),
             hits: vec![0; HITS].into_boxed_slice(),
             kills: vec![0; HITS].into_boxed_slice(),
             code_epoch: 0,
@@ -228,7 +228,6 @@ impl Translator {
         self.blocks.clear();
         self.by_key.clear();
         self.by_page.clear();
-        self.sites.clear();
         self.runs.clear();
         self.links.clear();
         self.jumps.iter_mut().for_each(JumpCache::clear);
@@ -310,7 +309,7 @@ impl Translator {
 
     fn translate(&mut self, cpu: &mut Cpu, key: Key, page: &CodePage) -> Option<u32> {
         let begin = std::time::Instant::now();
-        if self.sites.len() > 1 << 24 || cpu.tlb.tokens() > MAX_TOKENS {
+        if self.runs.len().max(self.links.len()) > site::MOST / 2 || cpu.tlb.tokens() > MAX_TOKENS {
             self.forget(cpu);
         }
         let rip = key.0;
@@ -364,11 +363,11 @@ impl Translator {
         let jumps = &self.jumps[usize::from(cpu.mode.guest())];
         let mut emitter = Emitter::new(
             &mut self.sink,
-            (&mut self.drafts.0, &mut self.drafts.1),
+            &mut self.drafts,
             &mut self.encoder,
             &mut self.info,
             &mut self.memory_accesses,
-            self.sites.len() as u32,
+            Numbers { run: self.runs.len() as u32, link: self.links.len() as u32, block: id },
             (base, arena_start),
             self.stubs,
             (rip, count, cpu.mode),
@@ -385,7 +384,7 @@ impl Translator {
         if let Some(map) = &self.perf_map {
             map.add(checked, self.sink.len(), rip);
         }
-        self.keep_sites(id, &trace.insns, (checked - arena_start) as u32);
+        self.keep(id, &trace.insns, (checked - arena_start) as u32);
         self.by_page.entry(page.index).or_default().push(id);
         if let Some((following, ..)) = &second {
             self.by_page.entry(following.index).or_default().push(id);
@@ -395,6 +394,7 @@ impl Translator {
             entry: checked + entry,
             checked,
             host_len: self.sink.len(),
+            count: count as u8,
             bytes: bytes.into(),
             extents: trace.extents.as_slice().into(),
             first: page.index,
@@ -414,39 +414,15 @@ impl Translator {
         Some(id)
     }
 
-    /// Keeps the sites of a block whose code is at this offset in the arena.
-    fn keep_sites(&mut self, block: u32, insns: &[Insn], at: u32) {
-        // Several sites may lead to one instruction's function.
-        let mut last = None;
-        for &Draft { kind, rip, n, refund, patch, token } in &self.drafts.0 {
-            let detail = match kind {
-                Kind::Exec | Kind::ExecLast => {
-                    if last != Some(n)
-                        && let Some(&insn) = insns.get(n as usize)
-                    {
-                        last = Some(n);
-                        self.runs.push(Run { insn, rip });
-                    }
-                    self.runs.len() as u32 - 1
-                }
-                Kind::Link | Kind::LinkUngrouped => {
-                    let token = if token == 0 { 0 } else { at + token };
-                    self.links.push(Link { rip, patch: at + patch, target: u32::MAX, token, unlinked: 0 });
-                    self.links.len() as u32 - 1
-                }
-                Kind::Budget | Kind::Page | Kind::Stale => 0,
-            };
-            self.sites.push(Site { kind, refund: refund as u8, block, detail });
-        }
-    }
-
-    /// Address of the instruction that a site runs, or where it goes on.
-    pub(crate) fn rip_of(&self, site: Site) -> u64 {
-        match site.kind {
-            Kind::Exec | Kind::ExecLast => self.runs[site.detail as usize].rip,
-            Kind::Link | Kind::LinkUngrouped => self.links[site.detail as usize].rip,
-            Kind::Budget | Kind::Page | Kind::Stale => self.blocks[site.block as usize].key.0,
-        }
+    /// Keeps what the sites of a block whose code is at this offset in the arena are about.
+    fn keep(&mut self, block: u32, insns: &[Insn], at: u32) {
+        self.runs.extend(self.drafts.runs.iter().filter_map(|run| {
+            Some(Run { insn: *insns.get(run.n as usize)?, rip: run.rip, refund: run.refund })
+        }));
+        self.links.extend(self.drafts.links.iter().map(|link| {
+            let token = if link.token == 0 { 0 } else { at + link.token };
+            Link { rip: link.rip, block, patch: at + link.patch, target: u32::MAX, token, unlinked: 0 }
+        }));
     }
 
     /// Lets whoever comes to a block leave, until it is found and its bytes are seen to be the same.
@@ -497,14 +473,15 @@ impl Translator {
         self.kills[n] = (self.kills[n] + 1).min(MAX_KILLS);
     }
 
-    /// Links the jump of a site to a block.
-    fn link(&mut self, cpu: &mut Cpu, site: Site, id: u32) {
-        if self.blocks.get(site.block as usize).is_none_or(|from| from.stale) {
+    /// Links a jump to a block.
+    fn link(&mut self, cpu: &mut Cpu, number: u32, id: u32) {
+        let link = &self.links[number as usize];
+        if self.blocks.get(link.block as usize).is_none_or(|from| from.stale) {
             return;
         }
         let start = self.arena_start();
         let target = &mut self.blocks[id as usize];
-        let link = &mut self.links[site.detail as usize];
+        let link = &mut self.links[number as usize];
         let patch = start + link.patch as usize;
         if link.unlinked == 0 {
             // Its jump still leads to where it leaves.
@@ -515,7 +492,7 @@ impl Translator {
         if link.target == id {
             return;
         }
-        target.incoming.push(site.detail);
+        target.incoming.push(number);
         link.target = id;
         self.arena.patch_jump(patch, target.entry);
         if link.token != 0 {
@@ -525,90 +502,103 @@ impl Translator {
         }
     }
 
+    /// The block that a link leads to, if the jump has only to see that its page is still the same one, and it is.
+    fn linked(&self, cpu: &mut Cpu, link: Link, groups: bool) -> Option<u32> {
+        let block = self.blocks.get(link.target as usize)?;
+        let mode = cpu.mode.0 | if groups { 0 } else { UNGROUPED };
+        let same = (block.key.0, block.key.2) == (link.rip, mode)
+            && !block.stale
+            && block.suspended.is_none()
+            && block.second.is_none();
+        (same && cpu.code_page(link.rip)?.physical == block.key.1).then_some(link.target)
+    }
+
     /// Looks at a site that translated code has left at: the address to go on at, or 0.
     fn at_site(&mut self, frame: &mut Frame, cpu: &mut Cpu, number: u32) -> usize {
-        let site = self.sites[number as usize];
-        let rip = self.rip_of(site);
+        let Site { kind, index } = Site::of(number);
         if core::mem::take(&mut frame.moved) != 0 {
             cpu.arrays_changed();
         }
         cpu.flags.set_status(frame.flags >> 8 & 0xff & !bits::OF | (frame.flags & 1) * bits::OF);
         let reload = core::mem::take(&mut frame.reload);
-        match site.kind {
+        match kind {
             Kind::Exec | Kind::ExecLast => {
-                let insn = &self.runs[site.detail as usize].insn.clone();
+                let Run { insn, rip, refund } = &self.runs[index as usize].clone();
+                let refund = i64::from(*refund);
                 self.stats.executed += 1;
                 if let Some(count) = self.stats.by_code.get_mut(usize::from(insn.code)) {
                     *count += 1;
                 }
-                let next = rip.wrapping_add(u64::from(insn.len));
-                cpu.regs[REG_RIP as usize] = next;
-                cpu.icount = frame.limit.wrapping_sub((frame.budget + i64::from(site.refund)) as u64);
+                cpu.regs[REG_RIP as usize] = rip.wrapping_add(u64::from(insn.len));
+                cpu.icount = frame.limit.wrapping_sub((frame.budget + refund) as u64);
                 cpu.block_end = usize::MAX;
                 if let Err(stop) = (insn.exec)(cpu, insn) {
-                    cpu.regs[REG_RIP as usize] = rip;
+                    cpu.regs[REG_RIP as usize] = *rip;
                     cpu.stopped(stop);
                     cpu.end_block();
-                    frame.budget += i64::from(site.refund);
+                    frame.budget += refund;
                     return self.go_on(frame, cpu);
                 }
-                if site.kind == Kind::Exec && cpu.block_end != 0 && cpu.mxcsr & (MASKS | mxcsr::MM) == MASKS {
+                if kind == Kind::Exec && cpu.block_end != 0 && cpu.mxcsr & (MASKS | mxcsr::MM) == MASKS {
                     frame.reload = reload;
                     refresh(frame, cpu);
                     return frame.resume as usize;
                 }
-                frame.budget += i64::from(site.refund);
+                frame.budget += refund;
                 self.go_on(frame, cpu)
             }
             Kind::Link | Kind::LinkUngrouped => {
-                cpu.regs[REG_RIP as usize] = rip;
+                let link = self.links[index as usize];
+                cpu.regs[REG_RIP as usize] = link.rip;
                 cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
                 if frame.budget == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
                 }
-                let forgotten = self.stats.flushes;
-                match self.find(cpu, site.kind == Kind::Link) {
-                    Some(id) => {
-                        if self.stats.flushes == forgotten {
-                            self.link(cpu, site, id);
-                        }
-                        refresh(frame, cpu);
-                        frame.reload = reload;
-                        self.blocks[id as usize].entry
+                let groups = kind == Kind::Link;
+                let id = self.linked(cpu, link, groups).or_else(|| {
+                    let forgotten = self.stats.flushes;
+                    let id = self.find(cpu, groups)?;
+                    if self.stats.flushes == forgotten {
+                        self.link(cpu, index, id);
                     }
-                    None => 0,
-                }
+                    Some(id)
+                });
+                self.enter_block(frame, cpu, id, reload)
             }
-            Kind::Page | Kind::Stale => {
+            Kind::Page => {
+                let block = self.blocks.get(index as usize);
+                let Some(&Block { key: (rip, _, mode), .. }) = block else { return 0 };
                 cpu.regs[REG_RIP as usize] = rip;
                 cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
-                if site.kind == Kind::Stale {
-                    // The interpreter takes at least one step: what is found here might leave at once, too.
-                    self.jumps[usize::from(cpu.mode.guest())].remove(rip);
-                    return 0;
-                }
                 if frame.budget == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
                 }
                 // One without groups is there because the other cannot go on.
-                let groups =
-                    self.blocks.get(site.block as usize).is_none_or(|block| block.key.2 & UNGROUPED == 0);
-                match self.find(cpu, groups) {
-                    Some(id) => {
-                        refresh(frame, cpu);
-                        frame.reload = reload;
-                        self.blocks[id as usize].entry
-                    }
-                    None => 0,
-                }
+                let id = self.find(cpu, mode & UNGROUPED == 0);
+                self.enter_block(frame, cpu, id, reload)
             }
-            Kind::Budget => {
+            Kind::Stale | Kind::Budget => {
+                let Some(block) = self.blocks.get(index as usize) else { return 0 };
+                let rip = block.key.0;
                 cpu.regs[REG_RIP as usize] = rip;
-                frame.budget += i64::from(site.refund);
+                if kind == Kind::Budget {
+                    frame.budget += i64::from(block.count);
+                } else {
+                    // The interpreter takes at least one step: what is found here might leave at once, too.
+                    self.jumps[usize::from(cpu.mode.guest())].remove(rip);
+                }
                 cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
                 0
             }
         }
+    }
+
+    /// Where to go on, in a block that has been found or not.
+    fn enter_block(&self, frame: &mut Frame, cpu: &Cpu, id: Option<u32>, reload: u64) -> usize {
+        let Some(id) = id else { return 0 };
+        refresh(frame, cpu);
+        frame.reload = reload;
+        self.blocks[id as usize].entry
     }
 
     /// After the last instruction of a block has been run by its function: straight on, if nothing is to be looked at.

@@ -221,6 +221,8 @@ pub const FAMILIES: &[Family] = {
                 |a| a.cmp(r10w, 7),
                 |a| a.lock().add(dword_ptr(rdi), 1),
                 |a| a.lock().cmpxchg(qword_ptr(rdi), r11),
+                |a| a.lock().cmpxchg8b(qword_ptr(rdi)),
+                |a| a.lock().cmpxchg16b(xmmword_ptr(rbx + rcx)),
                 |a| {
                     a.add(rax, rbx)?;
                     a.adc(rdx, rcx)?;

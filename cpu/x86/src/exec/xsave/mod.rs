@@ -106,9 +106,13 @@ impl Cpu {
         part: core::ops::Range<usize>,
         image: Option<&[u8]>,
     ) {
-        let quads = self.zmm[first..][..count].iter_mut().flat_map(|register| &mut register[part.clone()]);
-        for (n, slot) in quads.enumerate() {
-            *slot = quad(image, n);
+        let registers = &mut self.zmm[first..][..count];
+        let Some(image) = image else {
+            return registers.iter_mut().for_each(|register| register[part.clone()].fill(0));
+        };
+        let quads = registers.iter_mut().flat_map(|register| &mut register[part.clone()]);
+        for (slot, quad) in quads.zip(image.as_chunks::<8>().0) {
+            *slot = u64::from_le_bytes(*quad);
         }
     }
 
@@ -167,6 +171,26 @@ fn layout(
     })
 }
 
+/// Parts of an area: x87 in two, MXCSR, SSE, the header, and the other components.
+#[derive(Default)]
+struct Parts {
+    parts: [(usize, usize); 12],
+    count: usize,
+}
+
+impl Parts {
+    fn push(&mut self, part: core::ops::Range<usize>) {
+        if let Some(next) = self.parts.get_mut(self.count) {
+            *next = (part.start, part.end);
+            self.count += 1;
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = core::ops::Range<usize>> {
+        self.parts[..self.count].iter().map(|&(start, end)| start..end)
+    }
+}
+
 fn save(cpu: &mut Cpu, i: &Insn, how: Save, wide: bool) -> Result<(), Stop> {
     let supervisor = how == Save::Supervisor;
     let area = cpu.xsave_area(i, Kind::Write, supervisor)?;
@@ -180,11 +204,12 @@ fn save(cpu: &mut Cpu, i: &Insn, how: Save, wide: bool) -> Result<(), Stop> {
 
     let mut image = [0; AREA];
     // The parts of the area that are written.
-    let mut parts = Vec::with_capacity(12);
+    let mut parts = Parts::default();
     if let Some(legacy) = image.first_chunk_mut::<LEGACY>() {
         if saved & xcr0::X87 != 0 {
             cpu.x87.save_legacy(legacy, wide);
-            parts.extend([0..24, 32..160]);
+            parts.push(0..24);
+            parts.push(32..160);
         }
         let mxcsr = if compacted { saved & xcr0::SSE } else { requested & (xcr0::SSE | xcr0::AVX) };
         if mxcsr != 0 {
@@ -225,10 +250,10 @@ fn save(cpu: &mut Cpu, i: &Insn, how: Save, wide: bool) -> Result<(), Stop> {
         .map(|(c, offset)| offset + c.size as usize)
         .max();
     cpu.probe(segment, at(end.unwrap_or(LEGACY + HEADER) - 1), 1, Kind::Write)?;
-    for part in &parts {
+    for part in parts.iter() {
         cpu.probe(segment, at(part.start), part.len() as u64, Kind::Write)?;
     }
-    for part in parts {
+    for part in parts.iter() {
         cpu.write_bytes(segment, at(part.start), &image[part])?;
     }
     Ok(())
