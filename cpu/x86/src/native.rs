@@ -51,6 +51,8 @@ pub mod offset {
     pub const SYSTEM_FLAGS: i32 = offset_of!(Cpu, flags.system) as i32;
     /// Not zero if an interrupt waits that cannot be taken yet.
     pub const HELD: i32 = offset_of!(Cpu, held) as i32;
+    /// [`crate::state::Shadow`] of the instruction that runs, as exits of guests show it: a byte.
+    pub const IN_SHADOW: i32 = offset_of!(Cpu, in_shadow) as i32;
     /// Not zero if PAUSE ends the turn.
     pub const COMPANY: i32 = offset_of!(Cpu, company) as i32;
     pub const KERNEL_GS_BASE: i32 = offset_of!(Cpu, msrs.kernel_gs_base) as i32;
@@ -68,12 +70,12 @@ pub mod offset {
 }
 
 impl Cpu {
-    /// If RDTSC may be executed and shows the instruction count plus a constant: the constant. It changes only where a
+    /// If RDTSC and RDTSCP may be executed and show the instruction count plus a constant: the constant. It changes only where a
     /// block ends.
     #[inline]
     pub fn tsc_distance(&self) -> Option<u64> {
         let allowed = self.cpl == 0 || self.cr4 & crate::control::cr4::TSD == 0;
-        (allowed && !self.mode.guest()).then(|| self.tsc().wrapping_sub(self.icount))
+        (allowed && self.tsc_is_linear()).then(|| self.visible_tsc().wrapping_sub(self.icount))
     }
 
     /// Fetches from the page of `linear` as an instruction there would; `None` if that raises an exception (which the
@@ -90,6 +92,12 @@ impl Cpu {
             }),
             Target::Device(_) => None,
         }
+    }
+
+    /// The instruction that a shadow was for is over.
+    #[inline]
+    pub fn end_shadow(&mut self) {
+        self.in_shadow = crate::state::Shadow::None;
     }
 
     /// Marks bytes as code before they are read: writes to them are noticed from now on.

@@ -87,12 +87,13 @@ pub mod boundary {
 
 /// How the last instruction delays events to after the next one (SDM 3A 6.8.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
+#[repr(u8)]
 pub enum Shadow {
     /// It does not.
     #[default]
     None,
-    /// STI: maskable interrupts.
-    Sti,
+    /// STI: maskable interrupts. Translated code knows the number.
+    Sti = 1,
     /// MOV SS, POP SS: interrupts and debug exceptions.
     MovSs,
 }

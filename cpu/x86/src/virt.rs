@@ -235,8 +235,13 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn intercept_in_guest(&mut self, what: Intercept, i: &Insn) -> Result<(), Stop> {
-        self.virt.length = i.len;
-        by_level!(self, Ok(()), vmx_intercept, svm_intercept(what, i))
+        let before = core::mem::replace(&mut self.virt.length, i.len);
+        let exit = by_level!(self, Ok(()), vmx_intercept, svm_intercept(what, i));
+        if exit.is_ok() {
+            // As if nobody had asked: translated code does not, where it knows the answer.
+            self.virt.length = before;
+        }
+        exit
     }
 
     /// The value that an instruction reads from CR0, CR3, CR4 or CR8 (of which `value` is the real one).
@@ -409,6 +414,12 @@ impl Cpu {
             return tsc;
         }
         by_level!(self, tsc, vmx_tsc, svm_tsc(tsc))
+    }
+
+    /// Whether RDTSC and RDTSCP do not exit from the guest that runs, if one does, and its counter runs as fast as the
+    /// processor's.
+    pub(crate) fn tsc_is_linear(&self) -> bool {
+        !self.mode.guest() || by_level!(self, true, vmx_tsc_is_linear, svm_tsc_is_linear())
     }
 
     /// An access that `translate` sent to no memory of the guest's: a page that is virtualised (VMX's APIC-access page).

@@ -194,6 +194,7 @@ impl Emitter<'_> {
         let slow = self.stack(0, false);
         self.load_top();
         let miss = self.jump_cache();
+        self.end_shadow();
         self.move_stack(self.step() + i32::from(drop));
         dynasm!(self.s ; .arch x64 ; jmp rcx);
         let froms: Vec<usize> = slow.into_iter().chain([miss]).collect();

@@ -95,6 +95,10 @@ pub struct Emitter<'a> {
     pub(crate) mode: Mode,
     /// The next instruction is in the block, and is none that looks at the shadow of STI.
     pub(crate) next_is_plain: bool,
+    /// The next instruction is in the block and may exit from a guest; [`Emitter::end_shadow`] follows it.
+    pub(crate) next_may_exit: bool,
+    /// The present instruction comes after STI and may exit.
+    pub(crate) in_shadow: bool,
     /// The group whose distance is in R14.
     pub(crate) held_r14: Option<usize>,
     /// Addresses of the jump cache.
@@ -179,6 +183,8 @@ impl<'a> Emitter<'a> {
             held: None,
             mode,
             next_is_plain: false,
+            next_may_exit: false,
+            in_shadow: false,
             held_r14: None,
             jumps,
             groups: Groups::default(),
@@ -219,11 +225,17 @@ impl<'a> Emitter<'a> {
             self.n += 1;
             self.rip = guest.decoded.ip();
             self.next = guests.get(n + 1).map(|next| next.decoded.ip());
-            self.next_is_plain = guests.get(self.n as usize).is_some_and(|next| {
-                !next.barred
-                    && emit_of(next.decoded.code()).is_some()
-                    && (!self.mode.guest() || cannot_exit(&next.decoded))
-            });
+            let next = guests.get(self.n as usize).filter(|next| !next.barred).map(|next| &next.decoded);
+            let emit = next.and_then(|next| emit_of(next.code()));
+            self.next_is_plain = emit.is_some() && (!self.mode.guest() || next.is_some_and(cannot_exit));
+            // The check of a group may leave before the instruction, for a block that knows of no shadow.
+            let accesses = self.groups.accesses.get(self.n as usize).copied().unwrap_or_default();
+            let grouped = accesses.operand.is_some() || accesses.stack.is_some();
+            self.next_may_exit = !grouped
+                && matches!(
+                    emit,
+                    Some(Emit::Same | Emit::Vector(_) | Emit::Push | Emit::Pop | Emit::Leave | Emit::Return)
+                );
             open = self.instruction(guest);
             self.rip = guest.decoded.next_ip();
             if !open {
@@ -294,6 +306,7 @@ impl<'a> Emitter<'a> {
 
     /// Emits one instruction; false if it was the end of the block.
     fn instruction(&mut self, guest: &Guest) -> bool {
+        let after_sti = self.in_shadow;
         let start = self.s.len();
         let Drafts { runs, links, cold } = &*self.drafts;
         let (runs, links, cold, live) = (runs.len(), links.len(), cold.len(), self.live);
@@ -302,7 +315,12 @@ impl<'a> Emitter<'a> {
             && let Some(emit) = emit_of(guest.decoded.code())
         {
             match self.emitted(guest, emit) {
-                Ok(open) => return open,
+                Ok(open) => {
+                    if after_sti {
+                        self.end_shadow();
+                    }
+                    return open;
+                }
                 Err(Unsupported) => {
                     self.s.buffer().truncate(start);
                     self.drafts.runs.truncate(runs);
@@ -314,6 +332,8 @@ impl<'a> Emitter<'a> {
                 }
             }
         }
+        // Whoever runs the function ends the shadow.
+        self.in_shadow = false;
         let last = guest.last || guest.barred;
         let site = self.exec_site(if last { Kind::ExecLast } else { Kind::Exec });
         self.let_go();

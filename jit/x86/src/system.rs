@@ -113,16 +113,37 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// If no interrupt waits, the shadow after STI changes nothing for an instruction that does not look at it.
+    /// If no interrupt waits, the shadow after STI changes nothing for an instruction that does not look at it; but exits of
+    /// guests show it.
     fn sti(&mut self) -> Result<(), Unsupported> {
         self.is_supervisor()?;
-        if !self.next_is_plain {
+        if !self.next_is_plain && !self.next_may_exit {
             return Err(Unsupported);
         }
         let slow = self.unless_held();
+        if !self.next_is_plain {
+            // There is one if IF was clear.
+            dynasm!(self.s
+                ; .arch x64
+                ; mov rcx, [rsp + at::CPU]
+                ; mov r14, [rcx + offset::SYSTEM_FLAGS]
+                ; not r14
+                ; pext r14, r14, [rsp + at::IF]
+                ; mov [rcx + offset::IN_SHADOW], r14b
+            );
+            self.in_shadow = true;
+        }
         self.system_flag(at::NOT_IF, bits::IF);
         self.slow(&[slow], Kind::Exec);
         Ok(())
+    }
+
+    /// The instruction after STI is over, and did not exit.
+    pub(crate) fn end_shadow(&mut self) {
+        if core::mem::take(&mut self.in_shadow) {
+            self.held_r14 = None;
+            dynasm!(self.s ; .arch x64 ; mov r14, [rsp + at::CPU] ; mov BYTE [r14 + offset::IN_SHADOW], 0);
+        }
     }
 
     /// CLAC, STAC.
@@ -231,7 +252,6 @@ impl Emitter<'_> {
 
     /// RDTSC, RDTSCP: the counter is the instruction count plus a constant.
     fn rdtsc(&mut self, with_aux: bool) -> Result<(), Unsupported> {
-        self.is_not_intercepted()?;
         dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::TSC_KNOWN]);
         let slow = self.if_rcx_zero();
         // The budget, and what this block has already taken from it for the instructions to come, counts down.

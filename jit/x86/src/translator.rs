@@ -535,10 +535,12 @@ impl Translator {
                 if let Err(stop) = (insn.exec)(cpu, insn) {
                     cpu.regs[REG_RIP as usize] = *rip;
                     cpu.stopped(stop);
+                    cpu.end_shadow();
                     cpu.end_block();
                     frame.budget += refund;
                     return self.go_on(frame, cpu);
                 }
+                cpu.end_shadow();
                 if kind == Kind::Exec && cpu.block_end != 0 && cpu.mxcsr & (MASKS | mxcsr::MM) == MASKS {
                     frame.reload = reload;
                     refresh(frame, cpu);
@@ -760,7 +762,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         limit: start.limit,
         translator: start.translator,
         host_mxcsr: MASKS.into(),
-        flag_masks: [!bits::IF, !bits::AC, crate::system::POPF_OTHERS, bits::DF],
+        flag_masks: [!bits::IF, !bits::AC, crate::system::POPF_OTHERS, bits::DF, bits::IF],
         arrays: [0; 2],
         moved: 0,
         tsc: 0,

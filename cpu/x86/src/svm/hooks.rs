@@ -233,6 +233,11 @@ impl Cpu {
         scaled.wrapping_add(svm.guest.control.tsc_offset)
     }
 
+    pub(crate) fn svm_tsc_is_linear(&self) -> bool {
+        let intercepted = self.svm_intercepts(ExitCode::RDTSC) || self.svm_intercepts(ExitCode::RDTSCP);
+        !intercepted && self.virt.svm.tsc_ratio == 1 << 32
+    }
+
     pub(crate) fn svm_device_access(
         &mut self,
         address: GuestPhys,

@@ -53,6 +53,14 @@ impl Cpu {
         scaled.wrapping_add(vmx.vmcs.get(Field::TscOffset))
     }
 
+    pub(crate) fn vmx_tsc_is_linear(&self) -> bool {
+        let vmx = &self.virt.vmx;
+        let scaled = vmx.primary(TSC_OFFSETTING)
+            && vmx.secondary(TSC_SCALING)
+            && vmx.vmcs.get(Field::TscMultiplier) != 1 << 48;
+        !vmx.primary(RDTSC_EXITING) && vmx.secondary(RDTSCP) && !scaled
+    }
+
     /// The moment at which the timer ends the run; once it is past, the next boundary sees it.
     pub(crate) fn vmx_deadline(&self) -> VirtualTime {
         let ahead = self.virt.vmx.timer_deadline.filter(|&deadline| deadline > self.now().0);

@@ -8,6 +8,7 @@ mod common;
 mod debug;
 mod faults;
 mod flat32;
+mod guests;
 #[path = "../../../../cpu/x86/tests/system/helpers.rs"]
 mod helpers;
 #[path = "../../../../cpu/x86/tests/system/interrupts.rs"]
