@@ -55,6 +55,14 @@ pub mod offset {
     pub const IN_SHADOW: i32 = offset_of!(Cpu, in_shadow) as i32;
     /// Not zero if PAUSE ends the turn.
     pub const COMPANY: i32 = offset_of!(Cpu, company) as i32;
+    /// CR0 to CR4; 0 for CR1.
+    pub const CONTROL: [i32; 5] = [
+        offset_of!(Cpu, cr0) as i32,
+        0,
+        offset_of!(Cpu, cr2) as i32,
+        offset_of!(Cpu, cr3) as i32,
+        offset_of!(Cpu, cr4) as i32,
+    ];
     pub const KERNEL_GS_BASE: i32 = offset_of!(Cpu, msrs.kernel_gs_base) as i32;
     pub const TSC_AUX: i32 = offset_of!(Cpu, msrs.tsc_aux) as i32;
     /// GS base as a segment register's, and as addresses use it.

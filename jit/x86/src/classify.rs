@@ -62,8 +62,11 @@ pub enum System {
     Swapgs,
     Rdtsc,
     Rdtscp,
+    Cld,
     /// MOV from a segment register.
     Selector,
+    /// MOV from a control register.
+    FromControl,
 }
 
 /// Vector state that has to be in the host's registers.
@@ -276,6 +279,8 @@ fn classify(code: Code) -> Option<Emit> {
         Code::Stac => return Some(Emit::System(System::Stac)),
         Code::Pushfq | Code::Pushfd => return Some(Emit::System(System::Pushf)),
         Code::Popfq | Code::Popfd => return Some(Emit::System(System::Popf)),
+        Code::Cld => return Some(Emit::System(System::Cld)),
+        Code::Mov_r64_cr => return Some(Emit::System(System::FromControl)),
         Code::Swapgs => return Some(Emit::System(System::Swapgs)),
         Code::Rdtsc => return Some(Emit::System(System::Rdtsc)),
         Code::Rdtscp => return Some(Emit::System(System::Rdtscp)),

@@ -219,6 +219,7 @@ impl Emitter<'_> {
     pub(crate) fn call(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let target = self.near_target(i)?;
         let slow = self.push_return(i.next_ip());
+        self.end_shadow();
         self.link(target);
         self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::ExecLast);
         Ok(())
@@ -275,6 +276,7 @@ impl Emitter<'_> {
     pub(crate) fn jump_indirect(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let slow = self.operand(i)?;
         let miss = self.jump_cache();
+        self.end_shadow();
         dynasm!(self.s ; .arch x64 ; jmp rcx);
         let froms: Vec<usize> = slow.into_iter().chain([miss]).collect();
         self.slow(&froms, Kind::ExecLast);
@@ -287,6 +289,7 @@ impl Emitter<'_> {
         // The target is known before the return address is written, which may be where it was read from.
         dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::CODE as i8)], rcx);
         let push = self.push_return(i.next_ip());
+        self.end_shadow();
         dynasm!(self.s ; .arch x64 ; jmp QWORD [BYTE rsp + (at::CODE as i8)]);
         let froms: Vec<usize> = slow.into_iter().chain([miss]).chain(push).collect();
         self.slow(&froms, Kind::ExecLast);

@@ -228,14 +228,8 @@ impl<'a> Emitter<'a> {
             let next = guests.get(self.n as usize).filter(|next| !next.barred).map(|next| &next.decoded);
             let emit = next.and_then(|next| emit_of(next.code()));
             self.next_is_plain = emit.is_some() && (!self.mode.guest() || next.is_some_and(cannot_exit));
-            // The check of a group may leave before the instruction, for a block that knows of no shadow.
-            let accesses = self.groups.accesses.get(self.n as usize).copied().unwrap_or_default();
-            let grouped = accesses.operand.is_some() || accesses.stack.is_some();
-            self.next_may_exit = !grouped
-                && matches!(
-                    emit,
-                    Some(Emit::Same | Emit::Vector(_) | Emit::Push | Emit::Pop | Emit::Leave | Emit::Return)
-                );
+            self.next_may_exit = emit
+                .is_some_and(|emit| !matches!(emit, Emit::System(_) | Emit::String(_) | Emit::Divide { .. }));
             open = self.instruction(guest);
             self.rip = guest.decoded.next_ip();
             if !open {
@@ -800,6 +794,11 @@ impl<'a> Emitter<'a> {
     /// Sends the jump whose displacement ends at `from` out of the way, to a translation of this instruction and the rest of
     /// the block that has no groups.
     pub(crate) fn ungroup(&mut self, from: usize) {
+        if self.in_shadow {
+            // That translation would not know of the shadow.
+            let site = self.exec_site(Kind::ExecLast);
+            return self.cold_site(from, site);
+        }
         let (link, site) = self.link_site(Kind::LinkUngrouped, self.rip, self.count - self.n + 1);
         self.drafts.cold.push(Cold { from, what: ColdKind::Ungroup { link, site } });
     }

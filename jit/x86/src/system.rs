@@ -89,6 +89,8 @@ impl Emitter<'_> {
             System::Rdtsc => self.rdtsc(false)?,
             System::Rdtscp => self.rdtsc(true)?,
             System::Selector => self.selector(i)?,
+            System::Cld => self.system_flag(at::NOT_DF, 0),
+            System::FromControl => self.from_control(i)?,
         }
         self.held = None;
         Ok(())
@@ -274,6 +276,18 @@ impl Emitter<'_> {
             );
         }
         self.slow(&[slow], Kind::Exec);
+        Ok(())
+    }
+
+    /// MOV from CR0, CR2, CR3 or CR4.
+    fn from_control(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        self.is_supervisor()?;
+        self.is_not_intercepted()?;
+        let Some(&from) = offset::CONTROL.get(i.op1_register().number()).filter(|&&at| at != 0) else {
+            return Err(Unsupported);
+        };
+        let Home::Host(host) = home(i.op0_register().number()) else { return Err(Unsupported) };
+        dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::CPU] ; mov Rq(host), [rcx + from]);
         Ok(())
     }
 

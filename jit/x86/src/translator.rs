@@ -762,7 +762,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         limit: start.limit,
         translator: start.translator,
         host_mxcsr: MASKS.into(),
-        flag_masks: [!bits::IF, !bits::AC, crate::system::POPF_OTHERS, bits::DF, bits::IF],
+        flag_masks: [!bits::IF, !bits::AC, crate::system::POPF_OTHERS, bits::DF, bits::IF, !bits::DF],
         arrays: [0; 2],
         moved: 0,
         tsc: 0,

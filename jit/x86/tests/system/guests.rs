@@ -2,8 +2,8 @@
 
 use crate::common::*;
 use crate::pair::{put, run, stats};
-use iced_x86::Code;
 use iced_x86::code_asm::*;
+use iced_x86::{Code, IcedError};
 use ringworld_x86::control::efer;
 use ringworld_x86::model::Model;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ const GUEST: u64 = 0x5_0000;
 /// Where the guest returns to.
 const AFTER: u64 = 0x5_1000;
 /// A stack that nested paging does not map, and one that it does.
-const MISSING: u64 = 0x60_0000;
-const THERE: u64 = 0x80_0000;
-const ROUNDS: u64 = 16;
+const MISSING: u64 = 0x60_0100;
+const THERE: u64 = 0x80_0100;
+const ROUNDS: u64 = 8;
 const HSAVE: u64 = 0xc001_0117;
 const TSC_OFFSET: u64 = 0x1234_5678_9abc;
 
@@ -42,9 +42,11 @@ mod at {
     pub const RSP: u64 = 0x5d8;
 }
 
+type Part = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
 /// A host that runs a guest again and again: in turn with a stack that is there and without, and with interrupts off and on.
 /// It keeps exit code and interrupt shadow of each round.
-fn host() -> Rig {
+fn host(guest: Part) -> Rig {
     let mut rig = Rig::long();
     rig.cpu.model = Arc::new(Model::as_if_complete("EPYC"));
     rig.cpu.efer |= efer::SVME;
@@ -73,13 +75,11 @@ fn host() -> Rig {
     rig.poke(NESTED_TABLES, (NESTED_TABLES + 0x1000) | 7);
     rig.poke(NESTED_TABLES + 0x1000, (NESTED_TABLES + 0x2000) | 7);
     for n in 0..8 {
-        rig.poke(NESTED_TABLES + 0x2000 + 8 * n, (n << 21) | if n << 21 == MISSING { 0 } else { 0x87 });
+        rig.poke(NESTED_TABLES + 0x2000 + 8 * n, (n << 21) | if n == MISSING >> 21 { 0 } else { 0x87 });
     }
     rig.poke(THERE, AFTER);
-    put(&mut rig, GUEST, |a| {
-        a.sti()?;
-        a.ret()
-    });
+    rig.poke(THERE + 8, AFTER);
+    put(&mut rig, GUEST, guest);
     put(&mut rig, AFTER, |a| {
         a.rdtsc()?;
         a.vmmcall()
@@ -120,14 +120,46 @@ fn host() -> Rig {
 /// An exit in the shadow of STI says so (APM 2 15.21.5); there is a shadow only if STI has set IF.
 #[test]
 fn an_exit_of_the_instruction_after_sti_shows_the_shadow() {
-    let rig = run(host);
-    for round in 1..=ROUNDS {
-        let (there, interrupts_were_on) = (round & 1 != 0, round & 2 != 0);
-        let code = if there { 0x81 } else { 0x400 };
-        let shadow = u64::from(!there && !interrupts_were_on);
-        assert_eq!(rig.peek(DATA + 8 * round), code | shadow << 32, "round {round}");
+    let guests: &[Part] = &[
+        |a| {
+            a.sti()?;
+            a.ret()
+        },
+        // One check for both accesses.
+        |a| {
+            a.sti()?;
+            a.pop(rcx)?;
+            a.ret()
+        },
+        |a| {
+            a.sti()?;
+            a.call(AFTER)
+        },
+        |a| {
+            a.mov(ecx, AFTER as u32)?;
+            a.sti()?;
+            a.call(rcx)
+        },
+        |a| {
+            a.sti()?;
+            a.jmp(qword_ptr(rsp))
+        },
+        |a| {
+            a.sti()?;
+            a.mov(rcx, qword_ptr(rsp))?;
+            a.jmp(rcx)
+        },
+    ];
+    for (which, &guest) in guests.iter().enumerate() {
+        let rig = run(|| host(guest));
+        for round in 1..=ROUNDS {
+            let (there, interrupts_were_on) = (round & 1 != 0, round & 2 != 0);
+            let code = if there { 0x81 } else { 0x400 };
+            let shadow = u64::from(!there && !interrupts_were_on);
+            assert_eq!(rig.peek(DATA + 8 * round), code | shadow << 32, "guest {which}, round {round}");
+        }
+        let by_function = stats(&rig).by_code;
+        assert_eq!(by_function[Code::Sti as usize], 0, "STI is in place");
+        assert_eq!(by_function[Code::Rdtsc as usize], 0, "RDTSC is in place");
     }
-    let by_function = stats(&rig).by_code;
-    assert_eq!(by_function[Code::Sti as usize], 0, "STI is in place");
-    assert_eq!(by_function[Code::Rdtsc as usize], 0, "RDTSC is in place");
 }
