@@ -90,7 +90,7 @@ impl Emitter<'_> {
             System::Rdtscp => self.rdtsc(true)?,
             System::Selector => self.selector(i)?,
             System::Cld => self.system_flag(at::NOT_DF, 0),
-            System::FromControl => self.from_control(i)?,
+            System::FromControl => self.control_register(i)?,
         }
         self.held = None;
         Ok(())
@@ -280,7 +280,7 @@ impl Emitter<'_> {
     }
 
     /// MOV from CR0, CR2, CR3 or CR4.
-    fn from_control(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+    fn control_register(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         self.is_supervisor()?;
         self.is_not_intercepted()?;
         let Some(&from) = offset::CONTROL.get(i.op1_register().number()).filter(|&&at| at != 0) else {
