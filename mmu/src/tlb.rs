@@ -73,6 +73,8 @@ pub struct Translations {
     large: FastMap<(u64, u8), ()>,
     /// The one of them that was entered last.
     last_large: (u64, u8),
+    /// The first and the last byte of all of them.
+    large_range: (u64, u64),
     /// All writes are in the slow path if this is not the TLB's.
     write_epoch: u64,
 }
@@ -103,6 +105,7 @@ impl Translations {
             has_global: false,
             large: FastMap::default(),
             last_large: (0, 0),
+            large_range: (u64::MAX, 0),
             write_epoch: 0,
         })
     }
@@ -123,6 +126,7 @@ impl Translations {
         self.has_global = false;
         self.large.clear();
         self.last_large = (0, 0);
+        self.large_range = (u64::MAX, 0);
     }
 
     /// Clears all but global pages.
@@ -181,10 +185,13 @@ impl Translations {
 
     /// Clears the large page that covers `linear`, if one was entered; says whether code was fetched from it.
     fn clear_covering(&mut self, linear: u64) -> bool {
-        // The sizes of large pages (SDM 3A 4.2, table 4-1).
+        if !(self.large_range.0..=self.large_range.1).contains(&linear) {
+            return false;
+        }
         self.last_large = (0, 0);
-        let covering = !self.large.is_empty()
-            && [21, 22, 30].into_iter().any(|shift| self.large.remove(&(linear >> shift, shift)).is_some());
+        // The sizes of large pages (SDM 3A 4.2, table 4-1).
+        let covering =
+            [21, 22, 30].into_iter().any(|shift| self.large.remove(&(linear >> shift, shift)).is_some());
         covering && self.clear_large(linear)
     }
 
@@ -527,6 +534,9 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
             if arrays.last_large != large {
                 arrays.last_large = large;
                 arrays.large.insert(large, ());
+                let first = linear >> entry.page_shift << entry.page_shift;
+                let (from, to) = arrays.large_range;
+                arrays.large_range = (from.min(first), to.max(first | ((1 << entry.page_shift) - 1)));
             }
         }
         if arrays.used.len() < JOURNAL {

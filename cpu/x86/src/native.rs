@@ -63,6 +63,7 @@ pub mod offset {
         offset_of!(Cpu, cr3) as i32,
         offset_of!(Cpu, cr4) as i32,
     ];
+    pub const PKRU: i32 = offset_of!(Cpu, pkru) as i32;
     pub const KERNEL_GS_BASE: i32 = offset_of!(Cpu, msrs.kernel_gs_base) as i32;
     pub const TSC_AUX: i32 = offset_of!(Cpu, msrs.tsc_aux) as i32;
     /// GS base as a segment register's, and as addresses use it.

@@ -63,6 +63,7 @@ pub enum System {
     Rdtsc,
     Rdtscp,
     Cld,
+    Rdpkru,
     /// MOV from a segment register.
     Selector,
     /// MOV from a control register.
@@ -279,6 +280,7 @@ fn classify(code: Code) -> Option<Emit> {
         Code::Stac => return Some(Emit::System(System::Stac)),
         Code::Pushfq | Code::Pushfd => return Some(Emit::System(System::Pushf)),
         Code::Popfq | Code::Popfd => return Some(Emit::System(System::Popf)),
+        Code::Rdpkru => return Some(Emit::System(System::Rdpkru)),
         Code::Cld => return Some(Emit::System(System::Cld)),
         Code::Mov_r64_cr => return Some(Emit::System(System::FromControl)),
         Code::Swapgs => return Some(Emit::System(System::Swapgs)),

@@ -65,6 +65,8 @@ pub struct Frame {
     pub tsc: u64,
     /// Whether it may be read.
     pub tsc_known: u64,
+    /// Zero if PKRU may be read; else 1 << 32.
+    pub no_pku: u64,
 }
 
 /// Displacements from RSP.
@@ -100,6 +102,7 @@ pub mod at {
     pub const ARRAYS: i32 = offset_of!(Frame, arrays) as i32;
     pub const MOVED: i32 = offset_of!(Frame, moved) as i32;
     pub const TSC: i32 = offset_of!(Frame, tsc) as i32;
+    pub const NO_PKU: i32 = offset_of!(Frame, no_pku) as i32;
     pub const TSC_KNOWN: i32 = offset_of!(Frame, tsc_known) as i32;
 }
 

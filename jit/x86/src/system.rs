@@ -90,6 +90,7 @@ impl Emitter<'_> {
             System::Rdtscp => self.rdtsc(true)?,
             System::Selector => self.selector(i)?,
             System::Cld => self.system_flag(at::NOT_DF, 0),
+            System::Rdpkru => self.rdpkru(),
             System::FromControl => self.control_register(i)?,
         }
         self.held = None;
@@ -277,6 +278,24 @@ impl Emitter<'_> {
         }
         self.slow(&[slow], Kind::Exec);
         Ok(())
+    }
+
+    fn rdpkru(&mut self) {
+        // ECX has to be zero.
+        dynasm!(self.s
+            ; .arch x64
+            ; mov r14d, Rd(GUEST_RCX)
+            ; mov rcx, [rsp + at::NO_PKU]
+            ; lea rcx, [rcx + r14]
+        );
+        let slow = self.unless_rcx_zero();
+        dynasm!(self.s
+            ; .arch x64
+            ; mov rcx, [rsp + at::CPU]
+            ; mov eax, [rcx + offset::PKRU]
+            ; mov edx, 0
+        );
+        self.slow(&[slow], Kind::Exec);
     }
 
     /// MOV from CR0, CR2, CR3 or CR4.

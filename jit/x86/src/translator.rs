@@ -13,7 +13,7 @@ use iced_x86::{Code, Encoder, InstructionInfoFactory};
 use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE};
 use ringworld_jit_rt::{Arena, ArenaError, JUMPS, JumpCache, Sink};
 use ringworld_mmu::tlb::TLB_ENTRIES;
-use ringworld_x86::control::mxcsr;
+use ringworld_x86::control::{cr4, mxcsr};
 use ringworld_x86::flags::bits;
 use ringworld_x86::insn::{REG_RIP, seg};
 use ringworld_x86::native::{CodePage, Native};
@@ -735,6 +735,7 @@ fn refresh_all(frame: &mut Frame, cpu: &Cpu) {
     let distance = cpu.tsc_distance();
     frame.tsc = frame.limit.wrapping_add(distance.unwrap_or(0));
     frame.tsc_known = distance.is_some().into();
+    frame.no_pku = u64::from(cpu.cr4 & cr4::PKE == 0) << 32;
 }
 
 extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
@@ -767,6 +768,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         moved: 0,
         tsc: 0,
         tsc_known: 0,
+        no_pku: 0,
     };
     refresh_all(&mut new, cpu);
     // SAFETY: `frame` is the space that the entry stub has made on the stack.
