@@ -74,10 +74,10 @@ impl Picture {
         self.rows.iter().flatten().filter(|pixel| **pixel == colour).count()
     }
 
-    /// Whether it is a dialog: a grey box with black writing, on blue.
+    /// Whether it is a dialog: a grey box with black writing, on blue. Small ones take two fifths of the screen.
     fn is_dialog(&self) -> bool {
         let all = self.width * self.rows.len();
-        self.count(GREY) > all / 2 && self.count(BLUE) > all / 50 && self.count(BLACK) > all / 100
+        self.count(GREY) > all / 3 && self.count(BLUE) > all / 50 && self.count(BLACK) > all / 100
     }
 
     /// The rows of the chosen line: those that are red over more than a fifth of the picture's width.
