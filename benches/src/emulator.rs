@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// The kernel's command line.
 pub const APPEND: &str = "console=ttyS0 quiet panic=-1";
+/// What it has besides where a distribution starts from a disk.
+const FROM_DISK: &str = " root=/dev/vda rw net.ifnames=0";
 
 /// Whose guest it is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum, serde::Serialize)]
@@ -35,10 +37,27 @@ pub struct Guest<'a> {
     pub memory: u32,
     /// More options for `ringworld run`.
     pub ringworld_options: &'a [String],
-    /// A disk and a network card. What is measured then is elapsed time, in place of CPU time.
+    /// A disk and a network card. What is measured then is elapsed time, in place of CPU time, but for `login`.
     pub devices: Option<&'a crate::io::Devices>,
+    /// The disk has a distribution: what is measured is the CPU time to its login prompt, where it ends.
+    pub login: bool,
     /// A guest that is not done after this time is stopped.
     pub timeout: Duration,
+}
+
+impl Guest<'_> {
+    fn append(&self) -> String {
+        APPEND.to_owned() + if self.login { FROM_DISK } else { "" }
+    }
+
+    /// Whether a line of output says that the system is up. A login prompt ends no line: the one before it has the terminal.
+    fn is_up(&self, line: &str) -> bool {
+        if self.login {
+            line.contains("GNU/Linux") && line.trim_end().ends_with(" ttyS0")
+        } else {
+            line.contains(USERSPACE_MARKER)
+        }
+    }
 }
 
 /// How a run ended.
@@ -55,7 +74,7 @@ pub struct Run {
 /// The arguments with which Ringworld runs a guest.
 fn run_guest(command: &mut Command, guest: &Guest) {
     command.arg("run").arg("--kernel").arg(guest.kernel).arg("--initrd").arg(guest.initrd);
-    command.args(["--append", APPEND, "--memory", &format!("{}M", guest.memory)]);
+    command.args(["--append", &guest.append(), "--memory", &format!("{}M", guest.memory)]);
     command.args(guest.ringworld_options);
 }
 
@@ -104,7 +123,7 @@ impl Emulator {
             Self::Qemu => {
                 command.args(["-accel", "tcg", "-cpu", "max", "-m", &guest.memory.to_string()]);
                 command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-                command.args(["-serial", "stdio", "-append", APPEND]);
+                command.args(["-serial", "stdio", "-append", &guest.append()]);
                 command.arg("-kernel").arg(guest.kernel).arg("-initrd").arg(guest.initrd);
                 if let Some(devices) = guest.devices {
                     command.args(["-drive", &drive(&devices.disk), "-nic", "user,model=virtio-net-pci"]);
@@ -163,7 +182,7 @@ fn drive(disk: &Path) -> String {
 fn watch(mut child: Stopped, console: ChildStdout, guest: &Guest) -> Result<Run> {
     let children = cpu_time::of_children();
     let (pid, begin, timeout) = (child.0.id(), Instant::now(), guest.timeout);
-    let elapsed = guest.devices.is_some();
+    let elapsed = guest.devices.is_some() && !guest.login;
     let (sender, lines) = mpsc::channel();
     // The thread samples the clock at once; it ends with the console, which ends with the child.
     std::thread::spawn(move || {
@@ -186,8 +205,11 @@ fn watch(mut child: Stopped, console: ChildStdout, guest: &Guest) -> Result<Run>
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             // A process that has just ended has no clock, and no marker is its last line.
             Ok((line, Ok(seconds))) => {
-                costs.line(&line, seconds, USERSPACE_MARKER);
+                costs.line(&line, seconds, guest.is_up(&line));
                 last = line;
+                if guest.login && costs.boot.is_some() {
+                    break;
+                }
             }
             Ok((_, Err(_))) => (),
             Err(RecvTimeoutError::Disconnected) => break,

@@ -6,6 +6,7 @@ mod cpu_time;
 mod emulator;
 mod image;
 mod io;
+mod login;
 mod markers;
 mod native;
 mod nested;
@@ -43,8 +44,14 @@ struct Options {
     /// programs take in the inner and in the outer guest
     #[arg(long, conflicts_with = "io")]
     nested: bool,
+    /// Measure a distribution instead: CPU seconds to the login prompt of this raw disk image, with --kernel and --initrd
+    #[arg(long, conflicts_with_all = ["io", "nested"], requires_all = ["kernel", "initrd"])]
+    login: Option<PathBuf>,
+    /// The initrd for --login
+    #[arg(long, requires = "login")]
+    initrd: Option<PathBuf>,
     /// Measure nothing: run Ringworld's two engines side by side over the benchmarks and compare their states
-    #[arg(long, conflicts_with_all = ["io", "nested"])]
+    #[arg(long, conflicts_with_all = ["io", "nested", "login"])]
     lockstep: bool,
     /// Lists the benchmarks
     #[arg(long)]
@@ -153,6 +160,7 @@ fn run(options: &Options) -> Result<bool> {
             memory: options.memory,
             ringworld_options: &options.ringworld_options,
             devices: None,
+            login: false,
             timeout: Duration::from_secs(options.timeout),
         };
         let report = io::run(&plan, &emulators, guest)?;
@@ -181,9 +189,27 @@ fn run(options: &Options) -> Result<bool> {
             memory: options.memory,
             ringworld_options: &options.ringworld_options,
             devices: None,
+            login: false,
             timeout: Duration::from_secs(options.timeout),
         };
         let report = nested::run(&plan, &emulators, &guest)?;
+        print!("{}", report.text());
+        if let Some(path) = &options.json {
+            write_json(path, &report)?;
+        }
+        return Ok(report.problems.is_empty());
+    }
+    if let (Some(root), Some(kernel), Some(initrd)) = (&options.login, &options.kernel, &options.initrd) {
+        let guest = Guest {
+            kernel,
+            initrd,
+            memory: options.memory,
+            ringworld_options: &options.ringworld_options,
+            devices: None,
+            login: true,
+            timeout: Duration::from_secs(options.timeout),
+        };
+        let report = login::run(root, options.runs, &emulators, &guest)?;
         print!("{}", report.text());
         if let Some(path) = &options.json {
             write_json(path, &report)?;
@@ -209,6 +235,7 @@ fn run(options: &Options) -> Result<bool> {
         memory: options.memory,
         ringworld_options: &options.ringworld_options,
         devices: None,
+        login: false,
         timeout: Duration::from_secs(options.timeout),
     };
 

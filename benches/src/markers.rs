@@ -18,8 +18,9 @@ pub struct Costs {
 
 impl Costs {
     /// Takes a line of output that came when `seconds` had been spent. Lines without marker do not count.
-    pub fn line(&mut self, line: &str, seconds: f64, boot_marker: &str) {
-        if self.boot.is_none() && line.contains(boot_marker) {
+    /// `up`: the line says that the system is up.
+    pub fn line(&mut self, line: &str, seconds: f64, up: bool) {
+        if self.boot.is_none() && up {
             self.boot = Some(seconds);
             self.outer = core::mem::take(&mut self.programs);
             return;
@@ -69,7 +70,7 @@ mod tests {
             ("@end avx2 12", 2.5),
             ("@begin fork", 3.0),
         ] {
-            costs.line(line, seconds, "USERSPACE");
+            costs.line(line, seconds, line.contains("USERSPACE"));
         }
         assert_eq!(costs.boot, Some(1.0));
         assert_eq!(costs.outer, BTreeMap::from([("sieve".into(), (0.3, "0ff0".into()))]));

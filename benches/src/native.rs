@@ -20,7 +20,7 @@ pub fn run(built: &Built, program: &Program, work: u64) -> Result<Option<(f64, S
     };
     let mut costs = Costs::default();
     for line in String::from_utf8_lossy(&run(work)?).lines() {
-        costs.line(line, 0.0, "\0");
+        costs.line(line, 0.0, false);
     }
     let Some((_, checksum)) = costs.programs.remove(program.name) else { return Ok(None) };
     let before = cpu_time::of_children();
