@@ -274,6 +274,7 @@ mod tests {
             memory: 64,
             ringworld_options: &["--engine=none".into()],
             devices: None,
+            login: false,
             timeout: Duration::from_secs(timeout),
         };
         // Another test's fork may hold the script open for writing for a moment ("text file busy").

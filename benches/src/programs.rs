@@ -254,7 +254,7 @@ mod tests {
                 shell.current_dir(folder.path()).args(["-c", &program.command(work)]);
                 let mut costs = Costs::default();
                 for line in String::from_utf8(output(&mut shell).unwrap()).unwrap().lines() {
-                    costs.line(line, 0.0, "no marker");
+                    costs.line(line, 0.0, false);
                 }
                 (costs.programs.remove(program.name), costs.skipped.remove(program.name))
             };
