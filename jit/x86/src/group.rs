@@ -18,6 +18,10 @@ const SPAN: i64 = 1024;
 /// Slots in the frame for host addresses of groups.
 pub const SLOTS: usize = 4;
 
+const NO_SLOT: usize = usize::MAX;
+/// Groups that may get members at a time.
+const OPEN: usize = 12;
+
 /// A linear address as a sum of guest registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Form {
@@ -112,13 +116,17 @@ pub struct Member {
 /// A group.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
+    key: Key,
     min: i64,
     max: i64,
     members: u32,
     /// Something in it is written.
     pub write: bool,
-    /// Slot in the frame.
+    /// Slot in the frame; [`NO_SLOT`] if it did not get one: then it is none.
     pub slot: usize,
+    /// The first and the last instruction in it.
+    first: usize,
+    last: usize,
     /// An alignment that is checked, in bytes, and the distance of the place that has it from the first byte.
     pub alignment: Option<(u32, i64)>,
     /// Its first byte by the registers' values at the start of the block, if that is known.
@@ -161,15 +169,15 @@ struct Tracked {
 }
 
 /// What accesses of a group have in common: the registers, with the versions of their values.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Key {
     base: Option<(usize, u32)>,
     index: Option<(usize, u32, u8)>,
 }
 
 impl Group {
-    fn is_worth_it(&self, looping: bool) -> bool {
-        self.members > 1 || looping && self.entry.is_some()
+    fn is_placed(&self) -> bool {
+        self.slot != NO_SLOT
     }
 }
 
@@ -177,9 +185,11 @@ impl Group {
 #[derive(Default)]
 struct Search {
     registers: [Tracked; 16],
-    /// By slot: the group that has it and may still get members.
-    open: [Option<(Key, usize)>; SLOTS],
+    /// The groups that may still get members.
+    open: [Option<(Key, usize)>; OPEN],
     groups: Vec<Group>,
+    /// The present instruction.
+    now: usize,
 }
 
 impl Search {
@@ -207,36 +217,41 @@ impl Search {
                 (group.min, group.max) = (min, max);
                 group.write |= write;
                 group.members += 1;
+                group.last = self.now;
                 group.align(aligned, from);
                 return Some(Member { group: number, offset: from, aligned: false });
             }
             self.open[slot] = None;
         }
-        let slot = self.open.iter().position(Option::is_none)?;
+        // Without a free place, the one that has waited longest for a member gives way.
+        let waited = |open: &Option<(Key, usize)>| open.map_or(0, |(_, number)| self.groups[number].last + 1);
+        let place = (0..OPEN).min_by_key(|&n| waited(&self.open[n]))?;
         let number = self.groups.len();
-        self.open[slot] = Some((key, number));
+        self.open[place] = Some((key, number));
         let alignment = aligned.map(|aligned| (aligned, from));
-        let first = |version: u32| version == 0;
-        let entry = (form.base.is_none_or(|n| first(version(n)))
-            && form.index.is_none_or(|(n, _)| first(version(n))))
+        let initial = |version: u32| version == 0;
+        let entry = (form.base.is_none_or(|n| initial(version(n)))
+            && form.index.is_none_or(|(n, _)| initial(version(n))))
         .then_some(form);
         let (members, stride) = (1, None);
-        self.groups.push(Group { min: from, max: to, members, write, slot, alignment, entry, stride });
+        let (slot, first, last) = (NO_SLOT, self.now, self.now);
+        let group =
+            Group { key, min: from, max: to, members, write, slot, first, last, alignment, entry, stride };
+        self.groups.push(group);
         // The offset is completed when the group's minimum is known.
         Some(Member { group: number, offset: from, aligned: false })
     }
 
     /// At the end of a block that leads to its start: completes what is known of groups at the start.
     fn close(&mut self) {
-        let mut uses = [0; SLOTS];
-        for group in &self.groups {
-            uses[group.slot] += 1;
-        }
         let registers = &self.registers;
+        let keys: Vec<Key> = self.groups.iter().map(|group| group.key).collect();
         for group in &mut self.groups {
-            // Its distance has to stay in its slot.
-            let own = uses[group.slot] == 1 && group.min.abs() < 1 << 30;
-            group.entry = group.entry.filter(|_| own).map(|form| Form { displacement: group.min, ..form });
+            // One of several off the same registers is too far from the others: they all move on.
+            let own = keys.iter().filter(|key| **key == group.key).count() == 1;
+            let near = group.min.abs() < 1 << 30;
+            group.entry =
+                group.entry.filter(|_| own && near).map(|form| Form { displacement: group.min, ..form });
             let moved = |n: usize| (registers[n].version == 0).then_some(registers[n].delta);
             group.stride = group.entry.and_then(|form| {
                 let base = form.base.map_or(Some(0), moved)?;
@@ -244,6 +259,29 @@ impl Search {
                 Some(base.wrapping_add(index))
             });
             group.entry = group.entry.filter(|_| group.members > 1 || group.stride.is_some());
+        }
+    }
+
+    /// Gives the groups that are worth it their slots: those that are known at the start of a loop for all of it, others from their
+    /// first to their last member.
+    fn place(&mut self, looping: bool) {
+        // By slot: the last instruction that wants it, plus one.
+        let mut taken = [0; SLOTS];
+        if looping {
+            let mut known: Vec<&mut Group> =
+                self.groups.iter_mut().filter(|group| group.entry.is_some()).collect();
+            known.sort_by_key(|group| core::cmp::Reverse(group.members));
+            for group in known {
+                match taken.iter().position(|&last| last == 0) {
+                    Some(slot) => (group.slot, taken[slot]) = (slot, usize::MAX),
+                    None => (group.entry, group.stride) = (None, None),
+                }
+            }
+        }
+        for group in self.groups.iter_mut().filter(|group| !group.is_placed() && group.members > 1) {
+            if let Some(slot) = taken.iter().position(|&last| last <= group.first) {
+                (group.slot, taken[slot]) = (slot, group.last + 1);
+            }
         }
     }
 
@@ -298,7 +336,8 @@ pub fn find(
     let mut found = Vec::with_capacity(guests.len());
     let mut search = Search::default();
     const SP: Form = Form { base: Some(4), index: None, displacement: 0 };
-    for guest in guests {
+    for (n, guest) in guests.iter().enumerate() {
+        search.now = n;
         let i = &guest.decoded;
         let emit = emit_of(i.code()).filter(|_| !guest.barred);
         let mut now = Accesses::default();
@@ -328,11 +367,12 @@ pub fn find(
     if looping {
         search.close();
     }
+    search.place(looping);
     let groups = &search.groups;
     for (accesses, guest) in found.iter_mut().zip(guests) {
         let aligned = alignment(&guest.decoded);
         for member in [&mut accesses.operand, &mut accesses.stack] {
-            *member = member.filter(|member| groups[member.group].is_worth_it(looping)).map(|member| {
+            *member = member.filter(|member| groups[member.group].is_placed()).map(|member| {
                 let group = &groups[member.group];
                 let known = |aligned| {
                     group.alignment.is_some_and(|(of, at)| {
