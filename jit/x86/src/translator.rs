@@ -523,8 +523,8 @@ impl Translator {
         let reload = core::mem::take(&mut frame.reload);
         match kind {
             Kind::Exec | Kind::ExecLast => {
-                let Run { insn, rip, refund } = &self.runs[index as usize].clone();
-                let refund = i64::from(*refund);
+                let Run { insn, rip, refund } = self.runs[index as usize];
+                let refund = i64::from(refund);
                 self.stats.executed += 1;
                 if let Some(count) = self.stats.by_code.get_mut(usize::from(insn.code)) {
                     *count += 1;
@@ -532,8 +532,8 @@ impl Translator {
                 cpu.regs[REG_RIP as usize] = rip.wrapping_add(u64::from(insn.len));
                 cpu.icount = frame.limit.wrapping_sub((frame.budget + refund) as u64);
                 cpu.block_end = usize::MAX;
-                if let Err(stop) = (insn.exec)(cpu, insn) {
-                    cpu.regs[REG_RIP as usize] = *rip;
+                if let Err(stop) = (insn.exec)(cpu, &insn) {
+                    cpu.regs[REG_RIP as usize] = rip;
                     cpu.stopped(stop);
                     cpu.end_shadow();
                     cpu.end_block();

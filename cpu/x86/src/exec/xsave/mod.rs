@@ -180,6 +180,7 @@ struct Parts {
 
 impl Parts {
     fn push(&mut self, part: core::ops::Range<usize>) {
+        debug_assert!(self.count < self.parts.len(), "room for all components");
         if let Some(next) = self.parts.get_mut(self.count) {
             *next = (part.start, part.end);
             self.count += 1;
