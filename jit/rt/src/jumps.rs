@@ -5,12 +5,14 @@ use std::io;
 
 /// Entries; a power of two.
 pub const JUMPS: usize = 1 << 16;
+/// The size of a pair as log2.
+pub const JUMP_SHIFT: u32 = 4;
 
-/// A direct-mapped table of guest addresses (negated) and host addresses, below 2 GiB so that translated code needs no
+/// A direct-mapped table of pairs, a guest address (negated) and a host address, below 2 GiB so that translated code needs no
 /// register to reach it. An entry says where code *was* translated for an address: the code itself has to check that the
 /// address still leads to it.
 pub struct JumpCache {
-    linear: *mut u64,
+    pairs: *mut [u64; 2],
 }
 
 // SAFETY: the mapping belongs to this value alone and is not bound to a thread.
@@ -41,19 +43,14 @@ impl JumpCache {
         if at == libc::MAP_FAILED {
             return Err(ArenaError::from(io::Error::last_os_error()));
         }
-        let mut new = Self { linear: at.cast() };
+        let mut new = Self { pairs: at.cast() };
         new.clear();
         Ok(new)
     }
 
-    /// Address of the negated guest addresses: a positive 32-bit displacement.
-    pub fn linear_base(&self) -> i32 {
-        self.linear as usize as i32
-    }
-
-    /// Address of the host addresses.
-    pub fn code_base(&self) -> i32 {
-        self.linear_base() + 8 * JUMPS as i32
+    /// Its address: a positive 32-bit displacement.
+    pub fn base(&self) -> i32 {
+        self.pairs as usize as i32
     }
 
     fn slot(linear: u64) -> usize {
@@ -63,17 +60,14 @@ impl JumpCache {
     /// The code of an address.
     pub fn get(&self, linear: u64) -> Option<usize> {
         let n = Self::slot(linear);
-        // SAFETY: the mapping holds two arrays of `JUMPS` entries.
-        let (known, code) = unsafe { (*self.linear.add(n), *self.linear.add(JUMPS + n)) };
+        // SAFETY: the mapping holds `JUMPS` pairs.
+        let [known, code] = unsafe { *self.pairs.add(n) };
         (known.wrapping_add(linear) == 0).then_some(code as usize)
     }
 
     fn set(&mut self, n: usize, linear: u64, code: usize) {
         // SAFETY: as in `get`; translated code only reads.
-        unsafe {
-            *self.linear.add(n) = linear;
-            *self.linear.add(JUMPS + n) = code as u64;
-        }
+        unsafe { *self.pairs.add(n) = [linear, code as u64] };
     }
 
     /// Enters the code of an address.
@@ -98,7 +92,7 @@ impl JumpCache {
 impl Drop for JumpCache {
     fn drop(&mut self) {
         // SAFETY: our mapping, which nothing refers to any more.
-        unsafe { libc::munmap(self.linear.cast(), 16 * JUMPS) };
+        unsafe { libc::munmap(self.pairs.cast(), 16 * JUMPS) };
     }
 }
 

@@ -5,5 +5,5 @@ mod jumps;
 mod sink;
 
 pub use arena::{Arena, ArenaError};
-pub use jumps::{JUMPS, JumpCache};
+pub use jumps::{JUMP_SHIFT, JUMPS, JumpCache};
 pub use sink::Sink;

@@ -159,8 +159,8 @@ impl Emitter<'_> {
         self.let_go();
         dynasm!(self.s
             ; .arch x64
-            ; pext rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
-            ; mov rcx, [rcx * 8 + self.jumps.0]
+            ; pdep rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
+            ; mov rcx, [rcx + self.jumps]
             ; lea rcx, [rcx + r14]
         );
         let hit = jrcxz(self.s);
@@ -168,8 +168,8 @@ impl Emitter<'_> {
         land8(self.s, hit);
         dynasm!(self.s
             ; .arch x64
-            ; pext rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
-            ; mov rcx, [rcx * 8 + self.jumps.1]
+            ; pdep rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
+            ; mov rcx, [rcx + self.jumps + 8]
         );
         miss
     }

@@ -101,8 +101,8 @@ pub struct Emitter<'a> {
     pub(crate) in_shadow: bool,
     /// The group whose distance is in R14.
     pub(crate) held_r14: Option<usize>,
-    /// Addresses of the jump cache.
-    pub(crate) jumps: (i32, i32),
+    /// Address of the jump cache.
+    pub(crate) jumps: i32,
     /// Memory accesses that share a check.
     pub(crate) groups: Groups,
     /// The groups whose checks have been emitted, by number; a block has at most two for each of its 64 instructions.
@@ -158,7 +158,7 @@ impl<'a> Emitter<'a> {
         (base, arena): (usize, usize),
         stubs: Stubs,
         (start, count, mode): (u64, u32, Mode),
-        jumps: (i32, i32),
+        jumps: i32,
     ) -> Self {
         s.clear();
         drafts.runs.clear();

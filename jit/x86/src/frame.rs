@@ -21,7 +21,7 @@ pub struct Frame {
     pub index_mask: u64,
     /// The sign bit.
     pub sign_mask: u64,
-    /// The bits of an address that select a jump-cache slot.
+    /// Where the bits of an address that select a jump-cache pair go in the pair's offset.
     pub jump_mask: u64,
     /// Not zero while the vector registers hold the guest's XMM registers.
     pub sse_live: u64,

@@ -11,7 +11,7 @@ use crate::stubs::{self, Start, Stubs};
 use crate::trace::{Extent, Trace};
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
 use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE};
-use ringworld_jit_rt::{Arena, ArenaError, JUMPS, JumpCache, Sink};
+use ringworld_jit_rt::{Arena, ArenaError, JUMP_SHIFT, JUMPS, JumpCache, Sink};
 use ringworld_mmu::tlb::TLB_ENTRIES;
 use ringworld_x86::control::{cr4, mxcsr};
 use ringworld_x86::flags::bits;
@@ -371,7 +371,7 @@ impl Translator {
             (base, arena_start),
             self.stubs,
             (rip, count, cpu.mode),
-            (jumps.linear_base(), jumps.code_base()),
+            jumps.base(),
         );
         let own = (fetch_slot(rip), cpu.tlb.fetch_token(rip & !PAGE_MASK, page.physical, cpu.mode.0) as i32);
         let entry = emitter.block(&trace.guests, own, second.map(|(_, slot, token)| (slot, token)), grouped);
@@ -747,7 +747,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         homes: [0; 4],
         index_mask: ((TLB_ENTRIES - 1) as u64) << 12,
         sign_mask: 1 << 63,
-        jump_mask: JUMPS as u64 - 1,
+        jump_mask: (JUMPS as u64 - 1) << JUMP_SHIFT,
         sse_live: 0,
         full_live: 0,
         bases: [0; 2],
