@@ -2,8 +2,10 @@
 
 mod arena;
 mod jumps;
+mod returns;
 mod sink;
 
 pub use arena::{Arena, ArenaError};
 pub use jumps::{JUMP_SHIFT, JUMPS, JumpCache};
+pub use returns::{RETURN_BITS, ReturnCache};
 pub use sink::Sink;

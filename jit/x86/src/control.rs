@@ -193,12 +193,49 @@ impl Emitter<'_> {
         let drop = if i.op_count() == 1 { i.immediate16() } else { 0 };
         let slow = self.stack(0, false);
         self.load_top();
-        let miss = self.jump_cache();
+        self.let_go();
+        let (linear, code) = self.returns;
+        dynasm!(self.s
+            ; .arch x64
+            ; pext rcx, Rq(SP), [rsp + at::RETURN_BITS]
+            ; mov rcx, [rcx * 8 + linear]
+            ; lea rcx, [rcx + r14]
+        );
+        let hit = jrcxz(self.s);
+        let miss = near(self.s, 0);
+        land8(self.s, hit);
+        dynasm!(self.s
+            ; .arch x64
+            ; pext rcx, Rq(SP), [rsp + at::RETURN_BITS]
+            ; mov rcx, [rcx * 8 + code]
+        );
+        self.cold_return(miss, self.s.len());
         self.end_shadow();
         self.move_stack(self.step() + i32::from(drop));
         dynasm!(self.s ; .arch x64 ; jmp rcx);
-        let froms: Vec<usize> = slow.into_iter().chain([miss]).collect();
-        self.slow(&froms, Kind::ExecLast);
+        self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::ExecLast);
+    }
+
+    /// Enters the return address that has just been pushed into the return cache.
+    fn remember_return(&mut self, next: u64) {
+        self.let_go();
+        let (linear, code) = self.returns;
+        dynasm!(self.s ; .arch x64 ; pext rcx, Rq(SP), [rsp + at::RETURN_BITS]);
+        let negated = next.wrapping_neg();
+        if let Ok(short) = i32::try_from(negated as i64) {
+            dynasm!(self.s ; .arch x64 ; mov QWORD [rcx * 8 + linear], short);
+        } else {
+            self.constant(14, negated);
+            dynasm!(self.s ; .arch x64 ; mov [rcx * 8 + linear], r14);
+        }
+        let (index, site) = self.link_site(Kind::Link, next, 0);
+        // LEA R14, [RIP + disp32], which is linked like a jump.
+        self.s.extend([0x4c, 0x8d, 0x35, 0, 0, 0, 0]);
+        let end = self.s.len();
+        let draft = &mut self.drafts.links[index];
+        (draft.patch, draft.checked) = (end as u32, true);
+        self.cold_site(end, site);
+        dynasm!(self.s ; .arch x64 ; mov [rcx * 8 + code], r14);
     }
 
     /// Pushes the return address; the jump that is taken if that is not plain.
@@ -220,6 +257,7 @@ impl Emitter<'_> {
         let target = self.near_target(i)?;
         let slow = self.push_return(i.next_ip());
         self.end_shadow();
+        self.remember_return(i.next_ip());
         self.link(target);
         self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::ExecLast);
         Ok(())
@@ -228,6 +266,9 @@ impl Emitter<'_> {
     /// A call whose target the block goes on with.
     pub(crate) fn call_within(&mut self, i: &Instruction) {
         let slow = self.push_return(i.next_ip());
+        if !self.returns_here {
+            self.remember_return(i.next_ip());
+        }
         self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::Exec);
     }
 
@@ -290,6 +331,7 @@ impl Emitter<'_> {
         dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::CODE as i8)], rcx);
         let push = self.push_return(i.next_ip());
         self.end_shadow();
+        self.remember_return(i.next_ip());
         dynasm!(self.s ; .arch x64 ; jmp QWORD [BYTE rsp + (at::CODE as i8)]);
         let froms: Vec<usize> = slow.into_iter().chain([miss]).chain(push).collect();
         self.slow(&froms, Kind::ExecLast);

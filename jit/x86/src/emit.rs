@@ -35,6 +35,8 @@ pub struct Cold {
 enum ColdKind {
     /// Leave at a site, and go on at `resume` (an offset) if it comes back.
     Site { site: u32, resume: Option<usize> },
+    /// Look the return address in R14 up in the jump cache, and go on with its code in RCX at `resume`, or leave at `site`.
+    Return { site: u32, resume: usize },
     /// Call a stub, and go on.
     Stub { stub: usize, resume: usize },
     /// A branch that leaves in the middle: give back the rest of the block and go on at an address.
@@ -103,6 +105,10 @@ pub struct Emitter<'a> {
     pub(crate) held_r14: Option<usize>,
     /// Address of the jump cache.
     pub(crate) jumps: i32,
+    /// Addresses of the return cache: of guest and of host addresses.
+    pub(crate) returns: (i32, i32),
+    /// The present instruction is a call, and the block goes on after its return.
+    pub(crate) returns_here: bool,
     /// Memory accesses that share a check.
     pub(crate) groups: Groups,
     /// The groups whose checks have been emitted, by number; a block has at most two for each of its 64 instructions.
@@ -158,7 +164,7 @@ impl<'a> Emitter<'a> {
         (base, arena): (usize, usize),
         stubs: Stubs,
         (start, count, mode): (u64, u32, Mode),
-        jumps: i32,
+        (jumps, returns): (i32, (i32, i32)),
     ) -> Self {
         s.clear();
         drafts.runs.clear();
@@ -187,6 +193,8 @@ impl<'a> Emitter<'a> {
             in_shadow: false,
             held_r14: None,
             jumps,
+            returns,
+            returns_here: false,
             groups: Groups::default(),
             established: 0,
             round: None,
@@ -225,6 +233,8 @@ impl<'a> Emitter<'a> {
             self.n += 1;
             self.rip = guest.decoded.ip();
             self.next = guests.get(n + 1).map(|next| next.decoded.ip());
+            self.returns_here = emit_of(guest.decoded.code()) == Some(Emit::Call)
+                && guests[n + 1..].iter().any(|other| other.decoded.ip() == guest.decoded.next_ip());
             let next = guests.get(self.n as usize).filter(|next| !next.barred).map(|next| &next.decoded);
             let emit = next.and_then(|next| emit_of(next.code()));
             self.next_is_plain = emit.is_some() && (!self.mode.guest() || next.is_some_and(cannot_exit));
@@ -251,7 +261,7 @@ impl<'a> Emitter<'a> {
     /// A new link; its number among the block's, and its site.
     pub(crate) fn link_site(&mut self, kind: Kind, rip: u64, refund: u32) -> (usize, u32) {
         let n = self.drafts.links.len();
-        self.drafts.links.push(LinkDraft { rip, refund, patch: 0, token: 0 });
+        self.drafts.links.push(LinkDraft { rip, refund, patch: 0, token: 0, checked: false });
         (n, Site { kind, index: self.first.link + n as u32 }.number())
     }
 
@@ -771,6 +781,13 @@ impl<'a> Emitter<'a> {
                 self.drafts.links[link].patch = end as u32;
                 self.leave(site);
             }
+            ColdKind::Return { site, resume } => {
+                self.call_stub(self.stubs.look_up[usize::from(self.mode.guest())]);
+                let miss = jrcxz(self.s);
+                self.jump_back(resume);
+                land8(self.s, miss);
+                self.leave(site);
+            }
             ColdKind::Stub { stub, resume } => {
                 self.call_stub(stub);
                 self.jump_back(resume);
@@ -806,6 +823,12 @@ impl<'a> Emitter<'a> {
     /// Where the present instruction's accesses stand in groups.
     pub(crate) fn accesses(&self) -> Accesses {
         self.groups.accesses.get(self.n as usize - 1).copied().unwrap_or_default()
+    }
+
+    /// Sends a return whose jump's displacement ends at `from`, with its address in R14, to the jump cache.
+    pub(crate) fn cold_return(&mut self, from: usize, resume: usize) {
+        let site = self.exec_site(Kind::ExecLast);
+        self.drafts.cold.push(Cold { from, what: ColdKind::Return { site, resume } });
     }
 
     /// Sends the jump whose displacement ends at `from` out of the way, to leave at a site.

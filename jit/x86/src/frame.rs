@@ -67,6 +67,8 @@ pub struct Frame {
     pub tsc_known: u64,
     /// Zero if PKRU may be read; else 1 << 32.
     pub no_pku: u64,
+    /// The bits of a stack pointer that select a slot of the return cache.
+    pub return_bits: u64,
 }
 
 /// Displacements from RSP.
@@ -103,6 +105,7 @@ pub mod at {
     pub const MOVED: i32 = offset_of!(Frame, moved) as i32;
     pub const TSC: i32 = offset_of!(Frame, tsc) as i32;
     pub const NO_PKU: i32 = offset_of!(Frame, no_pku) as i32;
+    pub const RETURN_BITS: i32 = offset_of!(Frame, return_bits) as i32;
     pub const TSC_KNOWN: i32 = offset_of!(Frame, tsc_known) as i32;
 }
 

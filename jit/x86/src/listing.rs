@@ -25,6 +25,8 @@ pub struct Leaving {
     pub load_sse: u64,
     /// Loads all vector state.
     pub load_full: u64,
+    /// Looks a return address up in the jump cache, outside of guests.
+    pub look_up: u64,
 }
 
 impl Translator {
@@ -44,6 +46,7 @@ impl Translator {
             at_site: at(self.stubs.leave_at_site),
             load_sse: at(self.stubs.load_sse),
             load_full: at(self.stubs.load_full),
+            look_up: at(self.stubs.look_up[0]),
         }
     }
 
@@ -62,6 +65,7 @@ impl Translator {
             Kind::Budget => ("budget", block()),
             Kind::Page => ("page", block()),
             Kind::Stale => ("stale", block()),
+            Kind::Null => ("return to address 0", Some(0)),
         };
         Some((what, rip?))
     }

@@ -19,11 +19,13 @@ pub enum Kind {
     Page,
     /// The block is stale.
     Stale,
+    /// A return to address 0 (what empty slots of the return cache lead to).
+    Null,
 }
 
-const KINDS: [Kind; 7] = {
+const KINDS: [Kind; 8] = {
     use Kind::*;
-    [Exec, ExecLast, Link, LinkUngrouped, Budget, Page, Stale]
+    [Exec, ExecLast, Link, LinkUngrouped, Budget, Page, Stale, Null]
 };
 
 /// Bits of a site's number that say what it is about: a [`Run`], a [`Link`], or a block.
@@ -86,9 +88,11 @@ pub struct LinkDraft {
     pub patch: u32,
     /// To another page: the end of the displacement that holds the negated fetch token, else 0.
     pub token: u32,
+    /// It leads to where a block checks its page.
+    pub checked: bool,
 }
 
-/// A jump to a known address. Offsets are from the start of the arena.
+/// A jump to a known address (or, of a return address, the LEA of where its code is). Offsets are from the start of the arena.
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
     /// The address.
@@ -103,4 +107,6 @@ pub struct Link {
     pub token: u32,
     /// Where the jump leads while it is not linked; 0 if that has not been looked at yet.
     pub unlinked: u32,
+    /// It leads to where a block checks its page.
+    pub checked: bool,
 }

@@ -1,6 +1,7 @@
 //! The fixed pieces of code: into translated code, out of it to Rust and back, and the vector state's load and save.
 
 use crate::frame::{Frame, at, framed, pinned};
+use crate::site::{Kind, Site};
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use ringworld_jit_rt::Sink;
@@ -17,6 +18,10 @@ pub struct Stubs {
     pub load_sse: usize,
     /// Loads all vector state.
     pub load_full: usize,
+    /// Looks R14 up in a jump cache, of the machine itself or of a guest: its code in RCX, or zero.
+    pub look_up: [usize; 2],
+    /// What a return to address 0 leads to.
+    pub null: usize,
 }
 
 /// What `enter` is given.
@@ -42,8 +47,8 @@ const ZMM: i32 = offset_of!(Cpu, zmm) as i32;
 const K: i32 = offset_of!(Cpu, k) as i32;
 const MXCSR: i32 = offset_of!(Cpu, mxcsr) as i32;
 
-/// Emits all stubs. `dispatch` is the Rust function behind [`Stubs::leave_at_site`].
-pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize) -> Stubs {
+/// Emits all stubs. `dispatch` is the Rust function behind [`Stubs::leave_at_site`]; `jumps` are the jump caches' addresses.
+pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [i32; 2]) -> Stubs {
     let enter = s.len();
     dynasm!(s
         ; .arch x64
@@ -228,7 +233,30 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize) -> Stubs {
         ; pop rbx
         ; ret
     );
-    Stubs { enter, leave_at_site, load_sse, load_full }
+    let look_up = jumps.map(|jumps| {
+        let start = s.len();
+        // One return address is on the stack.
+        dynasm!(s
+            ; .arch x64
+            ; pdep rcx, r14, [rsp + at::JUMP_MASK + 8]
+            ; mov rcx, [rcx + jumps]
+            ; lea rcx, [rcx + r14]
+        );
+        let hit = jrcxz(s);
+        dynasm!(s ; .arch x64 ; mov ecx, 0 ; ret);
+        land8(s, hit);
+        dynasm!(s
+            ; .arch x64
+            ; pdep rcx, r14, [rsp + at::JUMP_MASK + 8]
+            ; mov rcx, [rcx + jumps + 8]
+            ; ret
+        );
+        start
+    });
+    let null = s.len();
+    call(s, leave_at_site);
+    s.extend(Site { kind: Kind::Null, index: 0 }.number().to_le_bytes());
+    Stubs { enter, leave_at_site, load_sse, load_full, look_up, null }
 }
 
 /// Stores the XMM registers and MXCSR to the CPU at RCX.

@@ -11,7 +11,7 @@ use crate::stubs::{self, Start, Stubs};
 use crate::trace::{Extent, Trace};
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
 use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE};
-use ringworld_jit_rt::{Arena, ArenaError, JUMP_SHIFT, JUMPS, JumpCache, Sink};
+use ringworld_jit_rt::{Arena, ArenaError, JUMP_SHIFT, JUMPS, JumpCache, RETURN_BITS, ReturnCache, Sink};
 use ringworld_mmu::tlb::TLB_ENTRIES;
 use ringworld_x86::control::{cr4, mxcsr};
 use ringworld_x86::flags::bits;
@@ -135,6 +135,7 @@ pub struct Translator {
     pub(crate) arena: Arena,
     /// For the machine itself, and for guests in it: both often run the same kernel, at addresses that share their low bits.
     jumps: [JumpCache; 2],
+    returns: ReturnCache,
     pub(crate) stubs: Stubs,
     /// Code before this is kept when everything else is forgotten.
     stubs_end: usize,
@@ -183,13 +184,20 @@ impl Translator {
         }
         let mut arena = Arena::new(options.arena).map_err(JitError::Memory)?;
         let mut sink = Sink::default();
-        let stubs = stubs::emit(&mut sink, host::vector_bytes(), dispatch as *const () as usize);
+        let jumps =
+            [JumpCache::new().map_err(JitError::Memory)?, JumpCache::new().map_err(JitError::Memory)?];
+        let bases = [jumps[0].base(), jumps[1].base()];
+        let stubs = stubs::emit(&mut sink, host::vector_bytes(), dispatch as *const () as usize, bases);
+        let start = arena.next();
         arena.push(sink.bytes());
+        let mut returns = ReturnCache::new().map_err(JitError::Memory)?;
+        returns.clear(start + stubs.null);
         Ok(Self {
             options,
             stubs_end: arena.used(),
             arena,
-            jumps: [JumpCache::new().map_err(JitError::Memory)?, JumpCache::new().map_err(JitError::Memory)?],
+            jumps,
+            returns,
             stubs,
             sink,
             encoder: Encoder::new(64),
@@ -231,6 +239,8 @@ impl Translator {
         self.runs.clear();
         self.links.clear();
         self.jumps.iter_mut().for_each(JumpCache::clear);
+        let null = self.arena_start() + self.stubs.null;
+        self.returns.clear(null);
         if cpu.tlb.tokens() > MAX_TOKENS {
             cpu.tlb.forget_tokens();
         }
@@ -371,7 +381,7 @@ impl Translator {
             (base, arena_start),
             self.stubs,
             (rip, count, cpu.mode),
-            jumps.base(),
+            (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
         );
         let own = (fetch_slot(rip), cpu.tlb.fetch_token(rip & !PAGE_MASK, page.physical, cpu.mode.0) as i32);
         let entry = emitter.block(&trace.guests, own, second.map(|(_, slot, token)| (slot, token)), grouped);
@@ -421,7 +431,8 @@ impl Translator {
         }));
         self.links.extend(self.drafts.links.iter().map(|link| {
             let token = if link.token == 0 { 0 } else { at + link.token };
-            Link { rip: link.rip, block, patch: at + link.patch, target: u32::MAX, token, unlinked: 0 }
+            let (rip, patch, checked) = (link.rip, at + link.patch, link.checked);
+            Link { rip, block, patch, target: u32::MAX, token, unlinked: 0, checked }
         }));
     }
 
@@ -494,7 +505,7 @@ impl Translator {
         }
         target.incoming.push(number);
         link.target = id;
-        self.arena.patch_jump(patch, target.entry);
+        self.arena.patch_jump(patch, if link.checked { target.checked } else { target.entry });
         if link.token != 0 {
             let token = cpu.tlb.fetch_token(target.key.0 & !PAGE_MASK, target.key.1, cpu.mode.0);
             let at = start + link.token as usize - 4;
@@ -578,6 +589,11 @@ impl Translator {
                 // One without groups is there because the other cannot go on.
                 let id = self.find(cpu, mode & UNGROUPED == 0);
                 self.enter_block(frame, cpu, id, reload)
+            }
+            Kind::Null => {
+                cpu.regs[REG_RIP as usize] = 0;
+                cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
+                0
             }
             Kind::Stale | Kind::Budget => {
                 let Some(block) = self.blocks.get(index as usize) else { return 0 };
@@ -769,6 +785,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         tsc: 0,
         tsc_known: 0,
         no_pku: 0,
+        return_bits: RETURN_BITS,
     };
     refresh_all(&mut new, cpu);
     // SAFETY: `frame` is the space that the entry stub has made on the stack.

@@ -175,6 +175,8 @@ fn items(translator: &Translator, block: &HostCode) -> Vec<(u64, Item)> {
             Item::Leave("load-sse", START)
         } else if call == leaving.load_full {
             Item::Leave("load-full", START)
+        } else if call == leaving.look_up {
+            Item::Leave("look-up", START)
         } else {
             Item::Instruction(i)
         };
@@ -186,13 +188,16 @@ fn items(translator: &Translator, block: &HostCode) -> Vec<(u64, Item)> {
 fn text(i: &Instruction) -> String {
     let mut text = String::new();
     FastFormatter::new().format(i, &mut text);
-    // The jump cache is wherever the host has put it.
-    if i.memory_base() == Register::None
-        && i.memory_index() == Register::RCX
-        && i.memory_index_scale() == 8
-        && let Some((before, _)) = text.split_once("[rcx*8+")
-    {
-        text = format!("{before}[rcx*8+jumps]");
+    // The caches are wherever the host has put them: in the lowest 2 GiB, beyond all structures.
+    let far = i.memory_displacement64() as i64 >= 1 << 24;
+    for (start, name) in [("[rcx*8+", "returns"), ("[rcx+", "jumps")] {
+        if far && let Some((before, after)) = text.split_once(start) {
+            let after = after.split_once(']').map_or("", |(_, after)| after);
+            text = format!("{before}{start}{name}]{after}");
+        }
+    }
+    if i.is_ip_rel_memory_operand() && i.memory_displacement64() > u64::from(u32::MAX) {
+        text = "lea r14,[return]".into();
     }
     // Where the processor's fields are is the compiler's choice.
     for (name, at) in [

@@ -20,6 +20,7 @@ mod paging;
 mod pair;
 #[path = "../../../../cpu/x86/tests/system/restart.rs"]
 mod restart;
+mod returns;
 #[path = "../../../../cpu/x86/tests/system/segmentation.rs"]
 mod segmentation;
 mod self_modifying;

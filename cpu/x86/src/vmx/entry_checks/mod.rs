@@ -86,10 +86,14 @@ pub fn all() -> impl Iterator<Item = &'static VmEntryCheck> {
         .flat_map(|table| table.iter())
 }
 
+/// [`Field::HostRsp`]'s encoding.
+const HOST_RSP: u16 = 0x6c14;
+
 /// Controls and host state; what the checks of the guest's segments look at besides.
 static SETS: LazyLock<[FieldSet; 2]> = LazyLock::new(|| {
     // Bits 11:10 of an encoding are the type: control, read-only, guest, host (SDM 3D 25.11.2).
-    let fixed = FieldSet::of(|encoding| matches!(encoding >> 10 & 3, 0 | 3));
+    // No check looks at the host's RSP, which hypervisors write often.
+    let fixed = FieldSet::of(|encoding| matches!(encoding >> 10 & 3, 0 | 3) && encoding != HOST_RSP);
     let segments = FieldSet::of(
         |encoding| matches!(encoding, 0x0800..=0x080e | 0x4800..=0x480e | 0x4814..=0x4822 | 0x6806..=0x6814 | 0x6800),
     );

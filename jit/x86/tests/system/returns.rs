@@ -1,0 +1,135 @@
+//! Returns that do not lead to where the call of the same stack pointer said.
+
+use crate::common::*;
+use crate::pair::{put, run};
+use iced_x86::code_asm::*;
+
+const OTHER: u64 = 0x30_0000;
+
+/// The code after a call is another one when its function returns.
+#[test]
+fn the_code_after_a_call_is_overwritten_by_the_callee() {
+    let rig = run(|| {
+        let mut rig = Rig::long();
+        rig.gates();
+        put(&mut rig, CODE, |a| {
+            let mut again = a.create_label();
+            a.xor(ebx, ebx)?;
+            a.mov(ecx, 20)?;
+            a.set_label(&mut again)?;
+            a.call(OTHER)?;
+            a.add(ebx, 1000)?;
+            a.dec(ecx)?;
+            a.jnz(again)?;
+            a.hlt()
+        });
+        put(&mut rig, OTHER, |a| {
+            a.mov(rdx, qword_ptr(rsp))?;
+            a.mov(dword_ptr(rdx + 2), ecx)?;
+            a.ret()
+        });
+        rig
+    });
+    assert_eq!(rig.cpu.regs[3], 210);
+}
+
+/// The page that a function returns to is another one than the page that it was called from.
+#[test]
+fn the_page_of_the_caller_is_mapped_elsewhere_by_the_callee() {
+    let rig = run(|| {
+        let mut rig = Rig::long();
+        rig.gates();
+        let window = 0x4000_0000_u64;
+        rig.poke(TABLES + 0x1008, 0x31_1000 | 7);
+        rig.poke(0x31_1000, 0x31_0000 | 7);
+        rig.poke(0x31_0000, 0x32_0000 | 7);
+        for (page, add) in [(0x32_0000, 1), (0x32_1000, 100)] {
+            put(&mut rig, page, |a| {
+                a.mov(rax, OTHER)?;
+                a.call(rax)?;
+                a.add(ebx, add)?;
+                a.ret()
+            });
+        }
+        put(&mut rig, CODE, |a| {
+            let mut again = a.create_label();
+            a.xor(ebx, ebx)?;
+            a.mov(ecx, 7)?;
+            a.mov(r12, window)?;
+            a.set_label(&mut again)?;
+            a.call(r12)?;
+            a.dec(ecx)?;
+            a.jnz(again)?;
+            a.hlt()
+        });
+        // The other page each time.
+        put(&mut rig, OTHER, |a| {
+            a.mov(rdx, 0x31_0000_u64)?;
+            a.xor(dword_ptr(rdx), 0x1000)?;
+            a.invlpg(byte_ptr(r12))?;
+            a.ret()
+        });
+        rig
+    });
+    assert_eq!(rig.cpu.regs[3], 4 * 100 + 3);
+}
+
+/// Stacks that share a slot, a stack pointer that is not aligned, and functions left without returning.
+#[test]
+fn stacks_are_switched_and_returns_skipped() {
+    let rig = run(|| {
+        let mut rig = Rig::long();
+        rig.gates();
+        put(&mut rig, CODE, |a| {
+            let mut again = a.create_label();
+            a.xor(ebx, ebx)?;
+            a.mov(ecx, 12)?;
+            a.set_label(&mut again)?;
+            // The next stack: as deep, or between two slots.
+            a.lea(rbp, ptr(rsp))?;
+            a.lea(rsp, ptr(rsp - 0x8000 + 3))?;
+            a.call(OTHER)?;
+            a.add(ebx, 1)?;
+            a.call(OTHER + 0x100)?;
+            a.add(ebx, 10)?;
+            a.lea(rsp, ptr(rbp))?;
+            a.call(OTHER + 0x100)?;
+            a.add(ebx, 100)?;
+            a.dec(ecx)?;
+            a.jnz(again)?;
+            a.hlt()
+        });
+        put(&mut rig, OTHER, |a| {
+            // Calls on, and returns to the caller's caller.
+            a.call(OTHER + 0x200)?;
+            a.hlt()
+        });
+        put(&mut rig, OTHER + 0x100, |a| a.ret());
+        put(&mut rig, OTHER + 0x200, |a| {
+            a.add(rsp, 8)?;
+            a.ret()
+        });
+        rig
+    });
+    assert_eq!(rig.cpu.regs[3], 12 * 111);
+}
+
+/// A return to address 0, which is what empty slots are about.
+#[test]
+fn a_return_to_address_zero() {
+    let rig = run(|| {
+        let mut rig = Rig::long();
+        rig.gates();
+        put(&mut rig, CODE, |a| {
+            a.mov(ebx, 1)?;
+            a.push(0)?;
+            a.ret()
+        });
+        put(&mut rig, 0, |a| {
+            a.add(ebx, 1)?;
+            a.hlt()
+        });
+        rig
+    });
+    assert_eq!(rig.cpu.regs[3], 2);
+}
