@@ -5,7 +5,7 @@ use crate::frame::{Home, TLB_BIAS, at, home};
 use crate::group::Form;
 use crate::memory::Access;
 use crate::site::Kind;
-use crate::stubs::{jrcxz, land8, near};
+use crate::stubs::near;
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, OpAccess, OpKind};
@@ -101,11 +101,12 @@ impl Emitter<'_> {
         dynasm!(self.s
             ; .arch x64
             ; mov ecx, [r15 + fetch_slot(target)]
-            // No token: never zero.
+            // No token: never the unit.
             ; lea rcx, [DWORD rcx + i32::MIN]
         );
         self.drafts.links[index].token = self.s.len() as u32;
-        self.leave_unless_rcx_zero(site, None);
+        let other = self.unless_unit();
+        self.cold_site(other, site);
         let end = near(self.s, 0);
         self.drafts.links[index].patch = end as u32;
         self.cold_site(end, site);
@@ -161,11 +162,9 @@ impl Emitter<'_> {
             ; .arch x64
             ; pdep rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
             ; mov rcx, [rcx + self.jumps]
-            ; lea rcx, [rcx + r14]
+            ; lea rcx, [BYTE rcx + r14 + (self.unit() as i8)]
         );
-        let hit = jrcxz(self.s);
-        let miss = near(self.s, 0);
-        land8(self.s, hit);
+        let miss = self.unless_unit();
         dynasm!(self.s
             ; .arch x64
             ; pdep rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
@@ -199,11 +198,9 @@ impl Emitter<'_> {
             ; .arch x64
             ; pext rcx, Rq(SP), [rsp + at::RETURN_BITS]
             ; mov rcx, [rcx * 8 + linear]
-            ; lea rcx, [rcx + r14]
+            ; lea rcx, [BYTE rcx + r14 + (self.unit() as i8)]
         );
-        let hit = jrcxz(self.s);
-        let miss = near(self.s, 0);
-        land8(self.s, hit);
+        let miss = self.unless_unit();
         dynasm!(self.s
             ; .arch x64
             ; pext rcx, Rq(SP), [rsp + at::RETURN_BITS]
@@ -277,17 +274,16 @@ impl Emitter<'_> {
         let drop = if i.op_count() == 1 { i.immediate16() } else { 0 };
         let slow = self.stack(0, false);
         self.load_top();
-        match i32::try_from((next as i64).wrapping_neg()) {
+        let negated = i64::from(self.unit()).wrapping_sub(next as i64);
+        match i32::try_from(negated) {
             Ok(negated) => dynasm!(self.s ; .arch x64 ; lea rcx, [r14 + negated]),
             Err(_) => {
-                self.constant(1, next.wrapping_neg());
+                self.constant(1, negated as u64);
                 dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14]);
             }
         }
         self.let_go();
-        let same = jrcxz(self.s);
-        let other = near(self.s, 0);
-        land8(self.s, same);
+        let other = self.unless_unit();
         self.move_stack(self.step() + i32::from(drop));
         let froms: Vec<usize> = slow.into_iter().chain([other]).collect();
         self.slow(&froms, Kind::ExecLast);

@@ -5,6 +5,7 @@ use crate::control::branch_opcode;
 use crate::frame::{Home, at, home, is_high_byte, sized};
 use crate::framed::{is_overwritten, take_from_memory};
 use crate::group::{self, Accesses, Form, Groups, MemoryAccesses};
+use crate::islands::{Islands, PLAIN};
 use crate::memory::{Access, address_is_64};
 use crate::rounds::Round;
 use crate::site::{Kind, LinkDraft, RunDraft, Site};
@@ -39,6 +40,8 @@ enum ColdKind {
     Return { site: u32, resume: usize },
     /// Call a stub, and go on.
     Stub { stub: usize, resume: usize },
+    /// Go on at an offset.
+    Back { to: usize },
     /// A branch that leaves in the middle: give back the rest of the block and go on at an address.
     Side { target: u64, refund: u32 },
     /// Give back the rest of the block and go on at a link, of which this is the number among the block's and the site.
@@ -53,6 +56,7 @@ pub struct Drafts {
     /// The jumps to known addresses.
     pub links: Vec<LinkDraft>,
     cold: Vec<Cold>,
+    pub(crate) islands: Islands,
 }
 
 /// Numbers that a block's first ones get.
@@ -165,11 +169,13 @@ impl<'a> Emitter<'a> {
         stubs: Stubs,
         (start, count, mode): (u64, u32, Mode),
         (jumps, returns): (i32, (i32, i32)),
+        short: bool,
     ) -> Self {
         s.clear();
         drafts.runs.clear();
         drafts.links.clear();
         drafts.cold.clear();
+        drafts.islands.clear(short);
         Self {
             s,
             drafts,
@@ -215,14 +221,11 @@ impl<'a> Emitter<'a> {
             let word = self.word();
             self.groups = group::find(guests, word, looping, self.info, self.memory_accesses);
         }
-        let site = self.site(Kind::Page);
-        dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + own.0] ; lea rcx, [rcx - own.1]);
-        self.leave_unless_rcx_zero(site, None);
+        self.reserve_islands();
+        self.page_check(own, Kind::Page);
         let entry = self.s.len();
-        if let Some((displacement, token)) = second {
-            let site = self.site(Kind::Stale);
-            dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + displacement] ; lea rcx, [rcx - token]);
-            self.leave_unless_rcx_zero(site, None);
+        if let Some(second) = second {
+            self.page_check(second, Kind::Stale);
         }
         self.take_from_budget();
         if looping {
@@ -253,6 +256,15 @@ impl<'a> Emitter<'a> {
         entry
     }
 
+    /// Leaves unless the token in a page's slot is this one.
+    fn page_check(&mut self, (slot, token): (i32, i32), kind: Kind) {
+        let site = self.site(kind);
+        let unit = self.unit();
+        dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + slot] ; lea rcx, [rcx + unit - token]);
+        let other = self.unless_unit();
+        self.cold_site(other, site);
+    }
+
     /// A site that is about the block.
     pub(crate) fn site(&self, kind: Kind) -> u32 {
         Site { kind, index: self.first.block }.number()
@@ -273,14 +285,6 @@ impl<'a> Emitter<'a> {
             runs.push(RunDraft { n, rip: self.rip, refund: (self.count - self.n) as u8 });
         }
         Site { kind, index: self.first.run + runs.len() as u32 - 1 }.number()
-    }
-
-    /// Leaves at `site` unless RCX is zero.
-    pub(crate) fn leave_unless_rcx_zero(&mut self, site: u32, resume: Option<usize>) {
-        let ok = jrcxz(self.s);
-        let from = near(self.s, 0);
-        land8(self.s, ok);
-        self.drafts.cold.push(Cold { from, what: ColdKind::Site { site, resume } });
     }
 
     /// Calls the leaving stub for `site`.
@@ -310,10 +314,12 @@ impl<'a> Emitter<'a> {
 
     /// Emits one instruction; false if it was the end of the block.
     fn instruction(&mut self, guest: &Guest) -> bool {
+        self.keep_in_reach(PLAIN);
         let after_sti = self.in_shadow;
         let start = self.s.len();
-        let Drafts { runs, links, cold } = &*self.drafts;
-        let (runs, links, cold, live) = (runs.len(), links.len(), cold.len(), self.live);
+        let Drafts { runs, links, cold, islands } = &*self.drafts;
+        let (runs, links, cold, mark, live) =
+            (runs.len(), links.len(), cold.len(), islands.mark(), self.live);
         let (established, held) = (self.established, (self.held, self.held_r14));
         if !guest.barred
             && let Some(emit) = emit_of(guest.decoded.code())
@@ -330,6 +336,7 @@ impl<'a> Emitter<'a> {
                     self.drafts.runs.truncate(runs);
                     self.drafts.links.truncate(links);
                     self.drafts.cold.truncate(cold);
+                    self.drafts.islands.undo(mark);
                     self.live = live;
                     self.established = established;
                     (self.held, self.held_r14) = held;
@@ -426,12 +433,7 @@ impl<'a> Emitter<'a> {
         };
         dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + (flag as i8)]);
         // RCX zero: not live.
-        let not = jrcxz(self.s);
-        let yes = self.s.len();
-        dynasm!(self.s ; .arch x64 ; jmp BYTE 5);
-        land8(self.s, not);
-        let from = near(self.s, 0);
-        debug_assert_eq!(self.s.len() - yes, 7);
+        let from = self.if_rcx_zero();
         let resume = self.s.len();
         self.drafts.cold.push(Cold { from, what: ColdKind::Stub { stub, resume } });
     }
@@ -644,9 +646,7 @@ impl<'a> Emitter<'a> {
                 ; .arch x64
                 ; pext rcx, r14, [rsp + at::LOW + 8 * (aligned.trailing_zeros() as i32 - 4)]
             );
-            let fits = jrcxz(self.s);
-            let slow = near(self.s, 0);
-            land8(self.s, fits);
+            let slow = self.unless_rcx_zero();
             self.distance(member.group);
             return Ok(Place { base: 14, index: Some((1, 0)), displacement: 0, slow: Some(slow), held });
         }
@@ -731,11 +731,13 @@ impl<'a> Emitter<'a> {
     }
 
     fn finish(&mut self) {
+        self.islands();
         // Links of side exits have cold parts of their own.
         while !self.drafts.cold.is_empty() {
             let mut now = core::mem::take(&mut self.drafts.cold);
             for cold in now.drain(..) {
                 self.cold(&cold);
+                self.islands();
             }
             if self.drafts.cold.is_empty() {
                 self.drafts.cold = now;
@@ -762,8 +764,9 @@ impl<'a> Emitter<'a> {
     }
 
     fn cold(&mut self, cold: &Cold) {
-        self.s.land(cold.from);
+        self.land(cold.from);
         match cold.what {
+            ColdKind::Back { to } => self.jump_back(to),
             ColdKind::Side { target, refund } => {
                 self.give_back(refund);
                 self.link(target);
@@ -823,6 +826,11 @@ impl<'a> Emitter<'a> {
     /// Where the present instruction's accesses stand in groups.
     pub(crate) fn accesses(&self) -> Accesses {
         self.groups.accesses.get(self.n as usize - 1).copied().unwrap_or_default()
+    }
+
+    /// Sends the jump whose displacement ends at `from` back to an offset.
+    pub(crate) fn cold_back(&mut self, from: usize, to: usize) {
+        self.drafts.cold.push(Cold { from, what: ColdKind::Back { to } });
     }
 
     /// Sends a return whose jump's displacement ends at `from`, with its address in R14, to the jump cache.

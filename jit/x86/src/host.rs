@@ -73,6 +73,15 @@ fn lahf() -> bool {
     core::arch::x86_64::__cpuid(0x8000_0001).ecx & 1 != 0
 }
 
+/// Whether LOOP is no slower than other branches: it is on AMD's processors since 2011 (on Intel's, it takes several
+/// operations).
+pub fn has_fast_loop() -> bool {
+    // The leaf is there on every 64-bit processor.
+    let vendor = core::arch::x86_64::__cpuid(0);
+    let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+    [*b"AuthenticAMD", *b"HygonGenuine"].iter().any(|known| name.as_flattened() == known)
+}
+
 /// The widest vector state that exists on the host: 16, 32 or 64 bytes.
 pub fn vector_bytes() -> usize {
     if std::is_x86_feature_detected!("avx512f") && std::is_x86_feature_detected!("avx512bw") {

@@ -15,6 +15,7 @@ mod frame;
 mod framed;
 mod group;
 mod host;
+mod islands;
 mod listing;
 mod memory;
 mod perf_map;

@@ -34,8 +34,8 @@ impl Translator {
     pub fn host_code(&self) -> impl Iterator<Item = HostCode> + '_ {
         self.blocks.iter().filter(|block| !block.stale).map(|block| {
             let mut code = vec![0; block.host_len];
-            self.arena.read(block.checked, &mut code);
-            HostCode { rip: block.key.0, guest: block.bytes.to_vec(), address: block.checked as u64, code }
+            self.arena.read(block.start, &mut code);
+            HostCode { rip: block.key.0, guest: block.bytes.to_vec(), address: block.start as u64, code }
         })
     }
 

@@ -3,7 +3,7 @@
 use crate::emit::{Emitter, Unsupported};
 use crate::frame::{Home, TLB_BIAS, at, home};
 use crate::group::{Form, Group, Member};
-use crate::stubs::{jrcxz, land8, near};
+use crate::islands::CHECK;
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, OpKind, Register};
@@ -206,6 +206,7 @@ impl Emitter<'_> {
     /// Checks a group's whole range, whose first byte is at `first`, and notes what its linear addresses lack to host addresses,
     /// which is in RCX, too. R14 is scratch.
     pub(crate) fn establish(&mut self, first: Form, group: Group, keep: Option<i32>) {
+        self.keep_in_reach(CHECK);
         if let Some((alignment, offset)) = group.alignment {
             match self.direct(first) {
                 Some((base, displacement)) => self.lea_base(1, true, base, displacement + offset as i32),
@@ -218,9 +219,7 @@ impl Emitter<'_> {
                 ; .arch x64
                 ; pext rcx, rcx, [rsp + at::LOW + 8 * (alignment.trailing_zeros() as i32 - 4)]
             );
-            let fits = jrcxz(self.s);
-            let from = near(self.s, 0);
-            land8(self.s, fits);
+            let from = self.unless_rcx_zero();
             self.ungroup(from);
         }
         let access = Access { size: group.size(), write: group.write, alignment: None, fixed: None, keep };
@@ -284,6 +283,7 @@ impl Emitter<'_> {
     /// As [`Self::check`] for an access at a host register plus a displacement, which stays what is added to RCX: R14 has room for
     /// the slot, which is computed once.
     pub(crate) fn check_direct(&mut self, base: u8, displacement: i32, access: Access) -> usize {
+        self.keep_in_reach(CHECK);
         self.let_go();
         let tags = if access.write { WRITE } else { READ };
         let mut from = base;
@@ -305,15 +305,15 @@ impl Emitter<'_> {
                     ; .arch x64
                     ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
                 );
+                self.add_unit();
             }
             None => {
-                self.lea(1, true, Some(1), base, 0, displacement + (access.size as i32 - 1));
+                let last = displacement + (access.size as i32 - 1);
+                self.lea(1, true, Some(1), base, 0, last + self.shifted_unit());
                 dynasm!(self.s ; .arch x64 ; shrx rcx, rcx, r15);
             }
         }
-        let fits = jrcxz(self.s);
-        let slow = near(self.s, 0);
-        land8(self.s, fits);
+        let slow = self.unless_unit();
         dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + r14 * 8 + HOST]);
         slow
     }
@@ -328,6 +328,7 @@ impl Emitter<'_> {
     /// end of the displacement of the jump that is taken if not.
     pub fn check(&mut self, access: Access) -> usize {
         let Access { size, write, alignment, fixed, .. } = access;
+        self.keep_in_reach(CHECK);
         self.let_go();
         let tags = if write { WRITE } else { READ };
         let last = size as i32 - 1;
@@ -343,20 +344,20 @@ impl Emitter<'_> {
         self.keep(access);
         match alignment {
             // No byte of an aligned access leaves the page if the first one does not.
-            Some(alignment) => dynasm!(self.s
-                ; .arch x64
-                ; lea rcx, [rcx + r14]
-                ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
-            ),
-            None if last == 0 => dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14] ; shrx rcx, rcx, r15),
+            Some(alignment) => {
+                dynasm!(self.s
+                    ; .arch x64
+                    ; lea rcx, [rcx + r14]
+                    ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
+                );
+                self.add_unit();
+            }
             None => {
-                self.lea(1, true, Some(1), 14, 0, last);
+                self.lea(1, true, Some(1), 14, 0, last + self.shifted_unit());
                 dynasm!(self.s ; .arch x64 ; shrx rcx, rcx, r15);
             }
         }
-        let fits = jrcxz(self.s);
-        let slow = near(self.s, 0);
-        land8(self.s, fits);
+        let slow = self.unless_unit();
         match fixed {
             Some(fixed) => dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + HOST + entry(fixed)]),
             None => dynasm!(self.s

@@ -7,8 +7,8 @@ use crate::classify::{Emit, Live, System, emit_of};
 use crate::emit::{Emitter, Guest};
 use crate::frame::{Home, at, home};
 use crate::group::Group;
+use crate::islands::CHECK;
 use crate::site::Kind;
-use crate::stubs::{jrcxz, land8};
 use dynasmrt::{DynasmApi, dynasm};
 
 /// Offsets of a loop's code.
@@ -52,9 +52,11 @@ impl Emitter<'_> {
         dynasm!(self.s
             ; .arch x64
             ; mov [BYTE rsp + (at::BUDGET as i8)], rcx
+            ; not rcx
             ; pext rcx, rcx, [BYTE rsp + (at::SIGN_MASK as i8)]
         );
-        self.leave_unless_rcx_zero(site, None);
+        let from = self.if_rcx_zero();
+        self.cold_site(from, site);
     }
 
     /// Before the first round: vector state, and the checks of groups that are known at the start.
@@ -101,16 +103,18 @@ impl Emitter<'_> {
             self.jump_back(check);
         }
         self.groups.groups = groups;
+        self.islands();
     }
 
     /// Goes on at the check of all groups unless a group, which has moved by `stride`, is in the page that it was in.
     fn still_there(&mut self, group: &Group, stride: i64, check: usize) {
         let Some(form) = group.entry else { return };
+        self.keep_in_reach(CHECK);
         // The byte that leaves the page first.
         let far = match stride {
             0 => return,
-            1.. => form.displacement as i32 + group.size() as i32 - 1,
-            _ => form.displacement as i32,
+            1.. => form.displacement as i32 + group.size() as i32 - 1 + self.shifted_unit(),
+            _ => form.displacement as i32 + self.shifted_unit(),
         };
         dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + tag(group)]);
         let register = |emitter: &mut Self, guest: usize| match home(guest) {
@@ -134,8 +138,7 @@ impl Emitter<'_> {
             (None, None) => return,
         }
         dynasm!(self.s ; .arch x64 ; shrx rcx, rcx, r15);
-        let same = jrcxz(self.s);
-        self.jump_back(check);
-        land8(self.s, same);
+        let from = self.unless_unit();
+        self.cold_back(from, check);
     }
 }

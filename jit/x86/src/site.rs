@@ -109,4 +109,6 @@ pub struct Link {
     pub unlinked: u32,
     /// It leads to where a block checks its page.
     pub checked: bool,
+    /// Its block's jumps are short: the token is compared with one more.
+    pub short: bool,
 }

@@ -2,6 +2,7 @@
 
 use crate::emit::{Emitter, Unsupported};
 use crate::frame::{TLB_BIAS, at};
+use crate::islands::CHECK;
 use crate::site::Kind;
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
@@ -81,7 +82,7 @@ impl Emitter<'_> {
             dynasm!(self.s ; .arch x64 ; mov ecx, 12 ; shrx rcx, Rq(RCX), rcx);
             slow.push(self.unless_rcx_zero());
             dynasm!(self.s ; .arch x64 ; mov rcx, Rq(RCX));
-            done = Some(self.if_rcx_zero());
+            done = Some(self.skip_if_rcx_zero());
         }
         if op.destination {
             slow.push(self.element(RDI, op.size, repeated, if op.write { WRITE } else { READ }));
@@ -142,6 +143,7 @@ impl Emitter<'_> {
     /// Checks that all elements at a host register are in one page that may be accessed, and leaves in R14 what their
     /// addresses lack to the host's. Returns the jump that is taken if not.
     fn element(&mut self, pointer: u8, size: u8, repeated: bool, tags: i32) -> usize {
+        self.keep_in_reach(CHECK);
         dynasm!(self.s
             ; .arch x64
             ; pext r14, Rq(pointer), [BYTE rsp + (at::INDEX_MASK as i8)]
@@ -150,12 +152,12 @@ impl Emitter<'_> {
         );
         if repeated {
             // The last byte: there are at most 4,095 elements, so no other page's tag becomes this one's.
-            self.lea(1, true, Some(1), RCX, size, -1);
+            self.lea(1, true, Some(1), RCX, size, self.shifted_unit() - 1);
         } else {
-            self.lea_base(1, true, 1, (1 << size) - 1);
+            self.lea_base(1, true, 1, self.shifted_unit() + (1 << size) - 1);
         }
         dynasm!(self.s ; .arch x64 ; shrx rcx, rcx, r15);
-        let slow = self.unless_rcx_zero();
+        let slow = self.unless_unit();
         dynasm!(self.s ; .arch x64 ; mov r14, [r15 + r14 * 8 + HOST]);
         slow
     }

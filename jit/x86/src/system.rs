@@ -8,7 +8,6 @@ use crate::emit::{Emitter, Unsupported, access_of};
 use crate::frame::{Home, at, home};
 use crate::memory::{Access, address_is_64};
 use crate::site::Kind;
-use crate::stubs::{jrcxz, land8, near};
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 use ringworld_x86::flags::bits;
@@ -22,22 +21,6 @@ pub const POPF_OTHERS: u64 = bits::TF | bits::DF | bits::NT | bits::AC | bits::I
 const GUEST_RCX: u8 = 10;
 
 impl Emitter<'_> {
-    /// A jump that is taken unless RCX is zero.
-    pub(crate) fn unless_rcx_zero(&mut self) -> usize {
-        let zero = jrcxz(self.s);
-        let from = near(self.s, 0);
-        land8(self.s, zero);
-        from
-    }
-
-    /// A jump that is taken if RCX is zero.
-    pub(crate) fn if_rcx_zero(&mut self) -> usize {
-        let zero = jrcxz(self.s);
-        dynasm!(self.s ; .arch x64 ; jmp BYTE 5);
-        land8(self.s, zero);
-        near(self.s, 0)
-    }
-
     /// Clears or sets one system flag, without touching the status flags. `others` is the slot of a mask of all other bits.
     fn system_flag(&mut self, others: i32, set: u64) {
         dynasm!(self.s

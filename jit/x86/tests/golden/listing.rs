@@ -81,7 +81,7 @@ impl Lister {
         self.memory.write(GuestPhys(START), code).expect("in memory");
         let mut decoder = Decoder::with_ip(bits, code, START, DecoderOptions::NONE);
         let guest = (&mut decoder).into_iter().count();
-        let options = JitOptions { arena: 64 << 10, threshold: 0, max_block: guest };
+        let options = JitOptions { arena: 64 << 10, threshold: 0, max_block: guest, short_jumps: true };
         let mut translator = Translator::with(options).expect("a host that can run translated code");
         let mut cpu = self.cpu(bits);
         // Blocks are translated where they are first run; with one instruction left nothing follows.
@@ -131,12 +131,15 @@ impl Lister {
                             format!("{mnemonic} L{label}")
                         }
                     };
-                    lines.push(line);
                     instructions += usize::from(straight);
+                    let out = i.flow_control() == FlowControl::UnconditionalBranch && line.contains("link");
+                    straight &= !out;
+                    lines.push(line);
                 }
                 Item::Instruction(i) => {
                     lines.push(text(i));
                     instructions += usize::from(straight);
+                    straight &= i.flow_control() != FlowControl::IndirectBranch;
                 }
             }
         }
@@ -148,12 +151,14 @@ fn is_jump(i: &Instruction) -> bool {
     matches!(i.flow_control(), FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch)
 }
 
-/// What a jump leaves for, if it leads to where the block is left for good.
+/// What a jump leaves for, if it leads to where the block is left for good, perhaps by way of an island.
 fn leaves(items: &[(u64, Item)], jump: &Instruction) -> Option<(&'static str, u64)> {
-    items.iter().find_map(|(address, item)| match item {
-        Item::Leave(what, at) if *address == jump.near_branch_target() => Some((*what, *at)),
-        _ => None,
-    })
+    let found = items.iter().find(|(address, _)| *address == jump.near_branch_target())?;
+    match &found.1 {
+        Item::Leave(what, at) => Some((*what, *at)),
+        Item::Instruction(i) if i.flow_control() == FlowControl::UnconditionalBranch => leaves(items, i),
+        Item::Instruction(_) => None,
+    }
 }
 
 fn items(translator: &Translator, block: &HostCode) -> Vec<(u64, Item)> {

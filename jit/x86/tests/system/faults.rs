@@ -200,7 +200,7 @@ fn a_guest_with_more_code_than_the_arena_runs_on() {
         rig
     };
     let (mut small, mut interpreted) = (prepare(), prepare());
-    small.native = Native::with(64 << 10, 64);
+    small.native = Native::with(64 << 10, 64, true);
     interpreted.native = Native(None);
     for rig in [&mut small, &mut interpreted] {
         rig.run(1_000_000);

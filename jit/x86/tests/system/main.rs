@@ -40,8 +40,8 @@ use ringworld_x86::{Cpu, native};
 struct Native(Option<Translator>);
 
 impl Native {
-    fn with(arena: usize, max_block: usize) -> Self {
-        let options = JitOptions { arena, threshold: 0, max_block };
+    fn with(arena: usize, max_block: usize, short_jumps: bool) -> Self {
+        let options = JitOptions { arena, threshold: 0, max_block, short_jumps };
         Self(Some(Translator::with(options).expect("a host that can run translated code")))
     }
 }
@@ -49,7 +49,7 @@ impl Native {
 impl Default for Native {
     /// Translates everything before it runs for the first time.
     fn default() -> Self {
-        Self::with(1 << 20, 64)
+        Self::with(1 << 20, 64, true)
     }
 }
 

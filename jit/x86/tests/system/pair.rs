@@ -34,11 +34,19 @@ fn same(translated: &Rig, interpreted: &Rig, what: &str) {
 /// compares with the interpreter at each stop; returns the translator's machine at the end.
 pub fn run(prepare: impl Fn() -> Rig) -> Rig {
     let mut last = None;
-    // (block length, instructions between stops): stops cut blocks at every place.
-    for (max_block, step) in [(64, 100_000), (64, 1), (64, 3), (7, 5), (1, 100_000), (2, 7)] {
-        let what = format!("blocks of {max_block}, stops after {step}");
+    // (block length, instructions between stops, short jumps): stops cut blocks at every place.
+    for (max_block, step, short) in [
+        (64, 100_000, true),
+        (64, 100_000, false),
+        (64, 1, true),
+        (64, 3, false),
+        (7, 5, true),
+        (1, 100_000, false),
+        (2, 7, true),
+    ] {
+        let what = format!("blocks of {max_block}, stops after {step}, short jumps: {short}");
         let mut translated = prepare();
-        translated.native = Native::with(1 << 20, max_block);
+        translated.native = Native::with(1 << 20, max_block, short);
         let mut interpreted = prepare();
         interpreted.native = Native(None);
         let mut run = 0;
