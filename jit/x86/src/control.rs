@@ -3,6 +3,7 @@
 use crate::emit::{Emitter, Unsupported, access_of};
 use crate::frame::{Home, TLB_BIAS, at, home};
 use crate::group::Form;
+use crate::islands::{CHECK, PLAIN};
 use crate::memory::Access;
 use crate::site::Kind;
 use crate::stubs::near;
@@ -98,6 +99,7 @@ impl Emitter<'_> {
             self.cold_site(end, site);
             return;
         }
+        self.keep_in_reach(PLAIN);
         dynasm!(self.s
             ; .arch x64
             ; mov ecx, [r15 + fetch_slot(target)]
@@ -157,6 +159,7 @@ impl Emitter<'_> {
 
     /// Looks R14 up in the jump cache and leaves the code's address in RCX; the returned jump is taken if it is not there.
     fn jump_cache(&mut self) -> usize {
+        self.keep_in_reach(PLAIN);
         self.let_go();
         dynasm!(self.s
             ; .arch x64
@@ -191,6 +194,7 @@ impl Emitter<'_> {
     pub(crate) fn ret(&mut self, i: &Instruction) {
         let drop = if i.op_count() == 1 { i.immediate16() } else { 0 };
         let slow = self.stack(0, false);
+        self.keep_in_reach(CHECK);
         self.load_top();
         self.let_go();
         let (linear, code) = self.returns;
@@ -215,6 +219,7 @@ impl Emitter<'_> {
 
     /// Enters the return address that has just been pushed into the return cache.
     fn remember_return(&mut self, next: u64) {
+        self.keep_in_reach(CHECK);
         self.let_go();
         let (linear, code) = self.returns;
         dynasm!(self.s ; .arch x64 ; pext rcx, Rq(SP), [rsp + at::RETURN_BITS]);
