@@ -5,8 +5,9 @@
 //! ([`Translations`]), so that changing any of these selects other arrays and flushes nothing. Flushing an address space
 //! gives it a new context; the old one's arrays are cleared when they are needed again, in proportion to what they hold.
 //!
-//! The arrays hold *negated* pages: `linear + read[slot]` is the offset in the page if the entry matches, and at least
-//! 4096 if it does not. Translated code can test that without touching the flags.
+//! The arrays hold *tags*: `linear + read[slot]` is 4096 plus the offset in the page if the entry matches, and 8192 at least
+//! if it does not. Shifted by twelve, that is 1 or something else, which translated code can test by LOOP, without touching
+//! the flags.
 
 use core::hash::Hash;
 use core::ptr::NonNull;
@@ -29,9 +30,20 @@ const fn slot(linear: u64) -> usize {
     (linear >> 12) as usize & (TLB_ENTRIES - 1)
 }
 
-/// What `read` and `write` hold in `slot` when nothing matches: the negation of a page that belongs half an array away.
+/// The tag of a linear page.
+const fn tag(page: u64) -> u64 {
+    (PAGE_MASK + 1).wrapping_sub(page)
+}
+
+/// The linear page of a tag.
+const fn page(tag: u64) -> u64 {
+    // It is its own inverse.
+    (PAGE_MASK + 1).wrapping_sub(tag)
+}
+
+/// What `read` and `write` hold in `slot` when nothing matches: the tag of a page that belongs half an array away.
 const fn no_page(slot: usize) -> u64 {
-    (((slot + TLB_ENTRIES / 2) as u64) << 12).wrapping_neg()
+    tag(((slot + TLB_ENTRIES / 2) as u64) << 12)
 }
 
 static NO_PAGES: [u64; TLB_ENTRIES] = {
@@ -47,9 +59,9 @@ static NO_PAGES: [u64; TLB_ENTRIES] = {
 /// One context's translations. Everything outside of this crate only reads the arrays.
 #[repr(C, align(64))]
 pub struct Translations {
-    /// Negated linear page for reads.
+    /// Tag of the linear page for reads.
     pub read: [u64; TLB_ENTRIES],
-    /// Negated linear page for writes: the page is writable, marked dirty, and holds no decoded code.
+    /// Tag of the linear page for writes: the page is writable, marked dirty, and holds no decoded code.
     pub write: [u64; TLB_ENTRIES],
     /// Host address minus linear address (wrapping).
     pub host: [u64; TLB_ENTRIES],
@@ -59,7 +71,7 @@ pub struct Translations {
     pub fetch: [u32; TLB_ENTRIES],
     /// Guest-physical page of the data entry, and in the low bits page size as log2 and [`GLOBAL`].
     physical: [u64; TLB_ENTRIES],
-    /// Negated linear page of the fetch entry, which is independent of the data entry in the same slot.
+    /// Tag of the linear page of the fetch entry, which is independent of the data entry in the same slot.
     fetch_page: [u64; TLB_ENTRIES],
     /// As `physical`, for fetches.
     fetch_physical: [u64; TLB_ENTRIES],
@@ -200,7 +212,7 @@ impl Translations {
         let mut code = false;
         let covers = |n: usize, tag: u64, physical: u64| {
             let shift = physical & SHIFT;
-            tag != no_page(n) && shift > 12 && tag.wrapping_neg() >> shift == linear >> shift
+            tag != no_page(n) && shift > 12 && page(tag) >> shift == linear >> shift
         };
         for n in 0..TLB_ENTRIES {
             let physical = self.physical[n];
@@ -220,7 +232,7 @@ impl Translations {
     /// in its page.
     #[inline(always)]
     pub const fn matches(tag: u64, linear: u64, size: u64) -> bool {
-        linear.wrapping_add(tag).wrapping_add(size - 1) < PAGE_MASK + 1
+        linear.wrapping_add(tag).wrapping_add(size - 1) >> 12 == 1
     }
 
     /// The slot's host address if a read of `size` bytes may take it.
@@ -497,7 +509,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         let n = slot(linear);
         let arrays = self.arrays(context);
         let host = (entry.host as u64).wrapping_sub(page);
-        let tag = page.wrapping_neg();
+        let tag = tag(page);
         let physical =
             entry.physical_page | u64::from(entry.page_shift) | if entry.global { GLOBAL } else { 0 };
         let tracked = if entry.tracked { TRACKED } else { 0 };
@@ -643,13 +655,13 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
     /// fetched from it in any.
     pub fn forget_page(&mut self, linear: GuestVirt, here: impl Fn(&K) -> bool) -> bool {
         let n = slot(linear.0);
-        let negated = (linear.0 & !PAGE_MASK).wrapping_neg();
+        let tag = tag(linear.0 & !PAGE_MASK);
         let mut code = false;
         for context in 0..self.contexts.len() {
             if self.keys[context].as_ref().is_some_and(&here) {
                 let arrays = self.arrays(ContextId(context as u16));
                 // The usual page that faults is not there, and another one of this slot may be.
-                if [arrays.read[n], arrays.write[n], arrays.fetch_page[n]].contains(&negated) {
+                if [arrays.read[n], arrays.write[n], arrays.fetch_page[n]].contains(&tag) {
                     code |= arrays.fetch[n] != 0;
                     arrays.clear_slot(n);
                 }
@@ -700,7 +712,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
             // SAFETY: as in `current`.
             let arrays = unsafe { arrays.as_ref() };
             (0..TLB_ENTRIES).filter_map(move |n| {
-                let of = |tag: u64| (tag != no_page(n)).then(|| tag.wrapping_neg());
+                let of = |tag: u64| (tag != no_page(n)).then(|| page(tag));
                 let (read, write) = (of(arrays.read[n]), of(arrays.write[n]));
                 let physical = arrays.physical[n];
                 Some(LiveEntry {

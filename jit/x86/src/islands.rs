@@ -87,9 +87,9 @@ impl Emitter<'_> {
         self.drafts.islands.short.into()
     }
 
-    /// As [`Self::unit`], before a shift by twelve.
-    pub(crate) fn shifted_unit(&self) -> i32 {
-        self.unit() << 12
+    /// What a matching tag of the TLB, whose quotient by 4096 is one, lacks to the [unit](Self::unit).
+    pub(crate) fn tag_to_unit(&self) -> i32 {
+        (self.unit() - 1) << 12
     }
 
     /// Adds the [unit](Self::unit) to RCX.

@@ -7,12 +7,16 @@ use crate::islands::CHECK;
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, OpKind, Register};
+use ringworld_core::PAGE_SIZE;
 use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
 use ringworld_x86::insn::seg;
 
 const READ: i32 = offset_of!(Translations, read) as i32 - TLB_BIAS;
 const WRITE: i32 = offset_of!(Translations, write) as i32 - TLB_BIAS;
 const HOST: i32 = offset_of!(Translations, host) as i32 - TLB_BIAS;
+
+/// What a matching tag adds to the offset in the page.
+const TAG: i32 = PAGE_SIZE as i32;
 
 /// Displacement from RSP of a group's distance.
 fn slot(n: usize) -> i8 {
@@ -300,7 +304,7 @@ impl Emitter<'_> {
         match access.alignment {
             // No byte of an aligned access leaves the page if the first one does not.
             Some(alignment) => {
-                self.lea(1, true, Some(1), base, 0, displacement);
+                self.lea(1, true, Some(1), base, 0, displacement - TAG);
                 dynasm!(self.s
                     ; .arch x64
                     ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
@@ -309,7 +313,7 @@ impl Emitter<'_> {
             }
             None => {
                 let last = displacement + (access.size as i32 - 1);
-                self.lea(1, true, Some(1), base, 0, last + self.shifted_unit());
+                self.lea(1, true, Some(1), base, 0, last + self.tag_to_unit());
                 dynasm!(self.s ; .arch x64 ; shrx rcx, rcx, r15);
             }
         }
@@ -347,13 +351,13 @@ impl Emitter<'_> {
             Some(alignment) => {
                 dynasm!(self.s
                     ; .arch x64
-                    ; lea rcx, [rcx + r14]
+                    ; lea rcx, [rcx + r14 - TAG]
                     ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
                 );
                 self.add_unit();
             }
             None => {
-                self.lea(1, true, Some(1), 14, 0, last + self.shifted_unit());
+                self.lea(1, true, Some(1), 14, 0, last + self.tag_to_unit());
                 dynasm!(self.s ; .arch x64 ; shrx rcx, rcx, r15);
             }
         }

@@ -113,8 +113,8 @@ impl Emitter<'_> {
         // The byte that leaves the page first.
         let far = match stride {
             0 => return,
-            1.. => form.displacement as i32 + group.size() as i32 - 1 + self.shifted_unit(),
-            _ => form.displacement as i32 + self.shifted_unit(),
+            1.. => form.displacement as i32 + group.size() as i32 - 1 + self.tag_to_unit(),
+            _ => form.displacement as i32 + self.tag_to_unit(),
         };
         dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + tag(group)]);
         let register = |emitter: &mut Self, guest: usize| match home(guest) {

@@ -152,9 +152,9 @@ impl Emitter<'_> {
         );
         if repeated {
             // The last byte: there are at most 4,095 elements, so no other page's tag becomes this one's.
-            self.lea(1, true, Some(1), RCX, size, self.shifted_unit() - 1);
+            self.lea(1, true, Some(1), RCX, size, self.tag_to_unit() - 1);
         } else {
-            self.lea_base(1, true, 1, self.shifted_unit() + (1 << size) - 1);
+            self.lea_base(1, true, 1, self.tag_to_unit() + (1 << size) - 1);
         }
         dynasm!(self.s ; .arch x64 ; shrx rcx, rcx, r15);
         let slow = self.unless_unit();
