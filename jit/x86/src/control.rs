@@ -44,12 +44,7 @@ impl Emitter<'_> {
 
     /// Adds to the stack pointer.
     pub(crate) fn move_stack(&mut self, by: i32) {
-        match (self.narrow(), i8::try_from(by)) {
-            (false, Ok(by)) => dynasm!(self.s ; .arch x64 ; lea Rq(SP), [BYTE Rq(SP) + by]),
-            (false, Err(_)) => dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(SP) + by]),
-            (true, Ok(by)) => dynasm!(self.s ; .arch x64 ; lea Rd(SP), [BYTE Rq(SP) + by]),
-            (true, Err(_)) => dynasm!(self.s ; .arch x64 ; lea Rd(SP), [Rq(SP) + by]),
-        }
+        self.lea_base(SP, !self.narrow(), SP, by);
     }
 
     /// Loads what [`Self::stack`] has found at the stack pointer into R14.
