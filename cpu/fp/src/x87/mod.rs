@@ -64,6 +64,9 @@ pub struct X87Env {
     pub flags: FpFlags,
     /// The result was rounded up in magnitude (SDM 1 8.1.3.3); meaningful if PE was raised, else clear.
     pub c1: bool,
+    /// As AMD's processors do: FPREM, FPREM1 and FSCALE respond to unmasked underflow even if the tiny result is the operand
+    /// itself (a division by infinity, a scale of zero), which Intel's leave as it is. Measured on Zen 4 and Golden Cove.
+    pub amd: bool,
 }
 
 impl X87Env {
@@ -80,6 +83,7 @@ impl X87Env {
             masks: FpFlags::from_bits_truncate(fcw as u8),
             flags: FpFlags::empty(),
             c1: false,
+            amd: false,
         }
     }
 

@@ -40,10 +40,10 @@ fn remainder(env: &mut X87Env, a: F80, b: F80, nearest: bool) -> Remainder {
     if !env.stores() {
         return none(a);
     }
-    if ub.is_inf() {
+    if ub.is_inf() && !env.amd {
         return whole(a.canonical());
     }
-    if ua.is_zero() || difference < -1 {
+    if ua.is_zero() || ub.is_inf() || difference < -1 {
         return whole(finish(env, ua.sign, ua.exp, ua.sig as u128));
     }
     let partial = difference >= 64;

@@ -18,6 +18,9 @@ pub fn fscale(env: &mut X87Env, a: F80, b: F80) -> F80 {
     }
     env.denormal(ua.denormal || ub.denormal);
     match (ua.class, ub.class) {
+        (Class::Finite, Class::Zero) if env.amd => {
+            return round_pack(env, ua.sign, ua.exp, (ua.sig as u128) << 64, 64);
+        }
         (Class::Zero | Class::Inf, _) | (_, Class::Zero) => return a.canonical(),
         (_, Class::Inf) => return if ub.sign { F80::zero(ua.sign) } else { F80::infinity(ua.sign) },
         _ => {}

@@ -97,12 +97,10 @@ fn int1(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 fn bound<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let at = cpu.effective_address(i);
     let low = cpu.read::<T>(i.segment(), at)?.sx() as i64;
-    let index = T::get(cpu, i.r[0]).sx() as i64;
-    if index < low {
-        return Err(cpu.br());
-    }
+    // Both are read before either is compared: a page fault of the second comes before #BR (measured on Zen 4).
     let high = cpu.read::<T>(i.segment(), at.wrapping_add(T::SIZE) & i.address_mask())?.sx() as i64;
-    if index > high { Err(cpu.br()) } else { Ok(()) }
+    let index = T::get(cpu, i.r[0]).sx() as i64;
+    if (low..=high).contains(&index) { Ok(()) } else { Err(cpu.br()) }
 }
 
 fn ud(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {

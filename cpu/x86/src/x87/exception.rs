@@ -56,7 +56,8 @@ impl Cpu {
     /// Begins an instruction that is not a control instruction.
     pub(super) fn x87_begin(&mut self) -> Result<Operation, Stop> {
         self.x87_wait()?;
-        Ok(Operation { env: X87Env::from_control(self.x87.control), stack_fault: false })
+        let env = X87Env { amd: self.model.is_amd(), ..X87Env::from_control(self.x87.control) };
+        Ok(Operation { env, stack_fault: false })
     }
 
     /// Ends it: exceptions, C1 and the pointers. The results are stored already, as ST(n) may be numbered anew.

@@ -224,6 +224,14 @@ fn vectors_and_classes() {
             "{code:x?}"
         );
     }
+    // BOUND reads both bounds before it compares: the second one's fault comes before #BR.
+    let mut cut = rig(false, 3);
+    cut.poke(DATA, 1 | 2 << 32);
+    cut.cpu.regs[1] = 0;
+    cut.cpu.seg[3].limit = DATA as u32 + 3;
+    cut.cpu.update_mode();
+    let frame = cut.bytes(&[0x62, 0x0d, 0x00, 0x00, 0x20, 0x00]).expect_err("an exception");
+    assert_eq!((frame.vector, frame.error, frame.ip), (13, Some(0), CODE));
     // INTO with OF clear is nothing.
     assert_eq!(cause(rig(false, 3).bytes(&[0xce])), None);
 }
