@@ -195,6 +195,8 @@ impl Emulated {
         }
         match &mut self.translator {
             Some(translator) => {
+                // Both ways, whatever the host prefers.
+                translator.set_short_jumps(self.sequences / FORGET % 2 == 0);
                 self.interpreter.run_with(&mut self.cpu, limit, translator, &mut NoObserver);
             }
             None => {

@@ -234,6 +234,11 @@ impl Translator {
         self.arena.next() - self.arena.used()
     }
 
+    /// How checks jump in what is translated from now on, see [`JitOptions::short_jumps`].
+    pub fn set_short_jumps(&mut self, short: bool) {
+        self.options.short_jumps = short;
+    }
+
     /// Forgets all translated code. None of it may be running.
     pub fn forget(&mut self, cpu: &mut Cpu) {
         self.stats.flushes += 1;
