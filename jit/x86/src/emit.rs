@@ -215,11 +215,12 @@ impl<'a> Emitter<'a> {
         own: (i32, i32),
         second: Option<(i32, i32)>,
         grouped: bool,
+        registers: &[u64],
     ) -> usize {
         let looping = grouped && self.is_loop(guests);
         if grouped {
             let word = self.word();
-            self.groups = group::find(guests, word, looping, self.info, self.memory_accesses);
+            self.groups = group::find(guests, word, looping, registers, self.info, self.memory_accesses);
         }
         self.reserve_islands();
         self.page_check(own, Kind::Page);

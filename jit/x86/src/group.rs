@@ -10,8 +10,9 @@ use crate::emit::Guest;
 use crate::frame::{Home, home};
 use crate::memory::address_is_64;
 use iced_x86::{
-    Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register,
+    Code, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register,
 };
+use ringworld_core::PAGE_MASK;
 
 /// Most bytes between the first and the last byte of a group: longer ones would straddle pages too often.
 const SPAN: i64 = 1024;
@@ -111,6 +112,8 @@ pub struct Member {
     pub offset: i64,
     /// The group's check has seen that it is aligned.
     pub aligned: bool,
+    /// The group has room for all that its index register, a byte, can be.
+    pub any_index: bool,
 }
 
 /// A group.
@@ -190,6 +193,8 @@ struct Search {
     groups: Vec<Group>,
     /// The present instruction.
     now: usize,
+    /// Registers that are known to hold no more than a byte.
+    bytes: u16,
 }
 
 impl Search {
@@ -213,13 +218,14 @@ impl Search {
             let group = &mut self.groups[number];
             let (min, max) = (group.min.min(from), group.max.max(to));
             // Addresses without registers may be anywhere.
-            if max.checked_sub(min).is_some_and(|span| span <= SPAN) {
+            let inside = (min, max) == (group.min, group.max);
+            if inside || max.checked_sub(min).is_some_and(|span| span <= SPAN) {
                 (group.min, group.max) = (min, max);
                 group.write |= write;
                 group.members += 1;
                 group.last = self.now;
                 group.align(aligned, from);
-                return Some(Member { group: number, offset: from, aligned: false });
+                return Some(Member { group: number, offset: from, aligned: false, any_index: false });
             }
             self.open[slot] = None;
         }
@@ -239,7 +245,22 @@ impl Search {
             Group { key, min: from, max: to, members, write, slot, first, last, alignment, entry, stride };
         self.groups.push(group);
         // The offset is completed when the group's minimum is known.
-        Some(Member { group: number, offset: from, aligned: false })
+        Some(Member { group: number, offset: from, aligned: false, any_index: false })
+    }
+
+    /// The group for an access to a table by an index that is no more than a byte: it has room for the whole table, if that lies
+    /// in a page now (`registers` is what they are at the start of the block).
+    fn table(&mut self, form: Form, size: i64, write: bool, registers: &[u64]) -> Option<Member> {
+        let (base, (index, scale)) = (form.base?, form.index?);
+        let size = size + (0xff << scale);
+        let Tracked { delta, version } = self.registers[base];
+        let first = registers.get(base)?.wrapping_add_signed(form.displacement).wrapping_add_signed(delta);
+        let in_a_page = (first ^ first.wrapping_add_signed(size - 1)) & !PAGE_MASK == 0;
+        if self.bytes >> index & 1 == 0 || version != 0 || !in_a_page {
+            return None;
+        }
+        let member = self.member(Form { index: None, ..form }, size, write, None)?;
+        Some(Member { any_index: true, ..member })
     }
 
     /// At the end of a block that leads to its start: completes what is known of groups at the start.
@@ -287,6 +308,7 @@ impl Search {
 
     /// A register gets a new value.
     fn forget(&mut self, n: usize) {
+        self.bytes &= !(1 << (n & 15));
         let tracked = &mut self.registers[n & 15];
         *tracked = Tracked { delta: 0, version: tracked.version + 1 };
         for open in &mut self.open {
@@ -314,10 +336,12 @@ impl Group {
 }
 
 /// Finds the groups of a block of 64-bit code (`word` 8) or 32-bit code (4). If it is `looping`, its end leads to its start.
+/// `registers` are the general ones, where it is likely to begin.
 pub fn find(
     guests: &[Guest],
     word: u32,
     looping: bool,
+    registers: &[u64],
     factory: &mut InstructionInfoFactory,
     accesses: &mut MemoryAccesses,
 ) -> Groups {
@@ -349,7 +373,13 @@ pub fn find(
             let write = !matches!(access, OpAccess::Read | OpAccess::CondRead);
             let size = i.memory_size().size() as i64;
             if (1..=64).contains(&size) {
-                now.operand = search.member(form, size, write, alignment(i));
+                let aligned = alignment(i);
+                let table = if word == 8 && aligned.is_none() {
+                    search.table(form, size, write, registers)
+                } else {
+                    None
+                };
+                now.operand = table.or_else(|| search.member(form, size, write, aligned));
             }
         }
         now.stack = match emit {
@@ -430,11 +460,15 @@ fn follow(
         // Far jumps of a pointer would overflow the spans.
         Some((n, by)) if search.registers[n].delta.checked_add(by).is_some_and(|sum| sum.abs() < 1 << 40) => {
             search.registers[n].delta += by;
+            search.bytes &= !(1 << n);
         }
         _ => {
             if let Some(written) = only_operand_0(i, emit) {
                 if let Some(n) = written {
                     search.forget(n);
+                    if is_byte(i) {
+                        search.bytes |= 1 << n;
+                    }
                 }
                 return;
             }
@@ -447,6 +481,15 @@ fn follow(
             }
         }
     }
+}
+
+/// Whether the instruction, one of those that write no other general register, leaves no more than a byte in its destination.
+fn is_byte(i: &Instruction) -> bool {
+    let masked = || {
+        let immediate = !matches!(i.op1_kind(), OpKind::Register | OpKind::Memory);
+        i.mnemonic() == Mnemonic::And && immediate && i.immediate(1) <= 0xff && i.op0_register().size() >= 4
+    };
+    matches!(i.code(), Code::Movzx_r32_rm8 | Code::Movzx_r64_rm8) || masked()
 }
 
 /// For frequent instructions that write at most one general register, their first operand: which one, if any. `None` for

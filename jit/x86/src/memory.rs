@@ -202,7 +202,9 @@ impl Emitter<'_> {
         }
         self.established |= 1 << member.group;
         let group = self.groups.groups[member.group];
-        let first = Form { displacement: form.displacement.wrapping_add(member.offset), ..form };
+        let index = form.index.filter(|_| !member.any_index);
+        let displacement = form.displacement.wrapping_add(member.offset);
+        let first = Form { displacement, index, ..form };
         self.establish(first, group, None);
         self.held = Some(member.group);
     }

@@ -397,7 +397,7 @@ impl Translator {
                 (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
                 short,
             );
-            let entry = emitter.block(&trace.guests, own, second_check, grouped);
+            let entry = emitter.block(&trace.guests, own, second_check, grouped, &cpu.regs);
             let stale_site_code = emitter.stale_exit();
             (!emitter.drafts.islands.lost).then_some((entry, stale_site_code))
         };

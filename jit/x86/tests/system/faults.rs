@@ -213,3 +213,55 @@ fn a_guest_with_more_code_than_the_arena_runs_on() {
         small.native.0.iter().flat_map(|native| native.host_code()).map(|block| block.code.len()).sum();
     assert!(used <= 64 << 10, "{used}");
 }
+
+/// Tables that are read by a byte as the index, at all places in pages, one of which is missing: checked as a whole or one by
+/// one, the same bytes are read, and the same access faults. The index is also more than a byte, in between.
+#[test]
+fn tables_are_read_by_bytes() {
+    const TABLE: u64 = 0x31_0000;
+    const HOLE: u64 = 0x4000_1000;
+    for (at, index, expected) in [
+        (HOLE - 0x400, 0xff, None),
+        (HOLE - 0x3fc, 0xfe, None),
+        (HOLE - 0x3fc, 0xff, Some(HOLE)),
+        (HOLE - 4, 0, None),
+    ] {
+        let rig = run(|| {
+            let mut rig = program(|a| {
+                let mut again = a.create_label();
+                a.xor(ebp, ebp)?;
+                a.mov(r8, at)?;
+                a.mov(r9, DATA)?;
+                a.mov(ecx, 40)?;
+                a.xor(ebx, ebx)?;
+                a.set_label(&mut again)?;
+                a.mov(eax, ecx)?;
+                a.sub(eax, 1)?;
+                // The first rounds stay at the start.
+                a.shr(eax, 5)?;
+                a.not(eax)?;
+                a.and(eax, index)?;
+                a.cmp(ecx, 2)?;
+                a.cmovne(eax, ebp)?;
+                a.movzx(eax, al)?;
+                a.add(ebx, dword_ptr(r8 + rax * 4))?;
+                a.add(rax, 0x100)?;
+                a.add(ebx, dword_ptr(r9 + rax * 4 - 0x400))?;
+                a.and(eax, 0x7f)?;
+                a.mov(dword_ptr(r9 + rax * 8), ebx)?;
+                a.dec(ecx)?;
+                a.jnz(again)?;
+                a.hlt()
+            });
+            // One page before the hole.
+            rig.poke(TABLES + 0x1008, (TABLE + 0x1000) | 7);
+            rig.poke(TABLE + 0x1000, TABLE | 7);
+            rig.poke(TABLE, 0x30_0000 | 7);
+            for n in 0..0x200 {
+                rig.poke(0x30_0000 + 8 * n, 0x0123_4567_89ab_cdef_u64.rotate_left(n as u32));
+            }
+            rig
+        });
+        assert_eq!((rig.cpu.cr2 != 0).then_some(rig.cpu.cr2), expected, "{at:#x}, {index:#x}");
+    }
+}
