@@ -196,7 +196,7 @@ impl Emulated {
         match &mut self.translator {
             Some(translator) => {
                 // Both ways, whatever the host prefers.
-                translator.set_short_jumps(self.sequences / FORGET % 2 == 0);
+                translator.set_short_jumps((self.sequences / FORGET).is_multiple_of(2));
                 self.interpreter.run_with(&mut self.cpu, limit, translator, &mut NoObserver);
             }
             None => {
