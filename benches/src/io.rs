@@ -1,7 +1,7 @@
 //! Disk and network: how many bytes a second a guest moves through its virtio devices, in each emulator.
 
 use crate::emulator::{Emulator, Guest};
-use crate::report::median;
+use crate::report::{median, problems};
 use anyhow::{Context, Result};
 use ringworld_firmware::Initramfs;
 use ringworld_guests::{Driver, Installed};
@@ -227,9 +227,7 @@ impl Report {
             }
             out.push('\n');
         }
-        for problem in &self.problems {
-            _ = writeln!(out, "problem: {problem}");
-        }
+        problems(&mut out, &self.problems);
         out
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::emulator::{Emulator, Guest};
 use crate::io::Devices;
-use crate::report::median;
+use crate::report::{median, problems};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -62,9 +62,7 @@ impl Report {
             let ratio = qemu.map_or_else(String::new, |qemu| format!("{:.2}x of QEMU", seconds / qemu));
             _ = writeln!(out, "{:<12}{seconds:>8.2} s  {ratio}", emulator.name());
         }
-        for problem in &self.problems {
-            _ = writeln!(out, "problem: {problem}");
-        }
+        problems(&mut out, &self.problems);
         out
     }
 }

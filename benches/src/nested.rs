@@ -4,7 +4,7 @@
 use crate::emulator::{Emulator, Guest};
 use crate::image;
 use crate::programs::{Built, Program};
-use crate::report::median;
+use crate::report::{median, problems};
 use anyhow::{Result, ensure};
 use ringworld_firmware::Initramfs;
 use ringworld_guests::{Installed, Nested, NestedError};
@@ -186,9 +186,7 @@ impl Report {
                 _ = writeln!(out, "  {:<38}{mean:>8.2}x", "geometric mean");
             }
         }
-        for problem in &self.problems {
-            _ = writeln!(out, "problem: {problem}");
-        }
+        problems(&mut out, &self.problems);
         out
     }
 }

@@ -55,6 +55,13 @@ pub struct Measured {
     pub slowdown: f64,
 }
 
+/// Adds what went wrong to a report for people.
+pub fn problems(out: &mut String, problems: &[String]) {
+    for problem in problems {
+        _ = writeln!(out, "problem: {problem}");
+    }
+}
+
 /// The median; `None` of nothing.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut values = values.to_vec();
@@ -143,9 +150,7 @@ impl Report {
             }
         }
         out.push('\n');
-        for problem in &self.problems {
-            _ = writeln!(out, "problem: {problem}");
-        }
+        problems(&mut out, &self.problems);
         out
     }
 }

@@ -1,7 +1,7 @@
 //! The jump cache: where the code of a guest address is.
 
 use crate::arena::ArenaError;
-use std::io;
+use crate::low::Low;
 
 /// Entries; a power of two.
 pub const JUMPS: usize = 1 << 16;
@@ -12,11 +12,8 @@ pub const JUMP_SHIFT: u32 = 4;
 /// register to reach it. An entry says where code *was* translated for an address: the code itself has to check that the
 /// address still leads to it.
 pub struct JumpCache {
-    pairs: *mut [u64; 2],
+    pairs: Low,
 }
-
-// SAFETY: the mapping belongs to this value alone and is not bound to a thread.
-unsafe impl Send for JumpCache {}
 
 /// What an empty slot holds: address 0 never sits in another slot than 0, and slot 0 asks for 1.
 const fn empty(slot: usize) -> u64 {
@@ -29,28 +26,14 @@ impl JumpCache {
     /// # Errors
     /// The host has no memory below 2 GiB.
     pub fn new() -> Result<Self, ArenaError> {
-        // SAFETY: a new private mapping at an address of the kernel's choice.
-        let at = unsafe {
-            libc::mmap(
-                core::ptr::null_mut(),
-                16 * JUMPS,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT,
-                -1,
-                0,
-            )
-        };
-        if at == libc::MAP_FAILED {
-            return Err(ArenaError::from(io::Error::last_os_error()));
-        }
-        let mut new = Self { pairs: at.cast() };
+        let mut new = Self { pairs: Low::new(2 * JUMPS)? };
         new.clear();
         Ok(new)
     }
 
     /// Its address: a positive 32-bit displacement.
     pub fn base(&self) -> i32 {
-        self.pairs as usize as i32
+        self.pairs.base()
     }
 
     fn slot(linear: u64) -> usize {
@@ -59,15 +42,12 @@ impl JumpCache {
 
     /// The code of an address.
     pub fn get(&self, linear: u64) -> Option<usize> {
-        let n = Self::slot(linear);
-        // SAFETY: the mapping holds `JUMPS` pairs.
-        let [known, code] = unsafe { *self.pairs.add(n) };
+        let [known, code] = self.pairs.words().as_chunks().0[Self::slot(linear)];
         (known.wrapping_add(linear) == 0).then_some(code as usize)
     }
 
     fn set(&mut self, n: usize, linear: u64, code: usize) {
-        // SAFETY: as in `get`; translated code only reads.
-        unsafe { *self.pairs.add(n) = [linear, code as u64] };
+        self.pairs.words_mut().as_chunks_mut().0[n] = [linear, code as u64];
     }
 
     /// Enters the code of an address.
@@ -86,13 +66,6 @@ impl JumpCache {
         for n in 0..JUMPS {
             self.set(n, empty(n), 0);
         }
-    }
-}
-
-impl Drop for JumpCache {
-    fn drop(&mut self) {
-        // SAFETY: our mapping, which nothing refers to any more.
-        unsafe { libc::munmap(self.pairs.cast(), 16 * JUMPS) };
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod arena;
 mod jumps;
+mod low;
 mod returns;
 mod sink;
 

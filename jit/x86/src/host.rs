@@ -1,6 +1,7 @@
 //! What the host can execute: the translator emits nothing else.
 
 use iced_x86::CpuidFeature;
+use ringworld_x86::Silicon;
 
 macro_rules! features {
     ($($feature:ident: $name:tt,)*) => {
@@ -76,10 +77,7 @@ fn lahf() -> bool {
 /// Whether LOOP is no slower than other branches: it is on AMD's processors since 2011 (on Intel's, it takes several
 /// operations).
 pub fn has_fast_loop() -> bool {
-    // The leaf is there on every 64-bit processor.
-    let vendor = core::arch::x86_64::__cpuid(0);
-    let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
-    [*b"AuthenticAMD", *b"HygonGenuine"].iter().any(|known| name.as_flattened() == known)
+    Silicon::host() == Silicon::Amd
 }
 
 /// The widest vector state that exists on the host: 16, 32 or 64 bytes.

@@ -212,8 +212,8 @@ impl Emitter<'_> {
     /// Checks a group's whole range, whose first byte is at `first`, and notes what its linear addresses lack to host addresses,
     /// which is in RCX, too. R14 is scratch.
     pub(crate) fn establish(&mut self, first: Form, group: Group, keep: Option<i32>) {
-        self.keep_in_reach(CHECK);
         if let Some((alignment, offset)) = group.alignment {
+            self.keep_in_reach(CHECK);
             match self.direct(first) {
                 Some((base, displacement)) => self.lea_base(1, true, base, displacement + offset as i32),
                 None => {

@@ -109,13 +109,13 @@ impl Emitter<'_> {
     /// Goes on at the check of all groups unless a group, which has moved by `stride`, is in the page that it was in.
     fn still_there(&mut self, group: &Group, stride: i64, check: usize) {
         let Some(form) = group.entry else { return };
-        self.keep_in_reach(CHECK);
         // The byte that leaves the page first.
         let far = match stride {
             0 => return,
             1.. => form.displacement as i32 + group.size() as i32 - 1 + self.tag_to_unit(),
             _ => form.displacement as i32 + self.tag_to_unit(),
         };
+        self.keep_in_reach(CHECK);
         dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + tag(group)]);
         let register = |emitter: &mut Self, guest: usize| match home(guest) {
             Home::Host(host) => host,

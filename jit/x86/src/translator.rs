@@ -195,8 +195,7 @@ impl Translator {
         let stubs = stubs::emit(&mut sink, host::vector_bytes(), dispatch as *const () as usize, bases);
         let start = arena.next();
         arena.push(sink.bytes());
-        let mut returns = ReturnCache::new().map_err(JitError::Memory)?;
-        returns.clear(start + stubs.null);
+        let returns = ReturnCache::new(start + stubs.null).map_err(JitError::Memory)?;
         Ok(Self {
             options,
             stubs_end: arena.used(),
@@ -249,8 +248,7 @@ impl Translator {
         self.runs.clear();
         self.links.clear();
         self.jumps.iter_mut().for_each(JumpCache::clear);
-        let null = self.arena_start() + self.stubs.null;
-        self.returns.clear(null);
+        self.returns.clear();
         if cpu.tlb.tokens() > MAX_TOKENS {
             cpu.tlb.forget_tokens();
         }

@@ -329,6 +329,13 @@ pub const FAMILIES: &[Family] = {
                     a.mov(qword_ptr(rsp + 8), rax)?;
                     a.xor(eax, eax)
                 },
+                // A table, looked up by bytes.
+                |a| {
+                    a.movzx(eax, dl)?;
+                    a.xor(ebx, dword_ptr(r8 + rax * 4))?;
+                    a.and(ecx, 0x7f)?;
+                    a.xor(ebx, dword_ptr(r8 + rcx * 4))
+                },
                 // Compare and branch.
                 |a| {
                     a.cmp(rax, qword_ptr(rdi))?;

@@ -102,7 +102,7 @@ impl Lister {
             .iter()
             .filter_map(|(_, item)| match item {
                 Item::Instruction(i) if is_jump(i) && leaves(&items, i).is_none() => {
-                    Some(i.near_branch_target())
+                    Some(destination(&items, i))
                 }
                 _ => None,
             })
@@ -127,7 +127,7 @@ impl Lister {
                     let line = match leaves(&items, i) {
                         Some((what, at)) => format!("{mnemonic} {what} +{}", at.wrapping_sub(START)),
                         None => {
-                            let label = targets.binary_search(&i.near_branch_target()).unwrap_or_default();
+                            let label = targets.binary_search(&destination(&items, i)).unwrap_or_default();
                             format!("{mnemonic} L{label}")
                         }
                     };
@@ -151,14 +151,24 @@ fn is_jump(i: &Instruction) -> bool {
     matches!(i.flow_control(), FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch)
 }
 
-/// What a jump leaves for, if it leads to where the block is left for good, perhaps by way of an island.
-fn leaves(items: &[(u64, Item)], jump: &Instruction) -> Option<(&'static str, u64)> {
-    let found = items.iter().find(|(address, _)| *address == jump.near_branch_target())?;
-    match &found.1 {
-        Item::Leave(what, at) => Some((*what, *at)),
-        Item::Instruction(i) if i.flow_control() == FlowControl::UnconditionalBranch => leaves(items, i),
-        Item::Instruction(_) => None,
+/// Where a jump leads, perhaps by way of an island.
+fn destination(items: &[(u64, Item)], jump: &Instruction) -> u64 {
+    let target = jump.near_branch_target();
+    match items.iter().find(|(address, _)| *address == target) {
+        Some((_, Item::Instruction(i))) if i.flow_control() == FlowControl::UnconditionalBranch => {
+            destination(items, i)
+        }
+        _ => target,
     }
+}
+
+/// What a jump leaves for, if it leads to where the block is left for good.
+fn leaves(items: &[(u64, Item)], jump: &Instruction) -> Option<(&'static str, u64)> {
+    let target = destination(items, jump);
+    items.iter().find_map(|(address, item)| match item {
+        Item::Leave(what, at) if *address == target => Some((*what, *at)),
+        _ => None,
+    })
 }
 
 fn items(translator: &Translator, block: &HostCode) -> Vec<(u64, Item)> {

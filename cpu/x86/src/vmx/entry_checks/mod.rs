@@ -10,7 +10,7 @@ pub mod rules;
 
 use super::capability::Capabilities;
 use super::controls::Group;
-use super::vmcs::{Field, FieldSet, Vmcs};
+use super::vmcs::{FIELDS, Field, FieldSet, Vmcs};
 use crate::model::Model;
 use ringworld_mmu::GuestMemory;
 use std::sync::LazyLock;
@@ -86,14 +86,12 @@ pub fn all() -> impl Iterator<Item = &'static VmEntryCheck> {
         .flat_map(|table| table.iter())
 }
 
-/// [`Field::HostRsp`]'s encoding.
-const HOST_RSP: u16 = 0x6c14;
-
 /// Controls and host state; what the checks of the guest's segments look at besides.
 static SETS: LazyLock<[FieldSet; 2]> = LazyLock::new(|| {
     // Bits 11:10 of an encoding are the type: control, read-only, guest, host (SDM 3D 25.11.2).
     // No check looks at the host's RSP, which hypervisors write often.
-    let fixed = FieldSet::of(|encoding| matches!(encoding >> 10 & 3, 0 | 3) && encoding != HOST_RSP);
+    let unchecked = FIELDS[Field::HostRsp as usize].encoding;
+    let fixed = FieldSet::of(|encoding| matches!(encoding >> 10 & 3, 0 | 3) && encoding != unchecked);
     let segments = FieldSet::of(
         |encoding| matches!(encoding, 0x0800..=0x080e | 0x4800..=0x480e | 0x4814..=0x4822 | 0x6806..=0x6814 | 0x6800),
     );
