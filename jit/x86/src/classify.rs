@@ -68,6 +68,8 @@ pub enum System {
     Selector,
     /// MOV from a control register.
     FromControl,
+    /// LDMXCSR.
+    LoadMxcsr,
 }
 
 /// Vector state that has to be in the host's registers.
@@ -169,10 +171,6 @@ const VECTOR_EXCEPT: &[Mnemonic] = {
         Vmaskmovpd,
         Vpmaskmovd,
         Vpmaskmovq,
-        Ldmxcsr,
-        Stmxcsr,
-        Vldmxcsr,
-        Vstmxcsr,
         Pcmpistri,
         Pcmpestri,
         Pcmpistrm,
@@ -347,6 +345,9 @@ fn classify(code: Code) -> Option<Emit> {
         code.flow_control() == FlowControl::Next && !row.ends_block && !row.cpl0 && !info.is_privileged();
     if !plain {
         return None;
+    }
+    if matches!(mnemonic, Mnemonic::Ldmxcsr | Mnemonic::Vldmxcsr) {
+        return Some(Emit::System(System::LoadMxcsr));
     }
     match row.group {
         Group::Base | Group::VexGpr => {

@@ -2,11 +2,11 @@
 
 use crate::emit::{Emitter, Unsupported, access_of};
 use crate::frame::{Home, TLB_BIAS, at, home};
-use crate::group::Form;
 use crate::islands::{CHECK, PLAIN};
 use crate::memory::Access;
 use crate::site::Kind;
 use crate::stubs::near;
+use crate::values::Form;
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, OpAccess, OpKind};
@@ -175,8 +175,8 @@ impl Emitter<'_> {
     /// 32-bit code, the access's own host address is R14 + RCX. Returns the jump that is taken if it is not to be had.
     pub(crate) fn stack(&mut self, displacement: i32, write: bool) -> Option<usize> {
         let form = Form { base: Some(4), index: None, displacement: displacement.into() };
-        if let Some(member) = self.accesses().stack {
-            self.reach(form, member);
+        if let Some(member) = self.groups.member(self.accesses().stack) {
+            self.reach(member);
             if self.narrow() {
                 self.linear(form, 14);
             }
@@ -340,10 +340,10 @@ impl Emitter<'_> {
         match i.op0_kind() {
             OpKind::Memory => {
                 // The operand's slow path goes on after the whole instruction, past a check of the stack's group in it.
-                if let Some(member) = self.accesses().stack
-                    && self.established >> member.group & 1 == 0
+                if let Some(member) = self.groups.member(self.accesses().stack)
+                    && !self.is_established(member.group)
                 {
-                    self.reach(Form { base: Some(4), index: None, displacement: below.into() }, member);
+                    self.reach(member);
                 }
                 froms.extend(self.operand(i)?);
                 dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TARGET as i8)], r14);

@@ -2,14 +2,15 @@
 
 use crate::classify::{Emit, Live, alignment, emit_of, host_form};
 use crate::control::branch_opcode;
-use crate::frame::{Home, at, home, is_high_byte, sized};
+use crate::frame::{GUEST_RCX, Home, at, home, is_high_byte, sized};
 use crate::framed::{is_overwritten, take_from_memory};
-use crate::group::{self, Accesses, Form, Groups, MemoryAccesses};
+use crate::group::{self, Accesses, Groups, Member, MemoryAccesses};
 use crate::islands::{Islands, PLAIN};
 use crate::memory::{Access, address_is_64};
 use crate::rounds::Round;
 use crate::site::{Kind, LinkDraft, RunDraft, Site};
 use crate::stubs::{Stubs, jrcxz, land8, near};
+use crate::values::Form;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use ringworld_jit_rt::Sink;
@@ -129,8 +130,6 @@ struct Place {
     displacement: i32,
     /// The jump that is taken if it is not to be had.
     slow: Option<usize>,
-    /// The group whose distance is still in RCX.
-    held: Option<usize>,
 }
 
 impl Place {
@@ -441,12 +440,13 @@ impl<'a> Emitter<'a> {
 
     /// Emits the same instruction on the registers' homes.
     pub(crate) fn same(&mut self, guest: &Instruction) -> Result<(), Unsupported> {
-        let before = self.held;
         let mut i = *guest;
         i.set_code(host_form(i.code()));
         let mut memory = None;
         let mut framed: [Option<(usize, i32)>; 4] = [None; 4];
         let mut high_byte = false;
+        // CH, which RCX's home has not, and RCX beside another such register, which cannot be encoded with its home.
+        let in_rcx = uses_rcx_with_high_byte(&i);
         // A count in CL, or half of what CMPXCHG8B and CMPXCHG16B store.
         let wide = matches!(i.mnemonic(), Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b);
         let mut wants_rcx = wide;
@@ -463,14 +463,14 @@ impl<'a> Emitter<'a> {
                         continue;
                     }
                     if is_high_byte(register) {
-                        // CH's register has no such half in its home.
-                        if register == Register::CH {
-                            return Err(Unsupported);
-                        }
                         high_byte = true;
                         continue;
                     }
                     let guest = register.full_register().number();
+                    if in_rcx && guest == 1 {
+                        i.set_op_register(n, sized(register, 1));
+                        continue;
+                    }
                     match home(guest) {
                         Home::Host(host) => i.set_op_register(n, sized(register, host)),
                         Home::Frame(at) => framed[n as usize] = Some((guest, at)),
@@ -503,18 +503,19 @@ impl<'a> Emitter<'a> {
         let any_framed = framed.iter().any(Option::is_some);
         let mut slow = None;
         let (mut r14_is_free, mut rcx_is_free) = (true, true);
-        let mut held = before;
         if let Some(n) = memory {
             let access = self.memory_accesses.of(self.info, guest, n);
             let mut place = self.place(guest, access)?;
             slow = place.slow;
-            held = place.held;
-            r14_is_free = !place.uses(14);
             i.set_segment_prefix(Register::None);
-            // RCX is wanted for something else, or no register beyond the first eight may be there.
-            let alone =
-                if high_byte { Some(1) } else { (wants_rcx || any_framed && !r14_is_free).then_some(14) };
-            if high_byte && (any_framed || wants_rcx) {
+            // RCX is wanted for something else, one of the two is, or no register beyond the first eight may be there.
+            let alone = if high_byte {
+                Some(1)
+            } else {
+                let both = place.uses(1) && place.uses(14);
+                (wants_rcx && place.uses(1) || any_framed && both).then_some(14)
+            };
+            if high_byte && (any_framed || wants_rcx || in_rcx) {
                 return Err(Unsupported);
             }
             if let Some(alone) = alone {
@@ -527,9 +528,8 @@ impl<'a> Emitter<'a> {
                     }
                 }
                 place = Place { base: alone, index: None, displacement: 0, ..place };
-                r14_is_free = alone != 14;
                 if alone == 1 {
-                    held = None;
+                    self.held = None;
                 } else {
                     self.held_r14 = None;
                 }
@@ -540,9 +540,12 @@ impl<'a> Emitter<'a> {
             i.set_memory_index_scale(place.index.map_or(1, |(_, scale)| 1 << scale));
             i.set_memory_displacement64(i64::from(place.displacement) as u64);
             i.set_memory_displ_size(u32::from(place.displacement != 0));
-            rcx_is_free = !place.uses(1);
+            (r14_is_free, rcx_is_free) = (!place.uses(14), !place.uses(1));
         }
-        if wants_rcx {
+        if in_rcx {
+            dynasm!(self.s ; .arch x64 ; mov rcx, Rq(GUEST_RCX));
+            self.held = None;
+        } else if wants_rcx {
             let count = self.value(1, 1);
             if wide {
                 dynasm!(self.s ; .arch x64 ; mov rcx, Rq(count));
@@ -550,10 +553,11 @@ impl<'a> Emitter<'a> {
                 dynasm!(self.s ; .arch x64 ; mov ecx, Rd(count));
             }
             rcx_is_free = false;
-            held = None;
+            self.held = None;
         }
         // Scratch registers for what lives in the frame.
         let mut free: &[u8] = match (r14_is_free, rcx_is_free) {
+            (true, true) if self.held.is_none() && self.held_r14.is_some() => &[1, 14],
             (true, true) => &[14, 1],
             (true, false) => &[14],
             (false, true) => &[1],
@@ -572,7 +576,7 @@ impl<'a> Emitter<'a> {
                     let (&scratch, rest) = free.split_first().ok_or(Unsupported)?;
                     free = rest;
                     if scratch == 1 {
-                        held = None;
+                        self.held = None;
                     } else {
                         self.held_r14 = None;
                     }
@@ -595,87 +599,86 @@ impl<'a> Emitter<'a> {
             }
         }
         self.encode(&i)?;
+        if in_rcx && !matches!(i.mnemonic(), Mnemonic::Cmp | Mnemonic::Test) {
+            dynasm!(self.s ; .arch x64 ; mov Rq(GUEST_RCX), rcx);
+        }
         for (scratch, at) in stores.into_iter().flatten() {
             dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at as i8)], Rq(scratch));
         }
-        match slow {
+        if let Some(from) = slow {
             // After the slow path nothing is in RCX.
-            Some(from) => {
-                self.let_go();
-                self.slow(&[from], Kind::Exec);
-            }
-            None => self.held = held,
+            self.let_go();
+            self.slow(&[from], Kind::Exec);
         }
         Ok(())
     }
 
     /// Checks the memory operand; says where it is.
     fn place(&mut self, guest: &Instruction, access: OpAccess) -> Result<Place, Unsupported> {
-        let Some(member) = self.accesses().operand else {
+        let Some(member) = self.groups.member(self.accesses().operand) else {
             if let Some((base, displacement)) =
                 Form::of(guest, self.word()).and_then(|form| self.direct(form))
             {
                 let access = access_of(guest, access, None)?;
                 let slow = Some(self.check_direct(base, displacement, access));
-                return Ok(Place { base, index: Some((1, 0)), displacement, slow, held: None });
+                return Ok(Place { base, index: Some((1, 0)), displacement, slow });
             }
             let fixed = self.address(guest);
             let slow = self.check(access_of(guest, access, fixed)?);
-            return Ok(Place {
-                base: 14,
-                index: Some((1, 0)),
-                displacement: 0,
-                slow: Some(slow),
-                held: None,
-            });
+            return Ok(Place { base: 14, index: Some((1, 0)), displacement: 0, slow: Some(slow) });
         };
-        let Some(form) = Form::of(guest, self.word()) else { return Err(Unsupported) };
-        if !self.narrow()
-            && let Form { base: Some(base), index: None, displacement } = form
-            && let Home::Host(base) = home(base)
-            && (member.aligned || alignment(guest).is_none())
-            && self.reach_by_r14(member.group)
-        {
-            let (displacement, held) = (displacement as i32, self.held);
-            return Ok(Place { base, index: Some((14, 0)), displacement, slow: None, held });
-        }
-        self.reach(form, member);
-        let held = Some(member.group);
+        let mut slow = None;
         if let Some(aligned) = alignment(guest).filter(|_| !member.aligned) {
-            self.linear(form, 14);
+            self.reach(member);
+            self.linear(member.own, 14);
             dynasm!(self.s
                 ; .arch x64
                 ; pext rcx, r14, [rsp + at::LOW + 8 * (aligned.trailing_zeros() as i32 - 4)]
             );
-            let slow = self.unless_rcx_zero();
-            self.distance(member.group);
-            return Ok(Place { base: 14, index: Some((1, 0)), displacement: 0, slow: Some(slow), held });
+            slow = Some(self.unless_rcx_zero());
+            self.let_go();
         }
-        let displacement = form.displacement as i32;
-        if self.narrow() && !form.is_constant() {
+        if self.narrow() && !member.rest.is_constant() {
             // Only the truncated address is known to be in the group's range.
-            self.linear(form, 14);
-            return Ok(Place { base: 14, index: Some((1, 0)), displacement: 0, slow: None, held });
+            self.reach(member);
+            self.linear(member.own, 14);
+            return Ok(Place { base: 14, index: Some((1, 0)), displacement: 0, slow });
         }
-        Ok(match (form.base, form.index) {
+        let Form { base, index, displacement } = member.rest;
+        let displacement = displacement as i32;
+        Ok(match (base, index) {
             (None, None) => {
-                self.constant(14, form.displacement as u64);
-                Place { base: 14, index: Some((1, 0)), displacement: 0, slow: None, held }
+                let anchor = self.reach_by_any(member);
+                Place { base: anchor, index: None, displacement, slow }
             }
-            (Some(base), None) => {
-                let base = self.value(base, 14);
-                Place { base, index: Some((1, 0)), displacement, slow: None, held }
+            (Some(one), None) => {
+                let (anchor, one) = self.reach_beside(member, one);
+                Place { base: one, index: Some((anchor, 0)), displacement, slow }
             }
-            (base, Some((index, scale))) => {
-                if let Some(base) = base {
-                    let base = self.value(base, 14);
-                    dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + Rq(base)]);
-                }
-                let index = self.value(index, 14);
-                let held = held.filter(|_| base.is_none());
-                Place { base: 1, index: Some((index, scale)), displacement, slow: None, held }
+            (None, Some((one, scale))) => {
+                let (anchor, one) = self.reach_beside(member, one);
+                Place { base: anchor, index: Some((one, scale)), displacement, slow }
+            }
+            (Some(base), Some((index, scale))) => {
+                self.reach(member);
+                let base = self.value(base.into(), 14);
+                dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + Rq(base)]);
+                self.held = None;
+                let index = self.value(index.into(), 14);
+                Place { base: 1, index: Some((index, scale)), displacement, slow }
             }
         })
+    }
+
+    /// Makes a group's anchor and another guest register be in host registers, and says in which.
+    fn reach_beside(&mut self, member: Member, guest: u8) -> (u8, u8) {
+        let anchor = self.reach_by_any(member);
+        // What is in the frame is loaded into the other scratch register.
+        let other = 1 ^ 14 ^ anchor;
+        if other == 1 && matches!(home(guest.into()), Home::Frame(_)) {
+            self.held = None;
+        }
+        (anchor, self.value(guest.into(), other))
     }
 
     /// Encodes an instruction whose operands are the host's.
@@ -747,9 +750,9 @@ impl<'a> Emitter<'a> {
     }
 
     fn give_back(&mut self, refund: u32) {
-        dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + (at::BUDGET as i8)]);
-        self.lea_base(1, true, 1, refund as i32);
-        dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::BUDGET as i8)], rcx);
+        dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + (at::TAKEN as i8)]);
+        self.lea_base(1, true, 1, -(refund as i32));
+        dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TAKEN as i8)], rcx);
     }
 
     /// A branch in the middle of a block.
@@ -846,6 +849,12 @@ impl<'a> Emitter<'a> {
     }
 }
 
+/// Whether one operand is CH, or one is AH, BH or DH and the other a part of RCX.
+fn uses_rcx_with_high_byte(i: &Instruction) -> bool {
+    let registers = || (0..i.op_count()).filter(|&n| i.op_kind(n) == OpKind::Register).map(|n| i.op_register(n));
+    registers().any(is_high_byte) && registers().any(|register| register.full_register() == Register::RCX)
+}
+
 fn is_shift_by_cl(i: &Instruction, n: u32) -> bool {
     use iced_x86::Mnemonic::*;
     n == i.op_count() - 1
@@ -872,5 +881,6 @@ pub(crate) fn access_of(
     if !write && !matches!(access, OpAccess::Read | OpAccess::CondRead) {
         return Err(Unsupported);
     }
-    Ok(Access { size, write, alignment: alignment(i), fixed, keep: None })
+    let alignment = alignment(i).map(|alignment| (alignment, 0));
+    Ok(Access { size, write, alignment, fixed, keep: None })
 }

@@ -13,14 +13,12 @@ pub const TLB_BIAS: i32 = 12;
 /// What translated code keeps beside the registers. The first fields are within reach of 8-bit displacements.
 #[repr(C)]
 pub struct Frame {
-    /// Instructions left; blocks subtract their length on entry.
-    pub budget: i64,
+    /// The complement of the instructions left, which is negative; blocks add their length on entry.
+    pub taken: i64,
     /// Guest R10, R11, R14, R15.
     pub homes: [u64; 4],
     /// The bits of a linear address that select a TLB slot.
     pub index_mask: u64,
-    /// The sign bit.
-    pub sign_mask: u64,
     /// Where the bits of an address that select a jump-cache pair go in the pair's offset.
     pub jump_mask: u64,
     /// Not zero while the vector registers hold the guest's XMM registers.
@@ -71,15 +69,26 @@ pub struct Frame {
     pub return_bits: u64,
 }
 
+impl Frame {
+    /// Instructions left, of what the frame was made for.
+    pub fn budget(&self) -> i64 {
+        !self.taken
+    }
+
+    /// The instruction count that blocks have come to.
+    pub fn icount(&self) -> u64 {
+        self.limit.wrapping_sub(self.budget() as u64)
+    }
+}
+
 /// Displacements from RSP.
 #[allow(missing_docs)]
 pub mod at {
     use super::Frame;
     use core::mem::offset_of;
     pub const CPU: i32 = offset_of!(Frame, cpu) as i32;
-    pub const BUDGET: i32 = offset_of!(Frame, budget) as i32;
+    pub const TAKEN: i32 = offset_of!(Frame, taken) as i32;
     pub const INDEX_MASK: i32 = offset_of!(Frame, index_mask) as i32;
-    pub const SIGN_MASK: i32 = offset_of!(Frame, sign_mask) as i32;
     pub const JUMP_MASK: i32 = offset_of!(Frame, jump_mask) as i32;
     pub const SSE_LIVE: i32 = offset_of!(Frame, sse_live) as i32;
     pub const FULL_LIVE: i32 = offset_of!(Frame, full_live) as i32;
@@ -109,17 +118,15 @@ pub mod at {
     pub const TSC_KNOWN: i32 = offset_of!(Frame, tsc_known) as i32;
 }
 
-/// What is reached by 8-bit displacements (`at::X as i8`), and the homes and groups' slots, which lie between.
-const SHORT: [i32; 9] = [
-    at::BUDGET,
+/// What is reached by 8-bit displacements (`at::X as i8`), and the homes, which lie between.
+const SHORT: [i32; 7] = [
+    at::TAKEN,
     at::INDEX_MASK,
-    at::SIGN_MASK,
     at::JUMP_MASK,
     at::SSE_LIVE,
     at::FULL_LIVE,
     at::TARGET,
     at::CODE,
-    at::GROUPS + 8 * (crate::group::SLOTS as i32 - 1),
 ];
 
 const _: () = {
@@ -147,7 +154,7 @@ pub const fn home(guest: usize) -> Home {
         Home::Frame(core::mem::offset_of!(Frame, homes) as i32 + 8 * n)
     }
     match guest & 15 {
-        1 => Home::Host(10),
+        1 => Home::Host(GUEST_RCX),
         4 => Home::Host(11),
         10 => frame(0),
         11 => frame(1),
@@ -156,6 +163,9 @@ pub const fn home(guest: usize) -> Home {
         n => Home::Host(n as u8),
     }
 }
+
+/// Host register of guest RCX.
+pub const GUEST_RCX: u8 = 10;
 
 /// The guest registers that live in host registers: (guest, host).
 pub fn pinned() -> impl Iterator<Item = (usize, u8)> {

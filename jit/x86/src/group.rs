@@ -1,90 +1,29 @@
 //! Groups of memory accesses off the same registers: one TLB check serves them all.
 //!
-//! A register's value is followed through pushes, pops and additions of constants; accesses whose distance from each
-//! other is therefore known form a group, if they lie close together. The first one checks the whole range. If the
-//! range is not in one page, or not to be had without a slow path, the rest of the block is left for a translation
-//! without groups.
+//! The registers' values are followed ([`crate::values`]); accesses whose distance from each other is therefore known form
+//! a group, if they lie close together. The first one checks the whole range. If the range is not in one page, or not to be
+//! had without a slow path, the rest of the block is left for a translation without groups.
+//!
+//! What a check finds is kept in the frame as the group's *anchor*: what is missing from it to a member's host address is at
+//! most what the block's rounds, or the instruction itself, add to the registers.
 
 use crate::classify::{Emit, System, alignment, emit_of};
 use crate::emit::Guest;
 use crate::frame::{Home, home};
-use crate::memory::address_is_64;
-use iced_x86::{
-    Code, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register,
-};
+use crate::values::{Form, Root, Values};
+use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 use ringworld_core::PAGE_MASK;
 
 /// Most bytes between the first and the last byte of a group: longer ones would straddle pages too often.
 const SPAN: i64 = 1024;
-/// Slots in the frame for host addresses of groups.
-pub const SLOTS: usize = 4;
+/// Slots in the frame for anchors of groups.
+pub const SLOTS: usize = 8;
 
 const NO_SLOT: usize = usize::MAX;
 /// Groups that may get members at a time.
 const OPEN: usize = 12;
-
-/// A linear address as a sum of guest registers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Form {
-    /// Base register.
-    pub base: Option<usize>,
-    /// Index register and log2 of its scale.
-    pub index: Option<(usize, u8)>,
-    /// What is added; the address, without registers.
-    pub displacement: i64,
-}
-
-impl Form {
-    /// The form of a memory operand, if it is as wide as the mode's (`word` bytes) and not relative to FS or GS.
-    pub fn of(i: &Instruction, word: u32) -> Option<Self> {
-        if matches!(i.memory_segment(), Register::FS | Register::GS) || address_is_64(i) != (word == 8) {
-            return None;
-        }
-        if i.is_ip_rel_memory_operand() {
-            let displacement = i.ip_rel_memory_address() as i64;
-            return (i.memory_base() == Register::RIP).then_some(Self {
-                base: None,
-                index: None,
-                displacement,
-            });
-        }
-        let number = |register: Register| register.is_gpr().then(|| register.number());
-        let other = |register: Register| register.is_gpr() && register.size() != word as usize;
-        if other(i.memory_base()) || other(i.memory_index()) {
-            return None;
-        }
-        let base = number(i.memory_base());
-        let index = number(i.memory_index()).map(|n| (n, i.memory_index_scale().trailing_zeros() as u8));
-        let displacement = i.memory_displacement64() as i64;
-        if word == 4 {
-            // What a sum has beyond 32 bits does not count.
-            let constant = base.is_none() && index.is_none();
-            let displacement =
-                if constant { displacement & 0xffff_ffff } else { (displacement as i32).into() };
-            return Some(Self { base, index, displacement });
-        }
-        ((base.is_some() || index.is_some()) && displacement.abs() < 1 << 30).then_some(Self {
-            base,
-            index,
-            displacement,
-        })
-    }
-
-    /// If only one register takes part, and it lives in a host register: that, and the displacement.
-    pub fn direct(&self) -> Option<(u8, i32)> {
-        match (self.base.map(home), self.index) {
-            (Some(Home::Host(host)), None) if self.displacement.abs() < 1 << 30 => {
-                Some((host, self.displacement as i32))
-            }
-            _ => None,
-        }
-    }
-
-    /// No register takes part.
-    pub fn is_constant(&self) -> bool {
-        self.base.is_none() && self.index.is_none()
-    }
-}
+/// Groups of a block at most.
+pub const GROUPS: usize = 128;
 
 /// How the memory operands of forms are accessed; iced's answer costs time, and is always the same.
 #[derive(Default)]
@@ -103,17 +42,45 @@ impl MemoryAccesses {
     }
 }
 
+/// What a group's slot holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Anchor {
+    /// Host addresses minus linear addresses.
+    Distance,
+    /// That plus the base's value.
+    Base,
+    /// Or plus the scaled index.
+    Index,
+    /// The host address of the group's first byte.
+    First,
+}
+
 /// Where an access stands in a group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Member {
     /// The group's number in the block.
     pub group: usize,
+    /// Its linear address.
+    pub own: Form,
     /// Distance of the group's first byte from this access: zero or below.
     pub offset: i64,
+    /// How far the base, and the scaled index, are from the values that the group's anchor is about.
+    pub moved: (i64, i64),
+    /// What is missing from the group's anchor to its host address.
+    pub rest: Form,
     /// The group's check has seen that it is aligned.
     pub aligned: bool,
     /// The group has room for all that its index register, a byte, can be.
     pub any_index: bool,
+}
+
+impl Member {
+    /// The linear address of the group's first byte.
+    pub fn first(&self) -> Form {
+        let displacement = self.own.displacement.wrapping_add(self.offset);
+        let index = self.own.index.filter(|_| !self.any_index);
+        Form { displacement, index, ..self.own }
+    }
 }
 
 /// A group.
@@ -136,6 +103,12 @@ pub struct Group {
     pub entry: Option<Form>,
     /// How far it moves from the start of the block to its end, if that is known.
     pub stride: Option<i64>,
+    /// What its slot holds.
+    pub anchor: Anchor,
+    /// Pushes and pops are in it, which want its [distance](Anchor::Distance).
+    stack: bool,
+    /// All its members' addresses are those of pinned registers and a constant.
+    direct: bool,
 }
 
 impl Group {
@@ -143,15 +116,35 @@ impl Group {
     pub fn size(&self) -> u32 {
         (self.max - self.min) as u32
     }
+
+    fn is_placed(&self) -> bool {
+        self.slot != NO_SLOT
+    }
+
+    /// Whether what is aligned stays so when it moves by `stride`.
+    fn keeps_alignment(&self, stride: i64) -> bool {
+        self.alignment.is_none_or(|(alignment, _)| stride & (i64::from(alignment) - 1) == 0)
+    }
+
+    /// Notes that the access at `at` has to be aligned.
+    fn align(&mut self, aligned: Option<u32>, at: i64) {
+        let Some(aligned) = aligned else { return };
+        self.alignment = Some(match self.alignment {
+            Some((old, place)) if old >= aligned || at.wrapping_sub(place) & (i64::from(old) - 1) != 0 => {
+                (old, place)
+            }
+            _ => (aligned, at),
+        });
+    }
 }
 
-/// The accesses of one instruction.
+/// The accesses of one instruction: numbers in [`Groups::members`].
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Accesses {
     /// Its memory operand.
-    pub operand: Option<Member>,
+    pub operand: Option<u16>,
     /// What it pushes or pops.
-    pub stack: Option<Member>,
+    pub stack: Option<u16>,
 }
 
 /// The groups of a block, and where each instruction stands.
@@ -161,57 +154,63 @@ pub struct Groups {
     pub groups: Vec<Group>,
     /// By instruction.
     pub accesses: Vec<Accesses>,
+    /// By number.
+    pub members: Vec<Member>,
+    /// If the block leads to its start: another round has only to see that its groups stay in their pages.
+    pub easy: bool,
 }
 
-/// What is known of a register: its distance from the value that it had when it was last written otherwise.
-#[derive(Clone, Copy, Default)]
-struct Tracked {
-    delta: i64,
-    /// Counts these values.
-    version: u32,
+impl Groups {
+    /// The member of this number, if it is in a group.
+    pub fn member(&self, number: Option<u16>) -> Option<Member> {
+        self.members.get(usize::from(number?)).copied().filter(|member| self.groups[member.group].is_placed())
+    }
+
+    /// The first instruction from `n` on that accesses a group.
+    pub fn next_use(&self, group: usize, n: usize) -> usize {
+        let uses = |number: Option<u16>| {
+            number.and_then(|number| self.members.get(usize::from(number))).is_some_and(|m| m.group == group)
+        };
+        let mut next = self.accesses.iter().skip(n);
+        next.position(|accesses| uses(accesses.operand) || uses(accesses.stack)).map_or(usize::MAX, |at| n + at)
+    }
 }
 
-/// What accesses of a group have in common: the registers, with the versions of their values.
+/// What accesses of a group have in common: the registers' values that are added.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Key {
-    base: Option<(usize, u32)>,
-    index: Option<(usize, u32, u8)>,
-}
-
-impl Group {
-    fn is_placed(&self) -> bool {
-        self.slot != NO_SLOT
-    }
+    base: Option<Root>,
+    index: Option<(Root, u8)>,
 }
 
 /// The state of the search.
 #[derive(Default)]
 struct Search {
-    registers: [Tracked; 16],
+    values: Values,
     /// The groups that may still get members.
     open: [Option<(Key, usize)>; OPEN],
     groups: Vec<Group>,
+    members: Vec<Member>,
     /// The present instruction.
     now: usize,
-    /// Registers that are known to hold no more than a byte.
-    bytes: u16,
 }
 
 impl Search {
     /// The group for an access.
-    fn member(&mut self, form: Form, size: i64, write: bool, aligned: Option<u32>) -> Option<Member> {
-        let delta = |n: usize| self.registers[n].delta;
-        let from = form
-            .displacement
-            .wrapping_add(form.base.map_or(0, delta))
-            .wrapping_add(form.index.map_or(0, |(n, scale)| delta(n) << scale));
-        let version = |n: usize| self.registers[n].version;
+    fn member(&mut self, own: Form, size: i64, write: bool, aligned: Option<u32>) -> Option<u16> {
+        let base = own.base.map(|n| self.values.of(n));
+        let index = own.index.map(|(n, scale)| (self.values.of(n), scale));
+        let moved = (base.map_or(0, |value| value.delta), index.map_or(0, |(value, scale)| value.delta << scale));
+        let from = own.displacement.wrapping_add(moved.0).wrapping_add(moved.1);
         let key = Key {
-            base: form.base.map(|n| (n, version(n))),
-            index: form.index.map(|(n, scale)| (n, version(n), scale)),
+            base: base.and_then(|value| value.root),
+            index: index.and_then(|(value, scale)| Some((value.root?, scale))),
         };
         let to = from.checked_add(size)?;
+        let pinned = own.base.is_some_and(|n| matches!(home(n.into()), Home::Host(_)));
+        let direct = pinned && own.index.is_none();
         let known = self.open.iter().position(|open| open.is_some_and(|(other, _)| other == key));
+        let mut place = None;
         if let Some(slot) = known
             && let Some((_, number)) = self.open[slot]
         {
@@ -224,48 +223,87 @@ impl Search {
                 group.write |= write;
                 group.members += 1;
                 group.last = self.now;
+                group.direct &= direct;
                 group.align(aligned, from);
-                return Some(Member { group: number, offset: from, aligned: false, any_index: false });
+                return self.add(number, own, from, moved);
             }
-            self.open[slot] = None;
+            place = Some(slot);
+        }
+        if self.groups.len() == GROUPS {
+            return None;
         }
         // Without a free place, the one that has waited longest for a member gives way.
         let waited = |open: &Option<(Key, usize)>| open.map_or(0, |(_, number)| self.groups[number].last + 1);
-        let place = (0..OPEN).min_by_key(|&n| waited(&self.open[n]))?;
+        let place = place.or_else(|| (0..OPEN).min_by_key(|&n| waited(&self.open[n])))?;
         let number = self.groups.len();
         self.open[place] = Some((key, number));
-        let alignment = aligned.map(|aligned| (aligned, from));
-        let initial = |version: u32| version == 0;
-        let entry = (form.base.is_none_or(|n| initial(version(n)))
-            && form.index.is_none_or(|(n, _)| initial(version(n))))
-        .then_some(form);
-        let (members, stride) = (1, None);
-        let (slot, first, last) = (NO_SLOT, self.now, self.now);
-        let group =
-            Group { key, min: from, max: to, members, write, slot, first, last, alignment, entry, stride };
-        self.groups.push(group);
-        // The offset is completed when the group's minimum is known.
-        Some(Member { group: number, offset: from, aligned: false, any_index: false })
+        let initial = |root: Root| root.version == 0;
+        let known = key.base.is_none_or(initial) && key.index.is_none_or(|(root, _)| initial(root));
+        let entry = known.then_some(Form {
+            base: key.base.map(|root| root.register),
+            index: key.index.map(|(root, scale)| (root.register, scale)),
+            displacement: 0,
+        });
+        self.groups.push(Group {
+            key,
+            min: from,
+            max: to,
+            members: 1,
+            write,
+            slot: NO_SLOT,
+            first: self.now,
+            last: self.now,
+            alignment: aligned.map(|aligned| (aligned, from)),
+            entry,
+            stride: None,
+            anchor: Anchor::Distance,
+            stack: false,
+            direct,
+        });
+        self.add(number, own, from, moved)
+    }
+
+    fn add(&mut self, group: usize, own: Form, from: i64, moved: (i64, i64)) -> Option<u16> {
+        let number = u16::try_from(self.members.len()).ok()?;
+        // The offset and the rest are completed when all of the group is known.
+        let (aligned, any_index) = (false, false);
+        self.members.push(Member { group, own, offset: from, moved, rest: own, aligned, any_index });
+        Some(number)
     }
 
     /// The group for an access to a table by an index that is no more than a byte: it has room for the whole table, if that lies
     /// in a page now (`registers` is what they are at the start of the block).
-    fn table(&mut self, form: Form, size: i64, write: bool, registers: &[u64]) -> Option<Member> {
-        let (base, (index, scale)) = (form.base?, form.index?);
-        let size = size + (0xff << scale);
-        let Tracked { delta, version } = self.registers[base];
-        let first = registers.get(base)?.wrapping_add_signed(form.displacement).wrapping_add_signed(delta);
-        let in_a_page = (first ^ first.wrapping_add_signed(size - 1)) & !PAGE_MASK == 0;
-        if self.bytes >> index & 1 == 0 || version != 0 || !in_a_page {
+    fn table(&mut self, own: Form, size: i64, write: bool, registers: &[u64]) -> Option<u16> {
+        let (base, (index, scale)) = (own.base?, own.index?);
+        if !self.values.is_byte(index) {
             return None;
         }
-        let member = self.member(Form { index: None, ..form }, size, write, None)?;
-        Some(Member { any_index: true, ..member })
+        let size = size + (0xff << scale);
+        let value = self.values.of(base);
+        let root = value.root.filter(|root| root.version == 0)?;
+        let first = registers.get(usize::from(root.register))?;
+        let first = first.wrapping_add_signed(own.displacement).wrapping_add_signed(value.delta);
+        if (first ^ first.wrapping_add_signed(size - 1)) & !PAGE_MASK != 0 {
+            return None;
+        }
+        let number = self.member(Form { index: None, ..own }, size, write, None)?;
+        let member = self.members.last_mut()?;
+        (member.own, member.any_index) = (own, true);
+        self.groups[member.group].direct = false;
+        Some(number)
+    }
+
+    /// The group for what is pushed or popped.
+    fn stack(&mut self, displacement: i64, size: i64, write: bool) -> Option<u16> {
+        let number = self.member(Form { base: Some(4), index: None, displacement }, size, write, None)?;
+        let group = self.members.last()?.group;
+        self.groups[group].stack = true;
+        Some(number)
     }
 
     /// At the end of a block that leads to its start: completes what is known of groups at the start.
     fn close(&mut self) {
-        let registers = &self.registers;
+        let values = &self.values;
         let keys: Vec<Key> = self.groups.iter().map(|group| group.key).collect();
         for group in &mut self.groups {
             // One of several off the same registers is too far from the others: they all move on.
@@ -273,10 +311,8 @@ impl Search {
             let near = group.min.abs() < 1 << 30;
             group.entry =
                 group.entry.filter(|_| own && near).map(|form| Form { displacement: group.min, ..form });
-            let moved = |n: usize| (registers[n].version == 0).then_some(registers[n].delta);
             group.stride = group.entry.and_then(|form| {
-                let base = form.base.map_or(Some(0), moved)?;
-                let index = form.index.map_or(Some(0), |(n, scale)| Some(moved(n)? << scale))?;
+                let (base, index) = strides(values, form)?;
                 Some(base.wrapping_add(index))
             });
             group.entry = group.entry.filter(|_| group.members > 1 || group.stride.is_some());
@@ -306,33 +342,63 @@ impl Search {
         }
     }
 
-    /// A register gets a new value.
-    fn forget(&mut self, n: usize) {
-        self.bytes &= !(1 << (n & 15));
-        let tracked = &mut self.registers[n & 15];
-        *tracked = Tracked { delta: 0, version: tracked.version + 1 };
-        for open in &mut self.open {
-            let uses = open.is_some_and(|(key, _)| {
-                key.base.is_some_and(|(base, _)| base == n) || key.index.is_some_and(|(index, ..)| index == n)
-            });
-            if uses {
-                *open = None;
-            }
+    /// Decides what the groups' slots hold; says whether rounds are [easy](Groups::easy).
+    fn anchor(&mut self, looping: bool, word: u32) -> bool {
+        let known = || self.groups.iter().filter(|group| group.entry.is_some());
+        let easy = looping
+            && word == 8
+            && known().all(|group| group.stride.is_some_and(|stride| group.keeps_alignment(stride)));
+        for group in &mut self.groups {
+            let strides = group.entry.filter(|_| easy).and_then(|form| strides(&self.values, form));
+            let (base, index) = strides.map_or((false, false), |(base, index)| (base != 0, index != 0));
+            group.anchor = match (base, index) {
+                _ if group.stack => Anchor::Distance,
+                (true, false) if group.key.index.is_some() => Anchor::Index,
+                (false, true) if group.key.base.is_some() => Anchor::Base,
+                // All its members' registers are at hand.
+                (false, false) if !group.direct || word == 4 => Anchor::First,
+                _ => Anchor::Distance,
+            };
+        }
+        easy
+    }
+
+    /// Completes the members.
+    fn complete(&mut self) {
+        for member in &mut self.members {
+            let group = &self.groups[member.group];
+            let from = member.offset;
+            let Form { base, index, displacement } = member.own;
+            member.rest = match group.anchor {
+                Anchor::Distance => member.own,
+                Anchor::Base => {
+                    Form { base: None, index, displacement: displacement.wrapping_add(member.moved.0) }
+                }
+                Anchor::Index => {
+                    Form { base, index: None, displacement: displacement.wrapping_add(member.moved.1) }
+                }
+                Anchor::First => {
+                    let index = index.filter(|_| member.any_index);
+                    Form { base: None, index, displacement: from.wrapping_sub(group.min) }
+                }
+            };
+            member.offset = group.min.wrapping_sub(from);
+        }
+        for group in &mut self.groups {
+            group.alignment = group.alignment.map(|(aligned, at)| (aligned, at - group.min));
         }
     }
 }
 
-impl Group {
-    /// Notes that the access at `at` has to be aligned.
-    fn align(&mut self, aligned: Option<u32>, at: i64) {
-        let Some(aligned) = aligned else { return };
-        self.alignment = Some(match self.alignment {
-            Some((old, place)) if old >= aligned || at.wrapping_sub(place) & (i64::from(old) - 1) != 0 => {
-                (old, place)
-            }
-            _ => (aligned, at),
-        });
-    }
+/// How far base and scaled index move from the start of a block to its end, where `values` are what is known.
+fn strides(values: &Values, form: Form) -> Option<(i64, i64)> {
+    let moved = |n: u8| {
+        let value = values.of(n);
+        (value.root == Some(Root { register: n, version: 0 })).then_some(value.delta)
+    };
+    let base = form.base.map_or(Some(0), moved)?;
+    let index = form.index.map_or(Some(0), |(n, scale)| Some(moved(n)? << scale))?;
+    Some((base, index))
 }
 
 /// Finds the groups of a block of 64-bit code (`word` 8) or 32-bit code (4). If it is `looping`, its end leads to its start.
@@ -359,7 +425,6 @@ pub fn find(
     }
     let mut found = Vec::with_capacity(guests.len());
     let mut search = Search::default();
-    const SP: Form = Form { base: Some(4), index: None, displacement: 0 };
     for (n, guest) in guests.iter().enumerate() {
         search.now = n;
         let i = &guest.decoded;
@@ -369,6 +434,7 @@ pub fn find(
             && let Some(n) = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)
             && let Some(form) = Form::of(i, word)
         {
+            let form = search.values.reduced(form, word);
             let access = accesses.of(factory, i, n);
             let write = !matches!(access, OpAccess::Read | OpAccess::CondRead);
             let size = i.memory_size().size() as i64;
@@ -383,131 +449,30 @@ pub fn find(
             }
         }
         now.stack = match emit {
-            Some(Emit::Push | Emit::System(System::Pushf) | Emit::Call) => {
-                search.member(Form { displacement: -bytes, ..SP }, bytes, true, None)
-            }
-            Some(Emit::Pop | Emit::System(System::Popf) | Emit::Return) => {
-                search.member(SP, bytes, false, None)
-            }
+            Some(Emit::Push | Emit::System(System::Pushf) | Emit::Call) => search.stack(-bytes, bytes, true),
+            Some(Emit::Pop | Emit::System(System::Popf) | Emit::Return) => search.stack(0, bytes, false),
             _ => None,
         };
         found.push(now);
-        follow(i, emit, word, factory, &mut search);
+        search.values.follow(i, emit, word, factory);
     }
     if looping {
         search.close();
     }
     search.place(looping);
-    let groups = &search.groups;
-    for (accesses, guest) in found.iter_mut().zip(guests) {
-        let aligned = alignment(&guest.decoded);
-        for member in [&mut accesses.operand, &mut accesses.stack] {
-            *member = member.filter(|member| groups[member.group].is_placed()).map(|member| {
-                let group = &groups[member.group];
-                let known = |aligned| {
-                    group.alignment.is_some_and(|(of, at)| {
-                        aligned <= of && at.wrapping_sub(member.offset) & (i64::from(aligned) - 1) == 0
-                    })
-                };
-                let aligned = aligned.is_some_and(known);
-                Member { offset: group.min - member.offset, aligned, ..member }
-            });
-        }
+    let easy = search.anchor(looping, word);
+    // By member, whether what it wants aligned is so if its group is.
+    for (accesses, guest) in found.iter().zip(guests) {
+        let Some(number) = accesses.operand else { continue };
+        let member = &mut search.members[usize::from(number)];
+        let of_group = search.groups[member.group].alignment;
+        let known = |aligned| {
+            of_group.is_some_and(|(of, at)| {
+                aligned <= of && at.wrapping_sub(member.offset) & (i64::from(aligned) - 1) == 0
+            })
+        };
+        member.aligned = alignment(&guest.decoded).is_some_and(known);
     }
-    for group in &mut search.groups {
-        group.alignment = group.alignment.map(|(aligned, at)| (aligned, at - group.min));
-    }
-    Groups { groups: search.groups, accesses: found }
-}
-
-/// Follows what an instruction does to the registers.
-fn follow(
-    i: &Instruction,
-    emit: Option<Emit>,
-    word: u32,
-    factory: &mut InstructionInfoFactory,
-    search: &mut Search,
-) {
-    let bytes = i64::from(word);
-    // Of registers of the mode's width.
-    let immediate = |i: &Instruction| match i.op1_kind() {
-        OpKind::Immediate8to64 | OpKind::Immediate32to64 => Some(i.immediate(1) as i64),
-        OpKind::Immediate8to32 | OpKind::Immediate32 => Some((i.immediate(1) as i32).into()),
-        _ => None,
-    };
-    let register = i.op0_register();
-    let whole = register.is_gpr() && register.size() == word as usize;
-    let constant = match (emit, i.mnemonic()) {
-        (Some(Emit::Push | Emit::System(System::Pushf) | Emit::Call), _) => Some((4, -bytes)),
-        (Some(Emit::System(System::Popf)), _) => Some((4, bytes)),
-        (Some(Emit::Return), _) if i.op_count() == 0 => Some((4, bytes)),
-        (Some(Emit::Pop), _) if i.op0_kind() == OpKind::Register && register.number() != 4 => {
-            search.forget(register.number());
-            Some((4, bytes))
-        }
-        (Some(Emit::Same), Mnemonic::Add) if whole => immediate(i).map(|by| (register.number(), by)),
-        (Some(Emit::Same), Mnemonic::Sub) if whole => {
-            immediate(i).map(|by| (register.number(), by.wrapping_neg()))
-        }
-        (Some(Emit::Same), Mnemonic::Inc) if whole => Some((register.number(), 1)),
-        (Some(Emit::Same), Mnemonic::Dec) if whole => Some((register.number(), -1)),
-        (Some(Emit::Lea), _) if whole => Form::of(i, word)
-            .filter(|form| form.base == Some(register.number()) && form.index.is_none())
-            .map(|form| (register.number(), form.displacement)),
-        _ => None,
-    };
-    match constant {
-        // Far jumps of a pointer would overflow the spans.
-        Some((n, by)) if search.registers[n].delta.checked_add(by).is_some_and(|sum| sum.abs() < 1 << 40) => {
-            search.registers[n].delta += by;
-            search.bytes &= !(1 << n);
-        }
-        _ => {
-            if let Some(written) = only_operand_0(i, emit) {
-                if let Some(n) = written {
-                    search.forget(n);
-                    if is_byte(i) {
-                        search.bytes |= 1 << n;
-                    }
-                }
-                return;
-            }
-            let info = factory.info_options(i, InstructionInfoOptions::NO_MEMORY_USAGE);
-            for used in info.used_registers() {
-                let writes = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None);
-                if writes && used.register().is_gpr() {
-                    search.forget(used.register().full_register().number());
-                }
-            }
-        }
-    }
-}
-
-/// Whether the instruction, one of those that write no other general register, leaves no more than a byte in its destination.
-fn is_byte(i: &Instruction) -> bool {
-    let masked = || {
-        let immediate = !matches!(i.op1_kind(), OpKind::Register | OpKind::Memory);
-        i.mnemonic() == Mnemonic::And && immediate && i.immediate(1) <= 0xff && i.op0_register().size() >= 4
-    };
-    matches!(i.code(), Code::Movzx_r32_rm8 | Code::Movzx_r64_rm8) || masked()
-}
-
-/// For frequent instructions that write at most one general register, their first operand: which one, if any. `None` for
-/// all other instructions.
-fn only_operand_0(i: &Instruction, emit: Option<Emit>) -> Option<Option<usize>> {
-    use Mnemonic::*;
-    let operand = || {
-        let register = i.op0_register();
-        (i.op0_kind() == OpKind::Register && register.is_gpr()).then(|| register.full_register().number())
-    };
-    match (emit?, i.mnemonic()) {
-        (Emit::Nothing | Emit::Jump | Emit::Branch, _) | (Emit::Same, Cmp | Test | Bt) => Some(None),
-        (Emit::Vector(_) | Emit::Lea, _) => Some(operand()),
-        (
-            Emit::Same,
-            Mov | Movzx | Movsx | Movsxd | Add | Or | Adc | Sbb | And | Sub | Xor | Inc | Dec | Neg | Not
-            | Shl | Shr | Sar,
-        ) => Some(operand()),
-        _ => None,
-    }
+    search.complete();
+    Groups { groups: search.groups, accesses: found, members: search.members, easy }
 }

@@ -26,6 +26,7 @@ mod stubs;
 mod system;
 mod trace;
 mod translator;
+mod values;
 
 pub use classify::{Emit, Live, emit_of};
 pub use host::is_enough as host_can_translate;

@@ -2,8 +2,9 @@
 
 use crate::emit::{Emitter, Unsupported};
 use crate::frame::{Home, TLB_BIAS, at, home};
-use crate::group::{Form, Group, Member};
+use crate::group::{Anchor, Group, Member};
 use crate::islands::CHECK;
+use crate::values::Form;
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, OpKind, Register};
@@ -15,12 +16,15 @@ const READ: i32 = offset_of!(Translations, read) as i32 - TLB_BIAS;
 const WRITE: i32 = offset_of!(Translations, write) as i32 - TLB_BIAS;
 const HOST: i32 = offset_of!(Translations, host) as i32 - TLB_BIAS;
 
+/// Number of the host's RSP.
+const RSP: u8 = 4;
+
 /// What a matching tag adds to the offset in the page.
 const TAG: i32 = PAGE_SIZE as i32;
 
-/// Displacement from RSP of a group's distance.
-fn slot(n: usize) -> i8 {
-    (at::GROUPS + 8 * n as i32) as i8
+/// Displacement from RSP of a group's anchor.
+fn slot(n: usize) -> i32 {
+    at::GROUPS + 8 * n as i32
 }
 
 /// What a check asks for.
@@ -30,8 +34,8 @@ pub struct Access {
     pub size: u32,
     /// Writes (also what reads first).
     pub write: bool,
-    /// Alignment in bytes that is checked.
-    pub alignment: Option<u32>,
+    /// Alignment in bytes that is checked, and the distance of the last place that has it from the first byte.
+    pub alignment: Option<(u32, i32)>,
     /// The linear address, if it is known.
     pub fixed: Option<u64>,
     /// Displacement from RSP of a place that keeps the TLB's tag.
@@ -190,78 +194,100 @@ impl Emitter<'_> {
         }
     }
 
-    /// Puts into RCX what the group's linear addresses lack to host addresses, checking the group's whole range if this is
-    /// its first access. R14 is scratch.
-    pub fn reach(&mut self, form: Form, member: Member) {
-        if self.established >> member.group & 1 != 0 {
-            if self.held != Some(member.group) {
-                self.distance(member.group);
-            }
-            self.held = Some(member.group);
+    /// Puts a group's anchor into RCX, checking the group's whole range if this is its first access. R14 is scratch.
+    pub fn reach(&mut self, member: Member) {
+        if self.held == Some(member.group) {
             return;
         }
-        self.established |= 1 << member.group;
-        let group = self.groups.groups[member.group];
-        let index = form.index.filter(|_| !member.any_index);
-        let displacement = form.displacement.wrapping_add(member.offset);
-        let first = Form { displacement, index, ..form };
-        self.establish(first, group, None);
+        if self.is_established(member.group) {
+            self.anchor(member.group, 1);
+        } else {
+            self.established |= 1 << member.group;
+            let group = self.groups.groups[member.group];
+            self.establish(member.first(), group, member.moved, None);
+        }
         self.held = Some(member.group);
     }
 
-    /// Checks a group's whole range, whose first byte is at `first`, and notes what its linear addresses lack to host addresses,
-    /// which is in RCX, too. R14 is scratch.
-    pub(crate) fn establish(&mut self, first: Form, group: Group, keep: Option<i32>) {
-        if let Some((alignment, offset)) = group.alignment {
-            self.keep_in_reach(CHECK);
-            match self.direct(first) {
-                Some((base, displacement)) => self.lea_base(1, true, base, displacement + offset as i32),
-                None => {
-                    self.linear(first, 14);
-                    self.lea_base(1, true, 14, offset as i32);
-                }
-            }
-            dynasm!(self.s
-                ; .arch x64
-                ; pext rcx, rcx, [rsp + at::LOW + 8 * (alignment.trailing_zeros() as i32 - 4)]
-            );
-            let from = self.unless_rcx_zero();
-            self.ungroup(from);
+    /// The same, but says whether the anchor is in RCX (1) or R14 (14): it displaces what is needed later.
+    pub fn reach_by_any(&mut self, member: Member) -> u8 {
+        let group = member.group;
+        if self.held_r14 == Some(group) {
+            return 14;
         }
-        let access = Access { size: group.size(), write: group.write, alignment: None, fixed: None, keep };
-        let from = match self.direct(first) {
+        let next = |emitter: &Self, group: usize| emitter.groups.next_use(group, emitter.n as usize);
+        if !self.is_established(group)
+            || match (self.held, self.held_r14) {
+                (None, _) => true,
+                (Some(held), _) if held == group => true,
+                (_, None) => false,
+                (Some(one), Some(other)) => next(self, one) > next(self, other),
+            }
+        {
+            self.reach(member);
+            return 1;
+        }
+        self.anchor(group, 14);
+        self.held_r14 = Some(group);
+        14
+    }
+
+    /// Whether the check of a group has been emitted.
+    pub fn is_established(&self, group: usize) -> bool {
+        self.established >> group & 1 != 0
+    }
+
+    /// Checks a group's whole range, whose first byte is at `first`, and notes its anchor, which is in RCX, too; base and
+    /// scaled index of `first` have moved so far from what the anchor is about. R14 is scratch.
+    pub(crate) fn establish(&mut self, first: Form, group: Group, moved: (i64, i64), keep: Option<i32>) {
+        let alignment = group.alignment.map(|(alignment, at)| {
+            // The last aligned place whose bytes are in the group: if it is in the page, so is all.
+            let last = at + (i64::from(group.size()) - 1 - at & -i64::from(alignment));
+            (alignment, last as i32)
+        });
+        let access = Access { size: group.size(), write: group.write, alignment, fixed: None, keep };
+        let direct = self.direct(first);
+        let from = match direct {
             Some((base, displacement)) => self.check_direct(base, displacement, access),
             None => {
                 let fixed = first.is_constant().then_some(first.displacement as u64);
-                // The look at the alignment has left it there.
-                if group.alignment.is_none() {
-                    self.linear(first, 14);
-                }
+                self.linear(first, 14);
                 self.check(Access { fixed, ..access })
             }
         };
         self.ungroup(from);
-        dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + slot(group.slot)], rcx);
+        match group.anchor {
+            Anchor::Distance => {}
+            Anchor::Base => {
+                if let Some(base) = first.base {
+                    let base = self.value(base.into(), 14);
+                    self.lea(1, true, Some(1), base, 0, moved.0.wrapping_neg() as i32);
+                }
+            }
+            Anchor::Index => {
+                if let Some((index, scale)) = first.index {
+                    let index = self.value(index.into(), 14);
+                    self.lea(1, true, Some(1), index, scale, moved.1.wrapping_neg() as i32);
+                }
+            }
+            Anchor::First => {
+                let (base, displacement) = direct.unwrap_or((14, 0));
+                self.lea(1, true, Some(1), base, 0, displacement);
+            }
+        }
+        self.frame(0x89, 1, slot(group.slot));
     }
 
-    /// Makes R14 hold the distance of a group that has been checked, if RCX holds that of another: then they stay both. Says
-    /// whether it does.
-    pub fn reach_by_r14(&mut self, group: usize) -> bool {
-        if self.established >> group & 1 == 0 || self.held.is_none_or(|held| held == group) {
-            return false;
-        }
-        if self.held_r14 != Some(group) {
-            let slot = slot(self.groups.groups[group].slot);
-            dynasm!(self.s ; .arch x64 ; mov r14, [BYTE rsp + slot]);
-            self.held_r14 = Some(group);
-        }
-        true
+    /// Loads a group's anchor.
+    pub fn anchor(&mut self, group: usize, into: u8) {
+        self.frame(0x8b, into, slot(self.groups.groups[group].slot));
     }
 
-    /// Loads a group's distance into RCX.
-    pub fn distance(&mut self, group: usize) {
-        let slot = slot(self.groups.groups[group].slot);
-        dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + slot]);
+    /// An instruction with this opcode on a 64-bit register and memory of the frame.
+    fn frame(&mut self, opcode: u8, register: u8, at: i32) {
+        let mode = displacement_mode(RSP, at);
+        self.s.extend([0x48 | (register >> 3) << 2, opcode, mode | (register & 7) << 3 | RSP, 0x24]);
+        self.displacement(mode, at);
     }
 
     /// Computes an address; RCX is scratch, unless the mode is [narrow](Self::narrow).
@@ -270,20 +296,26 @@ impl Emitter<'_> {
         if into == 14 {
             self.held_r14 = None;
         }
-        let base = form.base.map(|base| self.value(base, 14));
+        let base = form.base.map(|base| self.value(base.into(), 14));
         match (base, form.index) {
             (None, None) => self.constant(into, form.displacement as u64),
             (Some(base), None) => self.lea_base(into, wide, base, form.displacement as i32),
             (base, Some((index, scale))) => {
-                let index = self.value(index, 1);
+                let index = self.value(index.into(), 1);
                 self.lea(into, wide, base, index, scale, form.displacement as i32);
             }
         }
     }
 
-    /// [`Form::direct`], of 64-bit code: the sum of a narrow register and a displacement has to be truncated first.
+    /// If only one register takes part, and it lives in a host register: that, and the displacement. In 64-bit code only:
+    /// the sum of a narrow register and a displacement has to be truncated first.
     pub(crate) fn direct(&self, form: Form) -> Option<(u8, i32)> {
-        form.direct().filter(|_| !self.narrow())
+        match (form.base.map(|base| home(base.into())), form.index) {
+            (Some(Home::Host(host)), None) if !self.narrow() && form.displacement.abs() < 1 << 30 => {
+                Some((host, form.displacement as i32))
+            }
+            _ => None,
+        }
     }
 
     /// As [`Self::check`] for an access at a host register plus a displacement, which stays what is added to RCX: R14 has room for
@@ -304,9 +336,9 @@ impl Emitter<'_> {
         );
         self.keep(access);
         match access.alignment {
-            // No byte of an aligned access leaves the page if the first one does not.
-            Some(alignment) => {
-                self.lea(1, true, Some(1), base, 0, displacement - TAG);
+            // No byte of what is aligned leaves the page if its first one does not.
+            Some((alignment, last)) => {
+                self.lea(1, true, Some(1), base, 0, displacement + last - TAG);
                 dynasm!(self.s
                     ; .arch x64
                     ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
@@ -349,11 +381,11 @@ impl Emitter<'_> {
         }
         self.keep(access);
         match alignment {
-            // No byte of an aligned access leaves the page if the first one does not.
-            Some(alignment) => {
+            // No byte of what is aligned leaves the page if its first one does not.
+            Some((alignment, last)) => {
                 dynasm!(self.s
                     ; .arch x64
-                    ; lea rcx, [rcx + r14 - TAG]
+                    ; lea rcx, [rcx + r14 + last - TAG]
                     ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
                 );
                 self.add_unit();

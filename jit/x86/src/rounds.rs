@@ -44,16 +44,16 @@ impl Emitter<'_> {
         self.round.filter(|_| target == self.start)
     }
 
-    /// Subtracts the block's length from the budget, and leaves if that is not enough.
+    /// Takes the block's length from the instructions left, and leaves if that is not enough.
     pub(crate) fn take_from_budget(&mut self) {
         let site = self.site(Kind::Budget);
-        dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + (at::BUDGET as i8)]);
-        self.lea_base(1, true, 1, -(self.count as i32));
+        dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + (at::TAKEN as i8)]);
+        self.lea_base(1, true, 1, self.count as i32);
+        // The upper half is not zero as long as all is negative.
         dynasm!(self.s
             ; .arch x64
-            ; mov [BYTE rsp + (at::BUDGET as i8)], rcx
-            ; not rcx
-            ; pext rcx, rcx, [BYTE rsp + (at::SIGN_MASK as i8)]
+            ; mov [BYTE rsp + (at::TAKEN as i8)], rcx
+            ; mov ecx, [BYTE rsp + (at::TAKEN as i8 + 4)]
         );
         let from = self.if_rcx_zero();
         self.cold_site(from, site);
@@ -76,7 +76,7 @@ impl Emitter<'_> {
             let group = self.groups.groups[n];
             if let Some(first) = group.entry {
                 self.established |= 1 << n;
-                self.establish(first, group, Some(tag(&group)));
+                self.establish(first, group, (0, 0), Some(tag(&group)));
             }
         }
         self.n = 0;
@@ -89,13 +89,8 @@ impl Emitter<'_> {
         self.let_go();
         self.take_from_budget();
         let groups = core::mem::take(&mut self.groups.groups);
-        let known = groups.iter().filter(|group| group.entry.is_some());
-        let aligned = |group: &Group, stride: i64| {
-            group.alignment.is_none_or(|(alignment, _)| stride & (i64::from(alignment) - 1) == 0)
-        };
-        let easy = known.clone().all(|group| group.stride.is_some_and(|stride| aligned(group, stride)));
-        if easy && !self.narrow() {
-            for group in known {
+        if self.groups.easy {
+            for group in groups.iter().filter(|group| group.entry.is_some()) {
                 self.still_there(group, group.stride.unwrap_or(0), check);
             }
             self.jump_back(body);
@@ -117,9 +112,9 @@ impl Emitter<'_> {
         };
         self.keep_in_reach(CHECK);
         dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + tag(group)]);
-        let register = |emitter: &mut Self, guest: usize| match home(guest) {
+        let register = |emitter: &mut Self, guest: u8| match home(guest.into()) {
             Home::Host(host) => host,
-            Home::Frame(_) => emitter.value(guest, 14),
+            Home::Frame(_) => emitter.value(guest.into(), 14),
         };
         match (form.base, form.index) {
             (Some(base), None) => {

@@ -3,11 +3,12 @@
 //! What they change in the processor's state they change in [`ringworld_x86::Cpu`] itself. Whatever is not the usual case
 //! (an interrupt waits, other system flags change) calls the instruction's function.
 
-use crate::classify::System;
+use crate::classify::{Live, System};
 use crate::emit::{Emitter, Unsupported, access_of};
-use crate::frame::{Home, at, home};
+use crate::frame::{GUEST_RCX, Home, at, home};
 use crate::memory::{Access, address_is_64};
 use crate::site::Kind;
+use crate::translator::MASKS;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 use ringworld_x86::flags::bits;
@@ -16,9 +17,6 @@ use ringworld_x86::native::offset;
 
 /// System flags that POPFQ may change at CPL 0 and that change more than whether interrupts are taken.
 pub const POPF_OTHERS: u64 = bits::TF | bits::DF | bits::NT | bits::AC | bits::ID | bits::IOPL;
-
-/// Host register of guest RCX.
-const GUEST_RCX: u8 = 10;
 
 impl Emitter<'_> {
     /// Clears or sets one system flag, without touching the status flags. `others` is the slot of a mask of all other bits.
@@ -75,8 +73,33 @@ impl Emitter<'_> {
             System::Cld => self.system_flag(at::NOT_DF, 0),
             System::Rdpkru => self.rdpkru(),
             System::FromControl => self.control_register(i)?,
+            System::LoadMxcsr => self.load_mxcsr(i)?,
         }
         self.held = None;
+        Ok(())
+    }
+
+    /// LDMXCSR of a value that leaves all exceptions masked, and sets nothing else that vector code would have to know of.
+    fn load_mxcsr(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        self.need(Live::Sse);
+        let fixed = self.address(i);
+        let slow = self.check(access_of(i, OpAccess::Read, fixed)?);
+        let mask = MASKS | 0xffff_0000;
+        let masked = (1 << MASKS.count_ones()) - 1;
+        dynasm!(self.s
+            ; .arch x64
+            ; mov r14d, [rcx + r14]
+            ; mov ecx, mask as i32
+            ; pext ecx, r14d, ecx
+            ; lea rcx, [rcx + self.unit() - masked]
+        );
+        let other = self.unless_unit();
+        dynasm!(self.s
+            ; .arch x64
+            ; mov [BYTE rsp + (at::TARGET as i8)], r14d
+            ; ldmxcsr [rsp + at::TARGET]
+        );
+        self.slow(&[slow, other], Kind::Exec);
         Ok(())
     }
 
@@ -240,12 +263,11 @@ impl Emitter<'_> {
     fn rdtsc(&mut self, with_aux: bool) -> Result<(), Unsupported> {
         dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::TSC_KNOWN]);
         let slow = self.if_rcx_zero();
-        // The budget, and what this block has already taken from it for the instructions to come, counts down.
+        // What blocks have taken counts up; this one's instructions to come are in it.
         let ahead = 1 - (self.count - self.n) as i32;
         dynasm!(self.s
             ; .arch x64
-            ; mov r14, [BYTE rsp + (at::BUDGET as i8)]
-            ; not r14
+            ; mov r14, [BYTE rsp + (at::TAKEN as i8)]
             ; mov rcx, [rsp + at::TSC]
             ; lea rcx, [rcx + r14 + ahead]
             ; mov eax, ecx

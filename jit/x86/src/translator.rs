@@ -36,7 +36,7 @@ const MAX_TOKENS: usize = 1 << 20;
 /// 32-bit code of the last page stays with the interpreter: what follows it wraps around.
 const LAST_PAGE_32: u64 = (1 << 32) - PAGE_SIZE;
 /// MXCSR's exception masks: translated vector code needs them all set.
-const MASKS: u32 = 0x1f80;
+pub(crate) const MASKS: u32 = 0x1f80;
 
 /// Why there is no translator.
 #[derive(Debug)]
@@ -565,14 +565,14 @@ impl Translator {
                     *count += 1;
                 }
                 cpu.regs[REG_RIP as usize] = rip.wrapping_add(u64::from(insn.len));
-                cpu.icount = frame.limit.wrapping_sub((frame.budget + refund) as u64);
+                cpu.icount = frame.icount().wrapping_sub(refund as u64);
                 cpu.block_end = usize::MAX;
                 if let Err(stop) = (insn.exec)(cpu, &insn) {
                     cpu.regs[REG_RIP as usize] = rip;
                     cpu.stopped(stop);
                     cpu.end_shadow();
                     cpu.end_block();
-                    frame.budget += refund;
+                    frame.taken -= refund;
                     return self.go_on(frame, cpu);
                 }
                 cpu.end_shadow();
@@ -581,14 +581,14 @@ impl Translator {
                     refresh(frame, cpu);
                     return frame.resume as usize;
                 }
-                frame.budget += refund;
+                frame.taken -= refund;
                 self.go_on(frame, cpu)
             }
             Kind::Link | Kind::LinkUngrouped => {
                 let link = self.links[index as usize];
                 cpu.regs[REG_RIP as usize] = link.rip;
-                cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
-                if frame.budget == 0 || cpu.memory.code_epoch() != self.code_epoch {
+                cpu.icount = frame.icount();
+                if frame.budget() == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
                 }
                 let groups = kind == Kind::Link;
@@ -606,8 +606,8 @@ impl Translator {
                 let block = self.blocks.get(index as usize);
                 let Some(&Block { key: (rip, _, mode), .. }) = block else { return 0 };
                 cpu.regs[REG_RIP as usize] = rip;
-                cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
-                if frame.budget == 0 || cpu.memory.code_epoch() != self.code_epoch {
+                cpu.icount = frame.icount();
+                if frame.budget() == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
                 }
                 // One without groups is there because the other cannot go on.
@@ -616,7 +616,7 @@ impl Translator {
             }
             Kind::Null => {
                 cpu.regs[REG_RIP as usize] = 0;
-                cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
+                cpu.icount = frame.icount();
                 0
             }
             Kind::Stale | Kind::Budget => {
@@ -624,12 +624,12 @@ impl Translator {
                 let rip = block.key.0;
                 cpu.regs[REG_RIP as usize] = rip;
                 if kind == Kind::Budget {
-                    frame.budget += i64::from(block.count);
+                    frame.taken -= i64::from(block.count);
                 } else {
                     // The interpreter takes at least one step: what is found here might leave at once, too.
                     self.jumps[usize::from(cpu.mode.guest())].remove(rip);
                 }
-                cpu.icount = frame.limit.wrapping_sub(frame.budget as u64);
+                cpu.icount = frame.icount();
                 0
             }
         }
@@ -645,7 +645,7 @@ impl Translator {
 
     /// After the last instruction of a block has been run by its function: straight on, if nothing is to be looked at.
     fn go_on(&mut self, frame: &mut Frame, cpu: &mut Cpu) -> usize {
-        if frame.budget <= 0
+        if frame.budget() <= 0
             || !cpu.look_for_interrupts()
             || !translatable(cpu)
             || cpu.mxcsr & (MASKS | mxcsr::MM) != MASKS
@@ -783,10 +783,9 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
     let (start, cpu) = unsafe { (&*start, &*(*start).cpu) };
     let mut new = Frame {
         cpu: start.cpu,
-        budget: start.limit.wrapping_sub(cpu.icount) as i64,
+        taken: !(start.limit.wrapping_sub(cpu.icount) as i64),
         homes: [0; 4],
         index_mask: ((TLB_ENTRIES - 1) as u64) << 12,
-        sign_mask: 1 << 63,
         jump_mask: (JUMPS as u64 - 1) << JUMP_SHIFT,
         sse_live: 0,
         full_live: 0,

@@ -218,6 +218,9 @@ pub const FAMILIES: &[Family] = {
                 |a| a.add(al, ah),
                 |a| a.add(byte_ptr(rbx), dh),
                 |a| a.mov(ch, al),
+                |a| a.test(ch, 2),
+                |a| a.movzx(ecx, ah),
+                |a| a.mov(byte_ptr(rbx), ch),
                 |a| a.cmp(r10w, 7),
                 |a| a.lock().add(dword_ptr(rdi), 1),
                 |a| a.lock().cmpxchg(qword_ptr(rdi), r11),
@@ -393,6 +396,34 @@ pub const FAMILIES: &[Family] = {
                 |a| a.endbr64(),
                 |a| a.mfence(),
                 |a| a.pause(),
+                // One group: copies, and an index that is a constant.
+                |a| {
+                    a.mov(r10, rdi)?;
+                    a.lea(rsi, ptr(rdi + 16))?;
+                    a.xor(r8d, r8d)?;
+                    a.mov(rax, qword_ptr(rdi + r8))?;
+                    a.add(r8, 8)?;
+                    a.add(rax, qword_ptr(rdi + r8))?;
+                    a.add(rax, qword_ptr(r10 + 24))?;
+                    a.mov(qword_ptr(rsi), rax)
+                },
+                // Two groups off registers in the frame, in turns.
+                |a| {
+                    a.mov(rax, qword_ptr(r14 + r10 * 8))?;
+                    a.mov(rdx, qword_ptr(r15))?;
+                    a.mov(qword_ptr(r14 + r10 * 8 + 8), rdx)?;
+                    a.mov(qword_ptr(r15 + 8), rax)
+                },
+                // A loop over two arrays with one index.
+                |a| {
+                    let mut again = a.create_label();
+                    a.set_label(&mut again)?;
+                    a.mov(eax, dword_ptr(r10 + rdx * 4))?;
+                    a.add(dword_ptr(rsi + rdx * 4), eax)?;
+                    a.inc(rdx)?;
+                    a.cmp(rdx, r8)?;
+                    a.jne(again)
+                },
                 // Vector state is loaded once a block.
                 |a| {
                     a.movups(xmm0, xmmword_ptr(rdi))?;
@@ -485,7 +516,12 @@ pub const FAMILIES: &[Family] = {
                 Movups, Movaps, Movd, Movq, Movss, Movsd, Addps, Mulsd, Divss, Sqrtpd, Cvtsi2sd, Cvttsd2si,
                 Ucomisd, Pshufb, Paddd, Pmulld, Pxor, Pshufd, Pinsrw, Ptest, Movmskps,
             ],
-            idioms: &[|a| a.movntdq(xmmword_ptr(rdi), xmm3), |a| a.cvtsi2sd(xmm0, r10)],
+            idioms: &[
+                |a| a.movntdq(xmmword_ptr(rdi), xmm3),
+                |a| a.cvtsi2sd(xmm0, r10),
+                |a| a.stmxcsr(dword_ptr(rdi)),
+                |a| a.ldmxcsr(dword_ptr(rdi)),
+            ],
         },
         Family {
             name: "avx",
