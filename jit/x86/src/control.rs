@@ -183,7 +183,7 @@ impl Emitter<'_> {
             return None;
         }
         self.linear(form, 14);
-        Some(self.check(Access { size: self.word(), write, alignment: None, fixed: None, keep: None }))
+        Some(self.check(Access { size: self.word(), write, alignment: None, fixed: None }))
     }
 
     pub(crate) fn ret(&mut self, i: &Instruction) {
@@ -409,7 +409,7 @@ impl Emitter<'_> {
             dynasm!(self.s ; .arch x64 ; mov r14, rbp);
         }
         let slow =
-            self.check(Access { size: self.word(), write: false, alignment: None, fixed: None, keep: None });
+            self.check(Access { size: self.word(), write: false, alignment: None, fixed: None });
         if narrow {
             dynasm!(self.s ; .arch x64 ; lea Rd(SP), [r14 + 4] ; mov ebp, [rcx + r14]);
         } else {

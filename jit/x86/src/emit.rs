@@ -116,7 +116,7 @@ pub struct Emitter<'a> {
     pub(crate) returns_here: bool,
     /// Memory accesses that share a check.
     pub(crate) groups: Groups,
-    /// The groups whose checks have been emitted, by number; a block has at most two for each of its 64 instructions.
+    /// The groups whose checks have been emitted, by number; there are no more than [`group::GROUPS`].
     pub(crate) established: u128,
     /// If the block leads to its start: where that is entered again.
     pub(crate) round: Option<Round>,
@@ -882,5 +882,5 @@ pub(crate) fn access_of(
         return Err(Unsupported);
     }
     let alignment = alignment(i).map(|alignment| (alignment, 0));
-    Ok(Access { size, write, alignment, fixed, keep: None })
+    Ok(Access { size, write, alignment, fixed })
 }

@@ -10,6 +10,7 @@
 use crate::classify::{Emit, System, alignment, emit_of};
 use crate::emit::Guest;
 use crate::frame::{Home, home};
+use crate::rounds::FARTHEST;
 use crate::values::{Form, Root, Values};
 use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 use ringworld_core::PAGE_MASK;
@@ -119,6 +120,11 @@ impl Group {
 
     fn is_placed(&self) -> bool {
         self.slot != NO_SLOT
+    }
+
+    /// Whether it is elsewhere in the next round of a loop.
+    pub fn moves(&self) -> bool {
+        self.entry.is_some() && self.stride.is_some_and(|stride| stride != 0)
     }
 
     /// Whether what is aligned stays so when it moves by `stride`.
@@ -313,7 +319,7 @@ impl Search {
                 group.entry.filter(|_| own && near).map(|form| Form { displacement: group.min, ..form });
             group.stride = group.entry.and_then(|form| {
                 let (base, index) = strides(values, form)?;
-                Some(base.wrapping_add(index))
+                Some(base.wrapping_add(index)).filter(|stride| stride.unsigned_abs() <= FARTHEST)
             });
             group.entry = group.entry.filter(|_| group.members > 1 || group.stride.is_some());
         }

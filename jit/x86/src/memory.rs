@@ -3,7 +3,7 @@
 use crate::emit::{Emitter, Unsupported};
 use crate::frame::{Home, TLB_BIAS, at, home};
 use crate::group::{Anchor, Group, Member};
-use crate::islands::CHECK;
+use crate::islands::{CHECK, PLAIN};
 use crate::values::Form;
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
@@ -38,8 +38,6 @@ pub struct Access {
     pub alignment: Option<(u32, i32)>,
     /// The linear address, if it is known.
     pub fixed: Option<u64>,
-    /// Displacement from RSP of a place that keeps the TLB's tag.
-    pub keep: Option<i32>,
 }
 
 impl Emitter<'_> {
@@ -204,7 +202,7 @@ impl Emitter<'_> {
         } else {
             self.established |= 1 << member.group;
             let group = self.groups.groups[member.group];
-            self.establish(member.first(), group, member.moved, None);
+            self.establish(member.first(), group, member.moved);
         }
         self.held = Some(member.group);
     }
@@ -239,13 +237,13 @@ impl Emitter<'_> {
 
     /// Checks a group's whole range, whose first byte is at `first`, and notes its anchor, which is in RCX, too; base and
     /// scaled index of `first` have moved so far from what the anchor is about. R14 is scratch.
-    pub(crate) fn establish(&mut self, first: Form, group: Group, moved: (i64, i64), keep: Option<i32>) {
+    pub(crate) fn establish(&mut self, first: Form, group: Group, moved: (i64, i64)) {
         let alignment = group.alignment.map(|(alignment, at)| {
             // The last aligned place whose bytes are in the group: if it is in the page, so is all.
             let last = at + (i64::from(group.size()) - 1 - at & -i64::from(alignment));
             (alignment, last as i32)
         });
-        let access = Access { size: group.size(), write: group.write, alignment, fixed: None, keep };
+        let access = Access { size: group.size(), write: group.write, alignment, fixed: None };
         let direct = self.direct(first);
         let from = match direct {
             Some((base, displacement)) => self.check_direct(base, displacement, access),
@@ -256,6 +254,7 @@ impl Emitter<'_> {
             }
         };
         self.ungroup(from);
+        self.keep_in_reach(PLAIN);
         match group.anchor {
             Anchor::Distance => {}
             Anchor::Base => {
@@ -334,7 +333,6 @@ impl Emitter<'_> {
             ; pext r14, Rq(from), [BYTE rsp + (at::INDEX_MASK as i8)]
             ; mov rcx, [r15 + r14 * 8 + tags]
         );
-        self.keep(access);
         match access.alignment {
             // No byte of what is aligned leaves the page if its first one does not.
             Some((alignment, last)) => {
@@ -356,12 +354,6 @@ impl Emitter<'_> {
         slow
     }
 
-    fn keep(&mut self, access: Access) {
-        if let Some(at) = access.keep {
-            dynasm!(self.s ; .arch x64 ; mov [rsp + at], rcx);
-        }
-    }
-
     /// Checks that an access at R14 may go to the host's memory, and leaves the host address minus R14 in RCX. Returns the
     /// end of the displacement of the jump that is taken if not.
     pub fn check(&mut self, access: Access) -> usize {
@@ -379,7 +371,6 @@ impl Emitter<'_> {
                 ; mov rcx, [r15 + rcx * 8 + tags]
             ),
         }
-        self.keep(access);
         match alignment {
             // No byte of what is aligned leaves the page if its first one does not.
             Some((alignment, last)) => {

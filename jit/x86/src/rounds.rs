@@ -1,14 +1,16 @@
 //! Loops: a block whose end leads to its start goes on there without being entered again.
 //!
-//! What its groups of memory accesses need is checked before the first round. A later round only asks whether each group is
-//! still in the page that it was in.
+//! What its groups of memory accesses need is checked before the first round. How many rounds all groups stay in the pages
+//! that they are in is known from then on: a later round only counts. Numbers of rounds are unary (so many of the lowest
+//! bits are set), so that they can be compared and counted by PEXT, which leaves the flags alone.
 
 use crate::classify::{Emit, Live, System, emit_of};
 use crate::emit::{Emitter, Guest};
-use crate::frame::{Home, at, home};
+use crate::frame::at;
 use crate::group::Group;
 use crate::islands::CHECK;
 use crate::site::Kind;
+use crate::values::Form;
 use dynasmrt::{DynasmApi, dynasm};
 
 /// Offsets of a loop's code.
@@ -20,10 +22,10 @@ pub struct Round {
     body: usize,
 }
 
-/// Displacement from RSP of the tag of a group.
-fn tag(group: &Group) -> i32 {
-    at::TAGS + 8 * group.slot as i32
-}
+/// Log2 of the bytes by which the way to the end of a page is measured, at least: then it is less than 64 of these.
+pub const FINEST: u32 = 6;
+/// Longest way of a group from one round to the next.
+pub const FARTHEST: u64 = 1 << (FINEST + 5);
 
 impl Emitter<'_> {
     /// Whether the last instruction of a block leads to the first, and nothing in it makes checks void.
@@ -72,68 +74,65 @@ impl Emitter<'_> {
         // Whoever leaves here has done nothing of the block.
         self.n = 1;
         let check = self.s.len();
+        let mut first = true;
         for n in 0..self.groups.groups.len() {
             let group = self.groups.groups[n];
-            if let Some(first) = group.entry {
-                self.established |= 1 << n;
-                self.establish(first, group, (0, 0), Some(tag(&group)));
+            let Some(entry) = group.entry else { continue };
+            self.established |= 1 << n;
+            if self.groups.easy && group.moves() {
+                self.measure(entry, group, first);
+                first = false;
             }
+            self.establish(entry, group, (0, 0));
         }
         self.n = 0;
         self.let_go();
         self.round = Some(Round { check, body: self.s.len() });
     }
 
+    /// Notes how many rounds a group, whose first byte is at `entry`, stays in its page, if that is fewer than it is for others.
+    fn measure(&mut self, entry: Form, group: Group, first: bool) {
+        let stride = group.stride.unwrap_or(0);
+        let fine = stride.unsigned_abs().next_power_of_two().trailing_zeros().max(FINEST) - FINEST;
+        self.keep_in_reach(CHECK);
+        self.linear(entry, 14);
+        // The byte that leaves the page first, and how far it is from there.
+        self.lea_base(1, true, 14, if stride > 0 { group.size() as i32 - 1 } else { 0 });
+        if stride > 0 {
+            dynasm!(self.s ; .arch x64 ; not rcx);
+        }
+        dynasm!(self.s
+            ; .arch x64
+            ; pext rcx, rcx, [rsp + at::PAGE_MASKS + 8 * fine as i32]
+            ; shlx rcx, [rsp + at::ONES], rcx
+            ; not rcx
+        );
+        if !first {
+            // Of two numbers in unary, the smaller one.
+            dynasm!(self.s ; .arch x64 ; pext rcx, rcx, [rsp + at::ROUNDS]);
+        }
+        dynasm!(self.s ; .arch x64 ; mov [rsp + at::ROUNDS], rcx);
+    }
+
     /// After a round: the next one.
     pub(crate) fn next_round(&mut self, Round { check, body }: Round) {
         self.let_go();
         self.take_from_budget();
-        let groups = core::mem::take(&mut self.groups.groups);
-        if self.groups.easy {
-            for group in groups.iter().filter(|group| group.entry.is_some()) {
-                self.still_there(group, group.stride.unwrap_or(0), check);
+        if !self.groups.easy {
+            self.jump_back(check);
+        } else {
+            if self.groups.groups.iter().any(Group::moves) {
+                dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::ROUNDS]);
+                let from = self.if_rcx_zero();
+                self.cold_back(from, check);
+                dynasm!(self.s
+                    ; .arch x64
+                    ; pext rcx, rcx, [rsp + at::BUT_LOWEST]
+                    ; mov [rsp + at::ROUNDS], rcx
+                );
             }
             self.jump_back(body);
-        } else {
-            self.jump_back(check);
         }
-        self.groups.groups = groups;
         self.islands();
-    }
-
-    /// Goes on at the check of all groups unless a group, which has moved by `stride`, is in the page that it was in.
-    fn still_there(&mut self, group: &Group, stride: i64, check: usize) {
-        let Some(form) = group.entry else { return };
-        // The byte that leaves the page first.
-        let far = match stride {
-            0 => return,
-            1.. => form.displacement as i32 + group.size() as i32 - 1 + self.tag_to_unit(),
-            _ => form.displacement as i32 + self.tag_to_unit(),
-        };
-        self.keep_in_reach(CHECK);
-        dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + tag(group)]);
-        let register = |emitter: &mut Self, guest: u8| match home(guest.into()) {
-            Home::Host(host) => host,
-            Home::Frame(_) => emitter.value(guest.into(), 14),
-        };
-        match (form.base, form.index) {
-            (Some(base), None) => {
-                let base = register(self, base);
-                self.lea(1, true, Some(1), base, 0, far);
-            }
-            (base, Some((index, scale))) => {
-                if let Some(base) = base {
-                    let base = register(self, base);
-                    self.lea(1, true, Some(1), base, 0, 0);
-                }
-                let index = register(self, index);
-                self.lea(1, true, Some(1), index, scale, far);
-            }
-            // A constant does not move.
-            (None, None) => return,
-        }
-        dynasm!(self.s ; .arch x64 ; shrx rcx, rcx, r15);
-        let from = self.unless_unit();
-        self.cold_back(from, check);
     }
 }

@@ -373,7 +373,7 @@ impl Emitter<'_> {
         }
         let write = i.mnemonic() != Mnemonic::Bt;
         let size = if wide { 8 } else { 4 };
-        let slow = self.check(Access { size, write, alignment: None, fixed: None, keep: None });
+        let slow = self.check(Access { size, write, alignment: None, fixed: None });
         dynasm!(self.s ; .arch x64 ; lea r14, [rcx + r14]);
         if wide {
             dynasm!(self.s ; .arch x64 ; mov rcx, [r14]);

@@ -12,8 +12,11 @@ use ringworld_x86::decode::{self, Decoded};
 use ringworld_x86::row::row;
 use ringworld_x86::{Cpu, Insn};
 
-/// Most rounds of a loop in one block.
+/// Most rounds of a loop in one block, if they access more than [`ACCESSED`] bytes, and if they do not.
+const LEAST_ROUNDS: usize = 2;
 const ROUNDS: usize = 8;
+/// Bytes that all rounds may access before there are fewer.
+const ACCESSED: usize = 400;
 /// Most rounds, after the first, of a loop in a block that begins before it, and their instructions.
 const MORE_ROUNDS: usize = 3;
 const UNROLLED: usize = 32;
@@ -133,10 +136,20 @@ impl Trace {
         }
     }
 
-    /// Adds rounds of a loop that leads back to the start.
+    /// Adds rounds of a loop that leads back to the start: such a block may be twice as long.
+    ///
+    /// More rounds spare more of what is done once for all of them. But where one of them reaches into another page, none has
+    /// groups of memory accesses, which costs the more the more memory a round accesses.
     fn repeat(&mut self, longest: usize) {
         let len = self.insns.len();
-        for _ in 1..(longest / len).min(ROUNDS) {
+        let accesses = self.guests.iter().map(|guest| &guest.decoded).filter(|i| {
+            i.mnemonic() != Mnemonic::Lea && (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory)
+        });
+        let bytes: usize = accesses.map(|i| i.memory_size().size()).sum();
+        let most = (ACCESSED / bytes.max(1)).clamp(LEAST_ROUNDS, ROUNDS);
+        // Arrays often begin at a power of two: then such groups do not reach into other pages.
+        let rounds = 1 << (2 * longest / len).clamp(1, most).ilog2();
+        for _ in 1..rounds {
             self.guests.extend_from_within(..len);
             self.insns.extend_from_within(..len);
         }

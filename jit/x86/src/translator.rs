@@ -65,7 +65,7 @@ pub struct JitOptions {
     pub arena: usize,
     /// Blocks run so often by the interpreter before they are translated.
     pub threshold: u8,
-    /// Longest block in instructions, up to 64.
+    /// Longest block in instructions, up to 64; twice that if it is a loop.
     pub max_block: usize,
     /// Checks jump by LOOP and JRCXZ, instead of over a near jump: faster where the host's LOOP is as fast as other branches.
     pub short_jumps: bool,
@@ -793,7 +793,10 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         scratch: [0; 2],
         align_masks: [15, 31, 63].map(|low| !PAGE_MASK | low),
         groups: [0; crate::group::SLOTS],
-        tags: [0; crate::group::SLOTS],
+        rounds: 0,
+        but_lowest: !1,
+        ones: !0,
+        page_masks: core::array::from_fn(|n| PAGE_MASK & !0 << (crate::rounds::FINEST as usize + n)),
         low_masks: [15, 31, 63],
         flags: 0,
         tlb: 0,
