@@ -118,7 +118,7 @@ pub struct Emitter<'a> {
     pub(crate) groups: Groups,
     /// The groups whose checks have been emitted, by number; there are no more than [`group::GROUPS`].
     pub(crate) established: u128,
-    /// If the block leads to its start: where that is entered again.
+    /// If the block leads back into it: where it is entered again.
     pub(crate) round: Option<Round>,
 }
 
@@ -213,13 +213,13 @@ impl<'a> Emitter<'a> {
         guests: &[Guest],
         own: (i32, i32),
         second: Option<(i32, i32)>,
-        grouped: bool,
+        (grouped, head): (bool, Option<usize>),
         registers: &[u64],
     ) -> usize {
-        let looping = grouped && self.is_loop(guests);
+        let head = head.filter(|&head| grouped && Self::may_loop(guests, head));
         if grouped {
             let word = self.word();
-            self.groups = group::find(guests, word, looping, registers, self.info, self.memory_accesses);
+            self.groups = group::find_all(guests, word, head, registers, self.info, self.memory_accesses);
         }
         self.reserve_islands();
         self.page_check(own, Kind::Page);
@@ -228,11 +228,11 @@ impl<'a> Emitter<'a> {
             self.page_check(second, Kind::Stale);
         }
         self.take_from_budget();
-        if looping {
-            self.begin_rounds(guests);
-        }
         let mut open = true;
         for (n, guest) in guests.iter().enumerate() {
+            if head == Some(n) {
+                self.begin_rounds(guests, n);
+            }
             self.n += 1;
             self.rip = guest.decoded.ip();
             self.next = guests.get(n + 1).map(|next| next.decoded.ip());
@@ -763,7 +763,7 @@ impl<'a> Emitter<'a> {
         let (opcode, target) =
             if self.next == Some(i.next_ip()) { (opcode, taken) } else { (opcode ^ 1, i.next_ip()) };
         let from = near(self.s, opcode);
-        self.drafts.cold.push(Cold { from, what: ColdKind::Side { target, refund: self.count - self.n } });
+        self.cold_side(from, target, self.count - self.n);
         Ok(())
     }
 
@@ -830,6 +830,12 @@ impl<'a> Emitter<'a> {
     /// Where the present instruction's accesses stand in groups.
     pub(crate) fn accesses(&self) -> Accesses {
         self.groups.accesses.get(self.n as usize - 1).copied().unwrap_or_default()
+    }
+
+    /// Sends the jump whose displacement ends at `from` to the block at `target`, giving back what has been taken for the rest
+    /// of this one.
+    pub(crate) fn cold_side(&mut self, from: usize, target: u64, refund: u32) {
+        self.drafts.cold.push(Cold { from, what: ColdKind::Side { target, refund } });
     }
 
     /// Sends the jump whose displacement ends at `from` back to an offset.

@@ -29,14 +29,14 @@ pub struct Frame {
     pub scratch: [u64; 2],
     /// Host addresses minus linear addresses of groups of accesses.
     pub groups: [u64; crate::group::SLOTS],
-    /// So many of the lowest bits are set as a loop may go on for rounds without a look at its groups.
+    /// So many of the lowest bits are set as a loop may have rounds, this one included, without a look at its groups.
     pub rounds: u64,
     /// All bits but the lowest: what PEXT shifts by one with.
     pub but_lowest: u64,
-    /// All bits.
-    pub ones: u64,
     /// By the log2 of bytes, from [`crate::rounds::FINEST`] on: the bits of an offset in a page that count these.
     pub page_masks: [u64; 6],
+    /// So many of the lowest bits are set as a page has of these.
+    pub page_units: [u64; 6],
     /// FS and GS base.
     pub bases: [u64; 2],
     /// By log2(alignment) − 4: what must be zero of an offset in a page for an aligned access.
@@ -105,7 +105,7 @@ pub mod at {
     pub const GROUPS: i32 = offset_of!(Frame, groups) as i32;
     pub const ROUNDS: i32 = offset_of!(Frame, rounds) as i32;
     pub const BUT_LOWEST: i32 = offset_of!(Frame, but_lowest) as i32;
-    pub const ONES: i32 = offset_of!(Frame, ones) as i32;
+    pub const PAGE_UNITS: i32 = offset_of!(Frame, page_units) as i32;
     pub const PAGE_MASKS: i32 = offset_of!(Frame, page_masks) as i32;
     pub const LOW: i32 = offset_of!(Frame, low_masks) as i32;
     pub const FLAGS: i32 = offset_of!(Frame, flags) as i32;

@@ -11,11 +11,11 @@ use crate::classify::{Emit, System, alignment, emit_of};
 use crate::emit::Guest;
 use crate::frame::{Home, home};
 use crate::rounds::FARTHEST;
-use crate::values::{Form, Root, Values};
+use crate::values::{Form, Registers, Root, Values};
 use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
-use ringworld_core::PAGE_MASK;
+use ringworld_core::{PAGE_MASK, PAGE_SHIFT};
 
-/// Most bytes between the first and the last byte of a group: longer ones would straddle pages too often.
+/// Most bytes between the first and the last byte of a group off registers: longer ones would straddle pages too often.
 const SPAN: i64 = 1024;
 /// Slots in the frame for anchors of groups.
 pub const SLOTS: usize = 8;
@@ -23,8 +23,9 @@ pub const SLOTS: usize = 8;
 const NO_SLOT: usize = usize::MAX;
 /// Groups that may get members at a time.
 const OPEN: usize = 12;
-/// Groups of a block at most.
+/// Groups of a block at most, and of each of the two parts of one that begins before a loop.
 pub const GROUPS: usize = 128;
+const GROUPS_OF_PART: usize = GROUPS / 2;
 
 /// How the memory operands of forms are accessed; iced's answer costs time, and is always the same.
 #[derive(Default)]
@@ -187,6 +188,8 @@ impl Groups {
 struct Key {
     base: Option<Root>,
     index: Option<(Root, u8)>,
+    /// Of an address without registers: its page.
+    page: Option<i64>,
 }
 
 /// The state of the search.
@@ -208,11 +211,14 @@ impl Search {
         let index = own.index.map(|(n, scale)| (self.values.of(n), scale));
         let moved = (base.map_or(0, |value| value.delta), index.map_or(0, |(value, scale)| value.delta << scale));
         let from = own.displacement.wrapping_add(moved.0).wrapping_add(moved.1);
-        let key = Key {
-            base: base.and_then(|value| value.root),
-            index: index.and_then(|(value, scale)| Some((value.root?, scale))),
-        };
         let to = from.checked_add(size)?;
+        let base = base.and_then(|value| value.root);
+        let index = index.and_then(|(value, scale)| Some((value.root?, scale)));
+        let page = (base.is_none() && index.is_none()).then_some(from >> PAGE_SHIFT);
+        let key = Key { base, index, page };
+        if page.is_some_and(|page| page != (to - 1) >> PAGE_SHIFT) {
+            return None;
+        }
         let pinned = own.base.is_some_and(|n| matches!(home(n.into()), Home::Host(_)));
         let direct = pinned && own.index.is_none();
         let known = self.open.iter().position(|open| open.is_some_and(|(other, _)| other == key));
@@ -222,9 +228,7 @@ impl Search {
         {
             let group = &mut self.groups[number];
             let (min, max) = (group.min.min(from), group.max.max(to));
-            // Addresses without registers may be anywhere.
-            let inside = (min, max) == (group.min, group.max);
-            if inside || max.checked_sub(min).is_some_and(|span| span <= SPAN) {
+            if page.is_some() || max.checked_sub(min).is_some_and(|span| span <= SPAN) {
                 (group.min, group.max) = (min, max);
                 group.write |= write;
                 group.members += 1;
@@ -235,7 +239,7 @@ impl Search {
             }
             place = Some(slot);
         }
-        if self.groups.len() == GROUPS {
+        if self.groups.len() == GROUPS_OF_PART {
             return None;
         }
         // Without a free place, the one that has waited longest for a member gives way.
@@ -279,16 +283,13 @@ impl Search {
 
     /// The group for an access to a table by an index that is no more than a byte: it has room for the whole table, if that lies
     /// in a page now (`registers` is what they are at the start of the block).
-    fn table(&mut self, own: Form, size: i64, write: bool, registers: &[u64]) -> Option<u16> {
+    fn table(&mut self, own: Form, size: i64, write: bool, registers: &Registers) -> Option<u16> {
         let (base, (index, scale)) = (own.base?, own.index?);
         if !self.values.is_byte(index) {
             return None;
         }
         let size = size + (0xff << scale);
-        let value = self.values.of(base);
-        let root = value.root.filter(|root| root.version == 0)?;
-        let first = registers.get(usize::from(root.register))?;
-        let first = first.wrapping_add_signed(own.displacement).wrapping_add_signed(value.delta);
+        let first = self.values.known(base, registers)?.wrapping_add_signed(own.displacement);
         if (first ^ first.wrapping_add_signed(size - 1)) & !PAGE_MASK != 0 {
             return None;
         }
@@ -407,13 +408,48 @@ fn strides(values: &Values, form: Form) -> Option<(i64, i64)> {
     Some((base, index))
 }
 
-/// Finds the groups of a block of 64-bit code (`word` 8) or 32-bit code (4). If it is `looping`, its end leads to its start.
+/// Finds the groups of a block, whose end leads back to its instruction `head` if that is known.
+/// `registers` are the general ones, where the block is likely to begin.
+pub fn find_all(
+    guests: &[Guest],
+    word: u32,
+    head: Option<usize>,
+    registers: &[u64],
+    factory: &mut InstructionInfoFactory,
+    accesses: &mut MemoryAccesses,
+) -> Groups {
+    let mut registers: Registers = core::array::from_fn(|n| registers.get(n).copied());
+    let Some(head) = head.filter(|&head| head > 0) else {
+        return find(guests, word, head.is_some(), &registers, factory, accesses);
+    };
+    let mut all = find(&guests[..head], word, false, &registers, factory, accesses);
+    let mut values = Values::default();
+    for guest in &guests[..head] {
+        let emit = emit_of(guest.decoded.code()).filter(|_| !guest.barred);
+        values.follow(&guest.decoded, emit, word, factory);
+    }
+    registers = core::array::from_fn(|n| values.known(n as u8, &registers));
+    let inner = find(&guests[head..], word, true, &registers, factory, accesses);
+    all.accesses.resize(head, Accesses::default());
+    let (groups, members) = (all.groups.len(), all.members.len());
+    let number = |number: Option<u16>| number.map(|number| number + members as u16);
+    all.accesses.extend(inner.accesses.iter().map(|accesses| Accesses {
+        operand: number(accesses.operand),
+        stack: number(accesses.stack),
+    }));
+    all.members.extend(inner.members.iter().map(|member| Member { group: member.group + groups, ..*member }));
+    all.groups.extend(inner.groups);
+    all.easy = inner.easy;
+    all
+}
+
+/// Finds the groups of a part of a block of 64-bit code (`word` 8) or 32-bit code (4). If it is `looping`, its end leads to its start.
 /// `registers` are the general ones, where it is likely to begin.
-pub fn find(
+fn find(
     guests: &[Guest],
     word: u32,
     looping: bool,
-    registers: &[u64],
+    registers: &Registers,
     factory: &mut InstructionInfoFactory,
     accesses: &mut MemoryAccesses,
 ) -> Groups {
@@ -464,6 +500,8 @@ pub fn find(
     }
     if looping {
         search.close();
+    } else {
+        search.groups.iter_mut().for_each(|group| group.entry = None);
     }
     search.place(looping);
     let easy = search.anchor(looping, word);

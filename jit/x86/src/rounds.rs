@@ -1,4 +1,4 @@
-//! Loops: a block whose end leads to its start goes on there without being entered again.
+//! Loops: a block whose end leads back into it goes on there without being entered again.
 //!
 //! What its groups of memory accesses need is checked before the first round. How many rounds all groups stay in the pages
 //! that they are in is known from then on: a later round only counts. Numbers of rounds are unary (so many of the lowest
@@ -13,13 +13,17 @@ use crate::site::Kind;
 use crate::values::Form;
 use dynasmrt::{DynasmApi, dynasm};
 
-/// Offsets of a loop's code.
+/// A loop, from its first instruction to the end of the block.
 #[derive(Clone, Copy)]
 pub struct Round {
-    /// The check of all groups.
+    /// The offset of the check of all groups.
     check: usize,
-    /// The first instruction.
+    /// The offset of the first instruction.
     body: usize,
+    /// The first instruction's address.
+    rip: u64,
+    /// Instructions of all rounds that the block has.
+    count: u32,
 }
 
 /// Log2 of the bytes by which the way to the end of a page is measured, at least: then it is less than 64 of these.
@@ -28,42 +32,44 @@ pub const FINEST: u32 = 6;
 pub const FARTHEST: u64 = 1 << (FINEST + 5);
 
 impl Emitter<'_> {
-    /// Whether the last instruction of a block leads to the first, and nothing in it makes checks void.
-    pub(crate) fn is_loop(&self, guests: &[Guest]) -> bool {
-        let leads_back = guests.last().is_some_and(|guest| {
-            let emit = emit_of(guest.decoded.code()).filter(|_| !guest.barred);
-            matches!(emit, Some(Emit::Branch | Emit::Jump))
-                && guest.decoded.near_branch_target() == self.start
-        });
-        let voids = |guest: &Guest| {
-            matches!(emit_of(guest.decoded.code()), Some(Emit::System(System::Clac | System::Stac)))
-        };
-        leads_back && !guests.iter().any(voids)
+    /// Whether nothing from instruction `head` on makes checks void.
+    pub(crate) fn may_loop(guests: &[Guest], head: usize) -> bool {
+        let emit = |guest: &Guest| emit_of(guest.decoded.code()).filter(|_| !guest.barred);
+        let voids = |guest: &Guest| matches!(emit(guest), Some(Emit::System(System::Clac | System::Stac)));
+        // The shadow after STI is there in the first round only.
+        let shadow = head > 0 && matches!(emit(&guests[head - 1]), Some(Emit::System(_)));
+        !shadow && !guests[head..].iter().any(voids)
     }
 
     /// The loop's start, if a jump to `target` leads there.
     pub(crate) fn round_to(&self, target: u64) -> Option<Round> {
-        self.round.filter(|_| target == self.start)
+        self.round.filter(|round| target == round.rip)
     }
 
-    /// Takes the block's length from the instructions left, and leaves if that is not enough.
-    pub(crate) fn take_from_budget(&mut self) {
-        let site = self.site(Kind::Budget);
+    /// Takes instructions from those that are left; the jump that is taken if that is not enough.
+    fn take(&mut self, count: u32) -> usize {
         dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + (at::TAKEN as i8)]);
-        self.lea_base(1, true, 1, self.count as i32);
+        self.lea_base(1, true, 1, count as i32);
         // The upper half is not zero as long as all is negative.
         dynasm!(self.s
             ; .arch x64
             ; mov [BYTE rsp + (at::TAKEN as i8)], rcx
             ; mov ecx, [BYTE rsp + (at::TAKEN as i8 + 4)]
         );
-        let from = self.if_rcx_zero();
+        self.if_rcx_zero()
+    }
+
+    /// Takes the block's length from the instructions left, and leaves if that is not enough.
+    pub(crate) fn take_from_budget(&mut self) {
+        let site = self.site(Kind::Budget);
+        let from = self.take(self.count);
         self.cold_site(from, site);
     }
 
-    /// Before the first round: vector state, and the checks of groups that are known at the start.
-    pub(crate) fn begin_rounds(&mut self, guests: &[Guest]) {
-        let live = guests.iter().filter_map(|guest| match emit_of(guest.decoded.code()) {
+    /// Before the first round of a loop that begins at instruction `head`: vector state, and the checks of groups that are known
+    /// there.
+    pub(crate) fn begin_rounds(&mut self, guests: &[Guest], head: usize) {
+        let live = guests[head..].iter().filter_map(|guest| match emit_of(guest.decoded.code()) {
             Some(Emit::Vector(live)) if !guest.barred => Some(live),
             _ => None,
         });
@@ -71,8 +77,10 @@ impl Emitter<'_> {
         if let Some(live) = live {
             self.need(live);
         }
-        // Whoever leaves here has done nothing of the block.
-        self.n = 1;
+        let rip = guests[head].decoded.ip();
+        self.rip = rip;
+        // Whoever leaves here has done nothing of the loop.
+        self.n = head as u32 + 1;
         let check = self.s.len();
         let mut first = true;
         for n in 0..self.groups.groups.len() {
@@ -85,9 +93,9 @@ impl Emitter<'_> {
             }
             self.establish(entry, group, (0, 0));
         }
-        self.n = 0;
+        self.n = head as u32;
         self.let_go();
-        self.round = Some(Round { check, body: self.s.len() });
+        self.round = Some(Round { check, body: self.s.len(), rip, count: self.count - self.n });
     }
 
     /// Notes how many rounds a group, whose first byte is at `entry`, stays in its page, if that is fewer than it is for others.
@@ -95,18 +103,24 @@ impl Emitter<'_> {
         let stride = group.stride.unwrap_or(0);
         let fine = stride.unsigned_abs().next_power_of_two().trailing_zeros().max(FINEST) - FINEST;
         self.keep_in_reach(CHECK);
-        self.linear(entry, 14);
         // The byte that leaves the page first, and how far it is from there.
-        self.lea_base(1, true, 14, if stride > 0 { group.size() as i32 - 1 } else { 0 });
-        if stride > 0 {
-            dynasm!(self.s ; .arch x64 ; not rcx);
+        let far = if stride > 0 { group.size() as i32 - 1 } else { 0 };
+        match self.direct(entry) {
+            Some((base, displacement)) => self.lea_base(1, true, base, displacement + far),
+            None => {
+                let displacement = entry.displacement + i64::from(far);
+                self.linear(Form { displacement, ..entry }, 1);
+            }
         }
-        dynasm!(self.s
-            ; .arch x64
-            ; pext rcx, rcx, [rsp + at::PAGE_MASKS + 8 * fine as i32]
-            ; shlx rcx, [rsp + at::ONES], rcx
-            ; not rcx
-        );
+        dynasm!(self.s ; .arch x64 ; pext rcx, rcx, [rsp + at::PAGE_MASKS + 8 * fine as i32]);
+        // One more than the rounds to come, as this one counts, too.
+        let all = if stride > 0 {
+            at::PAGE_UNITS + 8 * fine as i32
+        } else {
+            dynasm!(self.s ; .arch x64 ; not rcx);
+            at::PAGE_UNITS
+        };
+        dynasm!(self.s ; .arch x64 ; shrx rcx, [rsp + all], rcx);
         if !first {
             // Of two numbers in unary, the smaller one.
             dynasm!(self.s ; .arch x64 ; pext rcx, rcx, [rsp + at::ROUNDS]);
@@ -115,21 +129,27 @@ impl Emitter<'_> {
     }
 
     /// After a round: the next one.
-    pub(crate) fn next_round(&mut self, Round { check, body }: Round) {
+    pub(crate) fn next_round(&mut self, Round { check, body, rip, count }: Round) {
         self.let_go();
-        self.take_from_budget();
+        if count == self.count {
+            self.take_from_budget();
+        } else {
+            // The block that begins there leaves.
+            let from = self.take(count);
+            self.cold_side(from, rip, count);
+        }
         if !self.groups.easy {
             self.jump_back(check);
         } else {
             if self.groups.groups.iter().any(Group::moves) {
-                dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::ROUNDS]);
-                let from = self.if_rcx_zero();
-                self.cold_back(from, check);
                 dynasm!(self.s
                     ; .arch x64
+                    ; mov rcx, [rsp + at::ROUNDS]
                     ; pext rcx, rcx, [rsp + at::BUT_LOWEST]
                     ; mov [rsp + at::ROUNDS], rcx
                 );
+                let from = self.if_rcx_zero();
+                self.cold_back(from, check);
             }
             self.jump_back(body);
         }

@@ -6,7 +6,8 @@
 
 use crate::classify::{Emit, emit_of};
 use crate::emit::Guest;
-use iced_x86::{Decoder, Instruction, Mnemonic, OpKind, Register};
+use crate::values::Values;
+use iced_x86::{Decoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 use ringworld_core::{PAGE_MASK, PAGE_SIZE};
 use ringworld_x86::decode::{self, Decoded};
 use ringworld_x86::row::row;
@@ -15,11 +16,11 @@ use ringworld_x86::{Cpu, Insn};
 /// Most rounds of a loop in one block, if they access more than [`ACCESSED`] bytes, and if they do not.
 const LEAST_ROUNDS: usize = 2;
 const ROUNDS: usize = 8;
-/// Bytes that all rounds may access before there are fewer.
-const ACCESSED: usize = 400;
-/// Most rounds, after the first, of a loop in a block that begins before it, and their instructions.
+/// Most rounds, after the first, of a loop that a block does not begin with, and their instructions.
 const MORE_ROUNDS: usize = 3;
 const UNROLLED: usize = 32;
+/// Bytes that all rounds may access before there are fewer.
+const ACCESSED: usize = 400;
 /// Calls are followed so deep.
 const DEPTH: usize = 4;
 /// A block with more instructions follows no further call.
@@ -37,15 +38,26 @@ pub struct Trace {
     pub insns: Vec<Insn>,
     /// Where they are.
     pub extents: Vec<Extent>,
+    /// The instruction that the last one leads back to, if the block goes on there.
+    pub head: Option<usize>,
 }
 
 impl Trace {
     /// Decodes from `rip` on, at most `longest` instructions of the page whose bytes are `page`. Without `follow`, straight on
     /// only.
-    pub fn decode(&mut self, cpu: &Cpu, page: &[u8], rip: u64, longest: usize, follow: bool) {
+    pub fn decode(
+        &mut self,
+        cpu: &Cpu,
+        page: &[u8],
+        rip: u64,
+        longest: usize,
+        follow: bool,
+        factory: &mut InstructionInfoFactory,
+    ) {
         self.guests.clear();
         self.insns.clear();
         self.extents.clear();
+        self.head = None;
         let mut decoder = Decoder::with_ip(cpu.mode.bitness(), page, rip, cpu.model.decoder_options());
         let mut scratch = Instruction::default();
         let mut begin = (rip & PAGE_MASK) as usize;
@@ -57,6 +69,8 @@ impl Trace {
         // Return addresses, and where the called functions begin in the block.
         let mut returns = [(0, 0); DEPTH];
         let mut depth = 0;
+        let shortest = longest;
+        let mut longest = longest;
         while self.insns.len() < longest && end < page.len() {
             let Decoded::Instruction(insn, last) =
                 decode::decode(&mut decoder, &mut scratch, cpu.mode, &cpu.model)
@@ -91,17 +105,29 @@ impl Trace {
             if !follow || (target ^ rip) & !PAGE_MASK != 0 {
                 break;
             }
-            if target == rip && emit != Emit::Call {
-                self.repeat(longest);
-                break;
-            }
-            let known = emit != Emit::Return && self.guests.iter().any(|guest| guest.decoded.ip() == target);
-            if emit == Emit::Branch {
-                self.unroll(target, longest);
-                break;
-            }
-            if known {
-                break;
+            let known = self.guests.iter().position(|guest| guest.decoded.ip() == target);
+            match (emit, known) {
+                (Emit::Branch, Some(begin))
+                    if begin != 0
+                        && cpu.mode.long64()
+                        && self.unroll_all(begin, &cpu.regs, 2 * shortest, factory) =>
+                {
+                    longest = 2 * shortest;
+                    continue;
+                }
+                (Emit::Branch | Emit::Jump, Some(begin)) => {
+                    let round = self.insns.len() - begin;
+                    // Short loops that a block does not begin with mostly have few rounds.
+                    if begin == 0 || round > UNROLLED {
+                        self.repeat(begin, shortest);
+                    } else if emit == Emit::Branch {
+                        let room = shortest.saturating_sub(begin + round).min(UNROLLED);
+                        self.add_rounds(begin, (room / round).min(MORE_ROUNDS));
+                    }
+                    break;
+                }
+                (Emit::Branch, None) | (Emit::Call, Some(_)) => break,
+                _ => {}
             }
             match emit {
                 Emit::Call if depth == DEPTH || self.insns.len() > CALLER => break,
@@ -136,34 +162,66 @@ impl Trace {
         }
     }
 
-    /// Adds rounds of a loop that leads back to the start: such a block may be twice as long.
+    /// Adds rounds of a loop that leads back to instruction `begin`.
     ///
     /// More rounds spare more of what is done once for all of them. But where one of them reaches into another page, none has
     /// groups of memory accesses, which costs the more the more memory a round accesses.
-    fn repeat(&mut self, longest: usize) {
+    fn repeat(&mut self, begin: usize, longest: usize) {
         let len = self.insns.len();
-        let accesses = self.guests.iter().map(|guest| &guest.decoded).filter(|i| {
+        let accesses = self.guests[begin..].iter().map(|guest| &guest.decoded).filter(|i| {
             i.mnemonic() != Mnemonic::Lea && (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory)
         });
         let bytes: usize = accesses.map(|i| i.memory_size().size()).sum();
         let most = (ACCESSED / bytes.max(1)).clamp(LEAST_ROUNDS, ROUNDS);
         // Arrays often begin at a power of two: then such groups do not reach into other pages.
-        let rounds = 1 << (2 * longest / len).clamp(1, most).ilog2();
-        for _ in 1..rounds {
-            self.guests.extend_from_within(..len);
-            self.insns.extend_from_within(..len);
-        }
+        let rounds = 1 << ((2 * longest).saturating_sub(begin) / (len - begin)).clamp(1, most).ilog2();
+        self.add_rounds(begin, rounds - 1);
+        self.head = Some(begin);
     }
 
-    /// Adds some rounds of a loop that leads back into the block: many loops have few.
-    fn unroll(&mut self, target: u64, longest: usize) {
+    /// Adds so many copies of the instructions from `begin` on.
+    fn add_rounds(&mut self, begin: usize, rounds: usize) {
         let len = self.insns.len();
-        let Some(begin) = self.guests.iter().position(|guest| guest.decoded.ip() == target) else { return };
-        let room = (longest - len).min(UNROLLED);
-        for _ in 0..(room / (len - begin)).min(MORE_ROUNDS) {
+        for _ in 0..rounds {
             self.guests.extend_from_within(begin..len);
             self.insns.extend_from_within(begin..len);
         }
+    }
+
+    /// Adds all further rounds of a loop that leads back into the block, if they are few and the registers say how many; says
+    /// whether the block is to go on after them.
+    fn unroll_all(
+        &mut self,
+        begin: usize,
+        registers: &[u64],
+        longest: usize,
+        factory: &mut InstructionInfoFactory,
+    ) -> bool {
+        let len = self.insns.len();
+        let registers = core::array::from_fn(|n| registers.get(n).copied());
+        let mut values = Values::default();
+        let (mut from, round) = (0, len - begin);
+        // The first round is there.
+        for _ in 0..ROUNDS {
+            let [others @ .., compared, branch] = &self.guests[from..] else { break };
+            for guest in others {
+                let emit = emit_of(guest.decoded.code()).filter(|_| !guest.barred);
+                values.follow(&guest.decoded, emit, 8, factory);
+            }
+            let emit = emit_of(compared.decoded.code()).filter(|_| !compared.barred);
+            match values.predict(&compared.decoded, emit, &branch.decoded, &registers, factory) {
+                // One round alone says little: it may be the last one of an outer loop.
+                Some(false) if from > 0 => return true,
+                Some(true) if self.insns.len() + round < longest => {}
+                _ => break,
+            }
+            from = self.insns.len();
+            self.guests.extend_from_within(begin..len);
+            self.insns.extend_from_within(begin..len);
+        }
+        self.guests.truncate(len);
+        self.insns.truncate(len);
+        false
     }
 
     /// Whether the function that begins at an instruction writes to the top of the stack: a retpoline, which returns

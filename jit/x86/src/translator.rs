@@ -340,7 +340,7 @@ impl Translator {
         // host thread runs the CPUs and the devices.
         let memory =
             unsafe { core::slice::from_raw_parts(page.pointer.wrapping_sub(offset), PAGE_SIZE as usize) };
-        trace.decode(cpu, memory, rip, longest, grouped);
+        trace.decode(cpu, memory, rip, longest, grouped, &mut self.info);
         if !self.breakpoints.is_empty() && self.has_breakpoint(rip, &trace.extents) {
             self.trace = trace;
             return None;
@@ -395,7 +395,7 @@ impl Translator {
                 (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
                 short,
             );
-            let entry = emitter.block(&trace.guests, own, second_check, grouped, &cpu.regs);
+            let entry = emitter.block(&trace.guests, own, second_check, (grouped, trace.head), &cpu.regs);
             let stale_site_code = emitter.stale_exit();
             (!emitter.drafts.islands.lost).then_some((entry, stale_site_code))
         };
@@ -795,7 +795,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         groups: [0; crate::group::SLOTS],
         rounds: 0,
         but_lowest: !1,
-        ones: !0,
+        page_units: core::array::from_fn(|n| !0 >> (64 - (64 >> n))),
         page_masks: core::array::from_fn(|n| PAGE_MASK & !0 << (crate::rounds::FINEST as usize + n)),
         low_masks: [15, 31, 63],
         flags: 0,

@@ -1,12 +1,13 @@
 //! What is known of the general registers' values along a block: distances from each other, and constants.
 
 use crate::classify::{Emit, System};
+use crate::frame::{Home, home};
 use crate::memory::address_is_64;
 use iced_x86::{
     Code, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register,
 };
 
-/// Constants beyond this are not followed: they would not fit a displacement.
+/// Displacements beyond this do not fit.
 const FAR: i64 = 1 << 30;
 
 /// A linear address as a sum of guest registers.
@@ -76,6 +77,9 @@ pub struct Value {
     pub delta: i64,
 }
 
+/// What the registers are at the start of a block, if that is known.
+pub type Registers = [Option<u64>; 16];
+
 /// The registers' values, followed through moves and additions of constants.
 pub struct Values {
     now: [Value; 16],
@@ -95,6 +99,17 @@ impl Values {
     /// Of a register.
     pub fn of(&self, n: u8) -> Value {
         self.now[usize::from(n & 15)]
+    }
+
+    /// The value of a register, if the registers were these at the start of the block.
+    pub fn known(&self, n: u8, registers: &Registers) -> Option<u64> {
+        let Value { root, delta } = self.of(n);
+        let root = match root {
+            Some(Root { register, version: 0 }) => registers[usize::from(register & 15)]?,
+            Some(_) => return None,
+            None => 0,
+        };
+        Some(root.wrapping_add_signed(delta))
     }
 
     /// Whether a register holds no more than a byte.
@@ -119,10 +134,26 @@ impl Values {
         if let (None, Some((n, 0))) = (reduced.base, reduced.index) {
             (reduced.base, reduced.index) = (Some(n), None);
         }
+        // A copy that is at hand rather than one in the frame.
+        if let Some(base) = reduced.base
+            && let Some((other, by)) = self.pinned_copy(base)
+        {
+            reduced.base = Some(other);
+            reduced.displacement = reduced.displacement.wrapping_add(by);
+        }
         if reduced.is_constant() && word == 8 {
             return reduced;
         }
         reduced.fitting(word).unwrap_or(form)
+    }
+
+    /// Of a register in the frame, one in a host register that holds the same but for a distance, and that.
+    fn pinned_copy(&self, n: u8) -> Option<(u8, i64)> {
+        let pinned = |n: u8| matches!(home(n.into()), Home::Host(_));
+        let Value { root, delta } = self.of(n);
+        let root = root.filter(|_| !pinned(n))?;
+        let other = (0..16).find(|&other| pinned(other) && self.of(other).root == Some(root))?;
+        Some((other, delta.wrapping_sub(self.of(other).delta)))
     }
 
     /// A register gets a value that is not known.
@@ -136,9 +167,8 @@ impl Values {
 
     /// A register gets a value that is known.
     fn set(&mut self, n: usize, value: Value) {
-        let far = if value.root.is_some() { 1 << 40 } else { FAR };
         // Far jumps of a pointer would overflow the spans.
-        if value.delta.checked_abs().is_none_or(|delta| delta >= far) {
+        if value.root.is_some() && value.delta.checked_abs().is_none_or(|delta| delta >= FAR << 10) {
             return self.forget(n);
         }
         self.bytes &= !(1 << (n & 15));
@@ -168,6 +198,11 @@ impl Values {
             (Some(Emit::Pop), _) if i.op0_kind() == OpKind::Register && n != 4 => {
                 self.forget(n);
                 return self.move_stack(bytes);
+            }
+            (Some(Emit::Same), Mnemonic::Add | Mnemonic::Sub | Mnemonic::Inc | Mnemonic::Dec)
+                if word == 8 && register.is_gpr32() =>
+            {
+                self.narrow_count(i)
             }
             (Some(Emit::Same), Mnemonic::Add) if whole => immediate(i).and_then(|by| moved(self, by)),
             (Some(Emit::Same), Mnemonic::Sub) if whole && immediate(i).is_some() => {
@@ -217,9 +252,82 @@ impl Values {
         }
     }
 
+    /// The value that a 32-bit count leaves, if the register held a constant.
+    fn narrow_count(&self, i: &Instruction) -> Option<Value> {
+        let value = self.of(i.op0_register().number() as u8);
+        let by = match i.mnemonic() {
+            Mnemonic::Inc => 1,
+            Mnemonic::Dec => -1,
+            Mnemonic::Add => immediate(i)?,
+            _ => immediate(i)?.wrapping_neg(),
+        };
+        let delta = i64::from(value.delta.wrapping_add(by) as u32);
+        value.root.is_none().then_some(Value { root: None, delta })
+    }
+
     fn move_stack(&mut self, by: i64) {
         let Value { root, delta } = self.now[4];
         self.set(4, Value { root, delta: delta.wrapping_add(by) });
+    }
+
+    /// Follows the instruction before a branch, and says whether that is taken if the registers were these at the start of the
+    /// block, as far as is known. In 64-bit code.
+    pub fn predict(
+        &mut self,
+        compared: &Instruction,
+        emit: Option<Emit>,
+        branch: &Instruction,
+        registers: &Registers,
+        factory: &mut InstructionInfoFactory,
+    ) -> Option<bool> {
+        use iced_x86::ConditionCode::{a, ae, b, be, e, g, ge, l, le, ne, ns, s};
+        let known = |values: &Self, register: Register| {
+            values.known(register.is_gpr().then(|| register.number() as u8)?, registers)
+        };
+        let size = compared.op0_register().size();
+        let compares = compared.mnemonic() == Mnemonic::Cmp;
+        let (left, right) = if compares {
+            let right = match compared.op1_kind() {
+                OpKind::Register => known(self, compared.op1_register()),
+                OpKind::Memory => None,
+                _ => Some(compared.immediate(1)),
+            };
+            (known(self, compared.op0_register()), right)
+        } else {
+            (None, None)
+        };
+        self.follow(compared, emit, 8, factory);
+        // Of other instructions, what they have left is zero or not.
+        let counts = matches!(
+            compared.mnemonic(),
+            Mnemonic::Add | Mnemonic::Sub | Mnemonic::Inc | Mnemonic::Dec
+        );
+        let (left, right) = match branch.condition_code() {
+            e | ne | s | ns if counts => (known(self, compared.op0_register())?, 0),
+            _ => (left?, right?),
+        };
+        let shift = match size {
+            4 => 32,
+            8 => 0,
+            _ => return None,
+        };
+        let (left, right) = (left << shift, right << shift);
+        let (signed_left, signed_right) = (left as i64, right as i64);
+        Some(match branch.condition_code() {
+            e => left == right,
+            ne => left != right,
+            b => left < right,
+            ae => left >= right,
+            be => left <= right,
+            a => left > right,
+            l => signed_left < signed_right,
+            ge => signed_left >= signed_right,
+            le => signed_left <= signed_right,
+            g => signed_left > signed_right,
+            s => (signed_left.wrapping_sub(signed_right)) < 0,
+            ns => (signed_left.wrapping_sub(signed_right)) >= 0,
+            _ => return None,
+        })
     }
 
     /// The value of a sum, if it is that of one register and a constant.
