@@ -134,6 +134,9 @@ impl Emitter<'_> {
             let done = near(self.s, opcode ^ 1);
             self.next_round(round);
             self.s.land(done);
+            if core::mem::take(&mut self.lent.now) {
+                self.give_back_lent();
+            }
             self.link(i.next_ip());
             return Ok(());
         }

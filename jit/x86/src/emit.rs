@@ -6,6 +6,7 @@ use crate::frame::{GUEST_RCX, Home, at, home, is_high_byte, sized};
 use crate::framed::{is_overwritten, take_from_memory};
 use crate::group::{self, Accesses, Groups, Member, MemoryAccesses};
 use crate::islands::{Islands, PLAIN};
+use crate::lent::Lent;
 use crate::memory::{Access, address_is_64};
 use crate::rounds::Round;
 use crate::site::{Kind, LinkDraft, RunDraft, Site};
@@ -32,6 +33,8 @@ pub struct Cold {
     /// End of the displacement of the jump that leads here.
     from: usize,
     what: ColdKind,
+    /// Registers are lent there.
+    lent: bool,
 }
 
 enum ColdKind {
@@ -118,6 +121,8 @@ pub struct Emitter<'a> {
     pub(crate) groups: Groups,
     /// The groups whose checks have been emitted, by number; there are no more than [`group::GROUPS`].
     pub(crate) established: u128,
+    /// Registers that a loop has been lent.
+    pub(crate) lent: Lent,
     /// If the block leads back into it: where it is entered again.
     pub(crate) round: Option<Round>,
 }
@@ -202,6 +207,7 @@ impl<'a> Emitter<'a> {
             returns_here: false,
             groups: Groups::default(),
             established: 0,
+            lent: Lent::default(),
             round: None,
         }
     }
@@ -308,7 +314,7 @@ impl<'a> Emitter<'a> {
         let site = self.exec_site(kind);
         let resume = (kind == Kind::Exec).then_some(self.s.len());
         for &from in froms {
-            self.drafts.cold.push(Cold { from, what: ColdKind::Site { site, resume } });
+            self.push_cold(from, ColdKind::Site { site, resume });
         }
     }
 
@@ -348,7 +354,13 @@ impl<'a> Emitter<'a> {
         let last = guest.last || guest.barred;
         let site = self.exec_site(if last { Kind::ExecLast } else { Kind::Exec });
         self.let_go();
+        if self.lent.now {
+            self.give_back_lent();
+        }
         self.leave(site);
+        if self.lent.now && !last {
+            self.lend_again();
+        }
         !last
     }
 
@@ -435,7 +447,7 @@ impl<'a> Emitter<'a> {
         // RCX zero: not live.
         let from = self.if_rcx_zero();
         let resume = self.s.len();
-        self.drafts.cold.push(Cold { from, what: ColdKind::Stub { stub, resume } });
+        self.push_cold(from, ColdKind::Stub { stub, resume });
     }
 
     /// Emits the same instruction on the registers' homes.
@@ -674,7 +686,7 @@ impl<'a> Emitter<'a> {
     fn reach_beside(&mut self, member: Member, guest: u8) -> (u8, u8) {
         let anchor = self.reach_by_any(member);
         // What is in the frame is loaded into the other scratch register.
-        let other = 1 ^ 14 ^ anchor;
+        let other = if anchor == 14 { 1 } else { 14 };
         if other == 1 && matches!(home(guest.into()), Home::Frame(_)) {
             self.held = None;
         }
@@ -734,7 +746,12 @@ impl<'a> Emitter<'a> {
         }
     }
 
+    fn push_cold(&mut self, from: usize, what: ColdKind) {
+        self.drafts.cold.push(Cold { from, what, lent: self.lent.now });
+    }
+
     fn finish(&mut self) {
+        self.lent.now = false;
         self.islands();
         // Links of side exits have cold parts of their own.
         while !self.drafts.cold.is_empty() {
@@ -769,6 +786,10 @@ impl<'a> Emitter<'a> {
 
     fn cold(&mut self, cold: &Cold) {
         self.land(cold.from);
+        let stays = matches!(cold.what, ColdKind::Back { .. } | ColdKind::Stub { .. });
+        if cold.lent && !stays {
+            self.give_back_lent();
+        }
         match cold.what {
             ColdKind::Back { to } => self.jump_back(to),
             ColdKind::Side { target, refund } => {
@@ -778,6 +799,9 @@ impl<'a> Emitter<'a> {
             ColdKind::Site { site, resume } => {
                 self.leave(site);
                 if let Some(resume) = resume {
+                    if cold.lent {
+                        self.lend_again();
+                    }
                     self.jump_back(resume);
                 }
             }
@@ -824,7 +848,7 @@ impl<'a> Emitter<'a> {
             return self.cold_site(from, site);
         }
         let (link, site) = self.link_site(Kind::LinkUngrouped, self.rip, self.count - self.n + 1);
-        self.drafts.cold.push(Cold { from, what: ColdKind::Ungroup { link, site } });
+        self.push_cold(from, ColdKind::Ungroup { link, site });
     }
 
     /// Where the present instruction's accesses stand in groups.
@@ -835,23 +859,23 @@ impl<'a> Emitter<'a> {
     /// Sends the jump whose displacement ends at `from` to the block at `target`, giving back what has been taken for the rest
     /// of this one.
     pub(crate) fn cold_side(&mut self, from: usize, target: u64, refund: u32) {
-        self.drafts.cold.push(Cold { from, what: ColdKind::Side { target, refund } });
+        self.push_cold(from, ColdKind::Side { target, refund });
     }
 
     /// Sends the jump whose displacement ends at `from` back to an offset.
     pub(crate) fn cold_back(&mut self, from: usize, to: usize) {
-        self.drafts.cold.push(Cold { from, what: ColdKind::Back { to } });
+        self.push_cold(from, ColdKind::Back { to });
     }
 
     /// Sends a return whose jump's displacement ends at `from`, with its address in R14, to the jump cache.
     pub(crate) fn cold_return(&mut self, from: usize, resume: usize) {
         let site = self.exec_site(Kind::ExecLast);
-        self.drafts.cold.push(Cold { from, what: ColdKind::Return { site, resume } });
+        self.push_cold(from, ColdKind::Return { site, resume });
     }
 
     /// Sends the jump whose displacement ends at `from` out of the way, to leave at a site.
     pub(crate) fn cold_site(&mut self, from: usize, site: u32) {
-        self.drafts.cold.push(Cold { from, what: ColdKind::Site { site, resume: None } });
+        self.push_cold(from, ColdKind::Site { site, resume: None });
     }
 }
 

@@ -10,6 +10,9 @@ use ringworld_x86::Cpu;
 /// The low six bits of R15: SHRX by R15 shifts by twelve, without a register for the count and without touching the flags.
 pub const TLB_BIAS: i32 = 12;
 
+/// Registers that may be lent at a time.
+pub const LENT: usize = 4;
+
 /// What translated code keeps beside the registers. The first fields are within reach of 8-bit displacements.
 #[repr(C)]
 pub struct Frame {
@@ -29,6 +32,8 @@ pub struct Frame {
     pub scratch: [u64; 2],
     /// Host addresses minus linear addresses of groups of accesses.
     pub groups: [u64; crate::group::SLOTS],
+    /// Guest registers whose host registers a loop has been lent.
+    pub lent: [u64; LENT],
     /// So many of the lowest bits are set as a loop may have rounds, this one included, without a look at its groups.
     pub rounds: u64,
     /// All bits but the lowest: what PEXT shifts by one with.
@@ -103,6 +108,7 @@ pub mod at {
     pub const CODE: i32 = offset_of!(Frame, scratch) as i32 + 8;
     pub const ALIGN: i32 = offset_of!(Frame, align_masks) as i32;
     pub const GROUPS: i32 = offset_of!(Frame, groups) as i32;
+    pub const LENT: i32 = offset_of!(Frame, lent) as i32;
     pub const ROUNDS: i32 = offset_of!(Frame, rounds) as i32;
     pub const BUT_LOWEST: i32 = offset_of!(Frame, but_lowest) as i32;
     pub const PAGE_UNITS: i32 = offset_of!(Frame, page_units) as i32;

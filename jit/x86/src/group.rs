@@ -119,6 +119,11 @@ impl Group {
         (self.max - self.min) as u32
     }
 
+    /// Accesses in it.
+    pub fn members(&self) -> u32 {
+        self.members
+    }
+
     fn is_placed(&self) -> bool {
         self.slot != NO_SLOT
     }

@@ -16,6 +16,7 @@ mod framed;
 mod group;
 mod host;
 mod islands;
+mod lent;
 mod listing;
 mod memory;
 mod perf_map;

@@ -207,9 +207,13 @@ impl Emitter<'_> {
         self.held = Some(member.group);
     }
 
-    /// The same, but says whether the anchor is in RCX (1) or R14 (14): it displaces what is needed later.
+    /// The same, but says which register the anchor is in, RCX (1) or R14 (14) if it has not been lent one: it displaces
+    /// what is needed later.
     pub fn reach_by_any(&mut self, member: Member) -> u8 {
         let group = member.group;
+        if let Some(host) = self.lent_to(group) {
+            return host;
+        }
         if self.held_r14 == Some(group) {
             return 14;
         }

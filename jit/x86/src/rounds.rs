@@ -81,6 +81,7 @@ impl Emitter<'_> {
         self.rip = rip;
         // Whoever leaves here has done nothing of the loop.
         self.n = head as u32 + 1;
+        self.lend(&guests[head..]);
         let check = self.s.len();
         let mut first = true;
         for n in 0..self.groups.groups.len() {
@@ -92,6 +93,9 @@ impl Emitter<'_> {
                 first = false;
             }
             self.establish(entry, group, (0, 0));
+            if let Some(host) = self.lent_to(n) {
+                dynasm!(self.s ; .arch x64 ; mov Rq(host), rcx);
+            }
         }
         self.n = head as u32;
         self.let_go();

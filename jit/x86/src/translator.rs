@@ -793,6 +793,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         scratch: [0; 2],
         align_masks: [15, 31, 63].map(|low| !PAGE_MASK | low),
         groups: [0; crate::group::SLOTS],
+        lent: [0; crate::frame::LENT],
         rounds: 0,
         but_lowest: !1,
         page_units: core::array::from_fn(|n| !0 >> (64 - (64 >> n))),
