@@ -411,8 +411,7 @@ impl Emitter<'_> {
         } else {
             dynasm!(self.s ; .arch x64 ; mov r14, rbp);
         }
-        let slow =
-            self.check(Access { size: self.word(), write: false, alignment: None, fixed: None });
+        let slow = self.check(Access { size: self.word(), write: false, alignment: None, fixed: None });
         if narrow {
             dynasm!(self.s ; .arch x64 ; lea Rd(SP), [r14 + 4] ; mov ebp, [rcx + r14]);
         } else {

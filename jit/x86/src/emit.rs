@@ -10,6 +10,7 @@ use crate::lent::Lent;
 use crate::memory::{Access, address_is_64};
 use crate::rounds::Round;
 use crate::site::{Kind, LinkDraft, RunDraft, Site};
+use crate::split::Split;
 use crate::stubs::{Stubs, jrcxz, land8, near};
 use crate::values::Form;
 use dynasmrt::{DynasmApi, dynasm};
@@ -40,6 +41,8 @@ pub struct Cold {
 enum ColdKind {
     /// Leave at a site, and go on at `resume` (an offset) if it comes back.
     Site { site: u32, resume: Option<usize> },
+    /// The same, unless the access can be done in two pages.
+    Split { split: Split, site: u32, resume: usize },
     /// Look the return address in R14 up in the jump cache, and go on with its code in RCX at `resume`, or leave at `site`.
     Return { site: u32, resume: usize },
     /// Call a stub, and go on.
@@ -299,7 +302,7 @@ impl<'a> Emitter<'a> {
         self.s.extend(site.to_le_bytes());
     }
 
-    fn call_stub(&mut self, stub: usize) {
+    pub(crate) fn call_stub(&mut self, stub: usize) {
         let end = self.base + self.s.len() + 5;
         let distance = (self.arena + stub).wrapping_sub(end) as i32;
         self.s.extend([0xe8]);
@@ -514,11 +517,13 @@ impl<'a> Emitter<'a> {
         }
         let any_framed = framed.iter().any(Option::is_some);
         let mut slow = None;
+        let mut split = None;
         let (mut r14_is_free, mut rcx_is_free) = (true, true);
         if let Some(n) = memory {
             let access = self.memory_accesses.of(self.info, guest, n);
             let mut place = self.place(guest, access)?;
             slow = place.slow;
+            split = slow.is_some().then_some((place.base, place.displacement, self.s.len(), writes(access)));
             i.set_segment_prefix(Register::None);
             // RCX is wanted for something else, one of the two is, or no register beyond the first eight may be there.
             let alone = if high_byte {
@@ -620,7 +625,19 @@ impl<'a> Emitter<'a> {
         if let Some(from) = slow {
             // After the slow path nothing is in RCX.
             self.let_go();
-            self.slow(&[from], Kind::Exec);
+            // Of all vectors, those whose registers are not in the frame.
+            let split = split.filter(|_| !any_framed && !self.narrow() && alignment(guest).is_none());
+            let split = split.and_then(|(base, displacement, start, write)| {
+                let code = (start, self.s.len());
+                Split::new(guest.memory_size().size(), write, base, displacement, code)
+            });
+            match split {
+                Some(split) => {
+                    let (site, resume) = (self.exec_site(Kind::Exec), self.s.len());
+                    self.push_cold(from, ColdKind::Split { split, site, resume });
+                }
+                None => self.slow(&[from], Kind::Exec),
+            }
         }
         Ok(())
     }
@@ -786,6 +803,9 @@ impl<'a> Emitter<'a> {
 
     fn cold(&mut self, cold: &Cold) {
         self.land(cold.from);
+        if let ColdKind::Split { split, resume, .. } = &cold.what {
+            self.split(split, *resume);
+        }
         let stays = matches!(cold.what, ColdKind::Back { .. } | ColdKind::Stub { .. });
         if cold.lent && !stays {
             self.give_back_lent();
@@ -796,14 +816,13 @@ impl<'a> Emitter<'a> {
                 self.give_back(refund);
                 self.link(target);
             }
-            ColdKind::Site { site, resume } => {
+            ColdKind::Site { site, resume: None } => self.leave(site),
+            ColdKind::Site { site, resume: Some(resume) } | ColdKind::Split { site, resume, .. } => {
                 self.leave(site);
-                if let Some(resume) = resume {
-                    if cold.lent {
-                        self.lend_again();
-                    }
-                    self.jump_back(resume);
+                if cold.lent {
+                    self.lend_again();
                 }
+                self.jump_back(resume);
             }
             ColdKind::Ungroup { link, site } => {
                 self.give_back(self.drafts.links[link].refund);
@@ -881,7 +900,8 @@ impl<'a> Emitter<'a> {
 
 /// Whether one operand is CH, or one is AH, BH or DH and the other a part of RCX.
 fn uses_rcx_with_high_byte(i: &Instruction) -> bool {
-    let registers = || (0..i.op_count()).filter(|&n| i.op_kind(n) == OpKind::Register).map(|n| i.op_register(n));
+    let registers =
+        || (0..i.op_count()).filter(|&n| i.op_kind(n) == OpKind::Register).map(|n| i.op_register(n));
     registers().any(is_high_byte) && registers().any(|register| register.full_register() == Register::RCX)
 }
 

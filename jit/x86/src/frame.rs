@@ -32,6 +32,13 @@ pub struct Frame {
     pub scratch: [u64; 2],
     /// Host addresses minus linear addresses of groups of accesses.
     pub groups: [u64; crate::group::SLOTS],
+    /// The linear address of an access that reaches into another page, and where the last bytes of its page and the first ones of
+    /// the other are in the host's memory.
+    pub split: [u64; 3],
+    /// XMM0 meanwhile.
+    pub split_xmm: [u64; 2],
+    /// These bytes.
+    pub split_copy: [u64; 16],
     /// Guest registers whose host registers a loop has been lent.
     pub lent: [u64; LENT],
     /// So many of the lowest bits are set as a loop may have rounds, this one included, without a look at its groups.
@@ -108,6 +115,10 @@ pub mod at {
     pub const CODE: i32 = offset_of!(Frame, scratch) as i32 + 8;
     pub const ALIGN: i32 = offset_of!(Frame, align_masks) as i32;
     pub const GROUPS: i32 = offset_of!(Frame, groups) as i32;
+    pub const SPLIT_LINEAR: i32 = offset_of!(Frame, split) as i32;
+    pub const SPLIT_PAGES: i32 = offset_of!(Frame, split) as i32 + 8;
+    pub const SPLIT_XMM: i32 = offset_of!(Frame, split_xmm) as i32;
+    pub const SPLIT_COPY: i32 = offset_of!(Frame, split_copy) as i32;
     pub const LENT: i32 = offset_of!(Frame, lent) as i32;
     pub const ROUNDS: i32 = offset_of!(Frame, rounds) as i32;
     pub const BUT_LOWEST: i32 = offset_of!(Frame, but_lowest) as i32;
@@ -134,15 +145,8 @@ pub mod at {
 }
 
 /// What is reached by 8-bit displacements (`at::X as i8`), and the homes, which lie between.
-const SHORT: [i32; 7] = [
-    at::TAKEN,
-    at::INDEX_MASK,
-    at::JUMP_MASK,
-    at::SSE_LIVE,
-    at::FULL_LIVE,
-    at::TARGET,
-    at::CODE,
-];
+const SHORT: [i32; 7] =
+    [at::TAKEN, at::INDEX_MASK, at::JUMP_MASK, at::SSE_LIVE, at::FULL_LIVE, at::TARGET, at::CODE];
 
 const _: () = {
     let mut n = 0;

@@ -184,7 +184,8 @@ impl Groups {
             number.and_then(|number| self.members.get(usize::from(number))).is_some_and(|m| m.group == group)
         };
         let mut next = self.accesses.iter().skip(n);
-        next.position(|accesses| uses(accesses.operand) || uses(accesses.stack)).map_or(usize::MAX, |at| n + at)
+        next.position(|accesses| uses(accesses.operand) || uses(accesses.stack))
+            .map_or(usize::MAX, |at| n + at)
     }
 }
 
@@ -214,7 +215,8 @@ impl Search {
     fn member(&mut self, own: Form, size: i64, write: bool, aligned: Option<u32>) -> Option<u16> {
         let base = own.base.map(|n| self.values.of(n));
         let index = own.index.map(|(n, scale)| (self.values.of(n), scale));
-        let moved = (base.map_or(0, |value| value.delta), index.map_or(0, |(value, scale)| value.delta << scale));
+        let moved =
+            (base.map_or(0, |value| value.delta), index.map_or(0, |(value, scale)| value.delta << scale));
         let from = own.displacement.wrapping_add(moved.0).wrapping_add(moved.1);
         let to = from.checked_add(size)?;
         let base = base.and_then(|value| value.root);
@@ -438,10 +440,12 @@ pub fn find_all(
     all.accesses.resize(head, Accesses::default());
     let (groups, members) = (all.groups.len(), all.members.len());
     let number = |number: Option<u16>| number.map(|number| number + members as u16);
-    all.accesses.extend(inner.accesses.iter().map(|accesses| Accesses {
-        operand: number(accesses.operand),
-        stack: number(accesses.stack),
-    }));
+    all.accesses.extend(
+        inner
+            .accesses
+            .iter()
+            .map(|accesses| Accesses { operand: number(accesses.operand), stack: number(accesses.stack) }),
+    );
     all.members.extend(inner.members.iter().map(|member| Member { group: member.group + groups, ..*member }));
     all.groups.extend(inner.groups);
     all.easy = inner.easy;

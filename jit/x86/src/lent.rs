@@ -24,9 +24,13 @@ pub struct Lent {
 impl Emitter<'_> {
     /// Lends registers that the instructions of a loop do not use, to the groups that have the most members.
     pub(crate) fn lend(&mut self, round: &[Guest]) {
-        let mut groups: Vec<(u32, usize)> = self.groups.groups.iter().enumerate().filter_map(|(n, group)| {
-            group.entry.map(|_| (group.members(), n))
-        }).collect();
+        let mut groups: Vec<(u32, usize)> = self
+            .groups
+            .groups
+            .iter()
+            .enumerate()
+            .filter_map(|(n, group)| group.entry.map(|_| (group.members(), n)))
+            .collect();
         if groups.is_empty() || !self.groups.easy {
             return;
         }
@@ -57,9 +61,10 @@ impl Emitter<'_> {
 
     fn lent_registers(&self) -> impl Iterator<Item = (i32, u8, usize)> + use<> {
         let registers = self.lent.registers;
-        registers.into_iter().enumerate().filter_map(|(n, lent)| {
-            lent.map(|(host, group)| (at::LENT + 8 * n as i32, host, group))
-        })
+        registers
+            .into_iter()
+            .enumerate()
+            .filter_map(|(n, lent)| lent.map(|(host, group)| (at::LENT + 8 * n as i32, host, group)))
     }
 
     /// The host register that has been lent to a group.

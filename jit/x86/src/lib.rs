@@ -22,6 +22,7 @@ mod memory;
 mod perf_map;
 mod rounds;
 mod site;
+mod split;
 mod string;
 mod stubs;
 mod system;

@@ -12,9 +12,9 @@ use ringworld_core::PAGE_SIZE;
 use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
 use ringworld_x86::insn::seg;
 
-const READ: i32 = offset_of!(Translations, read) as i32 - TLB_BIAS;
-const WRITE: i32 = offset_of!(Translations, write) as i32 - TLB_BIAS;
-const HOST: i32 = offset_of!(Translations, host) as i32 - TLB_BIAS;
+pub(crate) const READ: i32 = offset_of!(Translations, read) as i32 - TLB_BIAS;
+pub(crate) const WRITE: i32 = offset_of!(Translations, write) as i32 - TLB_BIAS;
+pub(crate) const HOST: i32 = offset_of!(Translations, host) as i32 - TLB_BIAS;
 
 /// Number of the host's RSP.
 const RSP: u8 = 4;

@@ -2,6 +2,7 @@
 
 use crate::frame::{Frame, at, framed, pinned};
 use crate::site::{Kind, Site};
+use crate::split::{self, SplitStubs};
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use ringworld_jit_rt::Sink;
@@ -22,6 +23,8 @@ pub struct Stubs {
     pub look_up: [usize; 2],
     /// What a return to address 0 leads to.
     pub null: usize,
+    /// For accesses that reach into another page.
+    pub split: SplitStubs,
 }
 
 /// What `enter` is given.
@@ -256,7 +259,8 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [i32; 2])
     let null = s.len();
     call(s, leave_at_site);
     s.extend(Site { kind: Kind::Null, index: 0 }.number().to_le_bytes());
-    Stubs { enter, leave_at_site, load_sse, load_full, look_up, null }
+    let split = split::emit(s);
+    Stubs { enter, leave_at_site, load_sse, load_full, look_up, null, split }
 }
 
 /// Stores the XMM registers and MXCSR to the CPU at RCX.

@@ -192,7 +192,9 @@ impl Values {
             Some(Value { root, delta: delta.wrapping_add(by) })
         };
         let known = match (emit, i.mnemonic()) {
-            (Some(Emit::Push | Emit::System(System::Pushf) | Emit::Call), _) => return self.move_stack(-bytes),
+            (Some(Emit::Push | Emit::System(System::Pushf) | Emit::Call), _) => {
+                return self.move_stack(-bytes);
+            }
             (Some(Emit::System(System::Popf)), _) => return self.move_stack(bytes),
             (Some(Emit::Return), _) if i.op_count() == 0 => return self.move_stack(bytes),
             (Some(Emit::Pop), _) if i.op0_kind() == OpKind::Register && n != 4 => {
@@ -298,10 +300,8 @@ impl Values {
         };
         self.follow(compared, emit, 8, factory);
         // Of other instructions, what they have left is zero or not.
-        let counts = matches!(
-            compared.mnemonic(),
-            Mnemonic::Add | Mnemonic::Sub | Mnemonic::Inc | Mnemonic::Dec
-        );
+        let counts =
+            matches!(compared.mnemonic(), Mnemonic::Add | Mnemonic::Sub | Mnemonic::Inc | Mnemonic::Dec);
         let (left, right) = match branch.condition_code() {
             e | ne | s | ns if counts => (known(self, compared.op0_register())?, 0),
             _ => (left?, right?),

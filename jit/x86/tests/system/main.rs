@@ -13,6 +13,7 @@ mod guests;
 mod helpers;
 #[path = "../../../../cpu/x86/tests/system/interrupts.rs"]
 mod interrupts;
+mod loops;
 #[path = "../../../../cpu/x86/tests/system/modes.rs"]
 mod modes;
 #[path = "../../../../cpu/x86/tests/system/paging.rs"]
