@@ -11,7 +11,7 @@ use crate::classify::{Emit, System, alignment, emit_of};
 use crate::emit::Guest;
 use crate::frame::{Home, home};
 use crate::rounds::FARTHEST;
-use crate::values::{Form, Registers, Root, Values};
+use crate::values::{FAR, Form, Registers, Root, Value, Values};
 use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 use ringworld_core::{PAGE_MASK, PAGE_SHIFT};
 
@@ -219,6 +219,13 @@ impl Search {
             (base.map_or(0, |value| value.delta), index.map_or(0, |(value, scale)| value.delta << scale));
         let from = own.displacement.wrapping_add(moved.0).wrapping_add(moved.1);
         let to = from.checked_add(size)?;
+        let far = |value: Option<Value>, moved: i64| {
+            value.is_some_and(|value| value.root.is_some()) && moved.unsigned_abs() >= FAR as u64 / 2
+        };
+        // What is missing from an anchor has to fit a displacement.
+        if far(base, moved.0) || far(index.map(|(value, _)| value), moved.1) {
+            return None;
+        }
         let base = base.and_then(|value| value.root);
         let index = index.and_then(|(value, scale)| Some((value.root?, scale)));
         let page = (base.is_none() && index.is_none()).then_some(from >> PAGE_SHIFT);

@@ -32,6 +32,6 @@ mod values;
 
 pub use classify::{Emit, Live, emit_of};
 pub use host::is_enough as host_can_translate;
-pub use listing::{HostCode, Leaving};
+pub use listing::HostCode;
 pub use perf_map::PerfMap;
 pub use translator::{JitError, JitOptions, JitStats, Translator};

@@ -2,6 +2,7 @@
 
 use crate::Translator;
 use crate::site::{Kind, Site};
+use crate::stubs::Stubs;
 
 /// A block and its host code.
 #[derive(Clone, Debug)]
@@ -12,21 +13,8 @@ pub struct HostCode {
     pub guest: Vec<u8>,
     /// Where it is executed.
     pub address: u64,
-    /// The host's code. After a call of [`Leaving::at_site`] follow four bytes: the site's number.
+    /// The host's code. After a call of the [stub](Translator::stub) `at-site` follow four bytes: the site's number.
     pub code: Vec<u8>,
-}
-
-/// Where host code calls to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Leaving {
-    /// Leaves at a site.
-    pub at_site: u64,
-    /// Loads the XMM registers.
-    pub load_sse: u64,
-    /// Loads all vector state.
-    pub load_full: u64,
-    /// Looks a return address up in the jump cache, outside of guests.
-    pub look_up: u64,
 }
 
 impl Translator {
@@ -39,15 +27,16 @@ impl Translator {
         })
     }
 
-    /// The addresses of the stubs that blocks call.
-    pub fn leaving(&self) -> Leaving {
-        let at = |stub| (self.arena_start() + stub) as u64;
-        Leaving {
-            at_site: at(self.stubs.leave_at_site),
-            load_sse: at(self.stubs.load_sse),
-            load_full: at(self.stubs.load_full),
-            look_up: at(self.stubs.look_up[0]),
-        }
+    /// Which of the stubs that blocks call is at an address; `at-site` is the one that leaves.
+    pub fn stub(&self, address: u64) -> Option<&'static str> {
+        let Stubs { leave_at_site, load_sse, load_full, look_up, split, .. } = self.stubs;
+        let stub = (address as usize).wrapping_sub(self.arena_start());
+        let one = |at: usize, name: &'static str| (stub == at).then_some(name);
+        one(leave_at_site, "at-site")
+            .or_else(|| one(load_sse, "load-sse"))
+            .or_else(|| one(load_full, "load-full"))
+            .or_else(|| look_up.contains(&stub).then_some("look-up"))
+            .or_else(|| split.name(stub))
     }
 
     /// What is done at a site, in a word, and the guest address that it is about.

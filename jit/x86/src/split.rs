@@ -25,6 +25,15 @@ pub struct SplitStubs {
     put_back: [usize; 3],
 }
 
+impl SplitStubs {
+    /// What the stub at this offset is called.
+    pub fn name(&self, stub: usize) -> Option<&'static str> {
+        let Self { read, write, put_back } = self;
+        let named = [(read, "split-read"), (write, "split-write"), (put_back, "split-put-back")];
+        named.into_iter().find(|(stubs, _)| stubs.contains(&stub)).map(|(_, name)| name)
+    }
+}
+
 /// Such an access.
 #[derive(Debug)]
 pub struct Split {

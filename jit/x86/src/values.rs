@@ -8,7 +8,7 @@ use iced_x86::{
 };
 
 /// Displacements beyond this do not fit.
-const FAR: i64 = 1 << 30;
+pub const FAR: i64 = 1 << 30;
 
 /// A linear address as a sum of guest registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -138,8 +138,10 @@ impl Values {
         if let Some(base) = reduced.base
             && let Some((other, by)) = self.pinned_copy(base)
         {
-            reduced.base = Some(other);
-            reduced.displacement = reduced.displacement.wrapping_add(by);
+            let displacement = reduced.displacement.wrapping_add(by);
+            if displacement.unsigned_abs() < FAR as u64 {
+                (reduced.base, reduced.displacement) = (Some(other), displacement);
+            }
         }
         if reduced.is_constant() && word == 8 {
             return reduced;

@@ -172,28 +172,25 @@ fn leaves(items: &[(u64, Item)], jump: &Instruction) -> Option<(&'static str, u6
 }
 
 fn items(translator: &Translator, block: &HostCode) -> Vec<(u64, Item)> {
-    let leaving = translator.leaving();
     let mut decoder = Decoder::with_ip(64, &block.code, block.address, DecoderOptions::NONE);
     let mut items = Vec::new();
     while decoder.can_decode() {
         let i = decoder.decode();
         let call = if i.is_call_near() { i.near_branch_target() } else { 0 };
-        let item = if call == leaving.at_site {
-            let at = decoder.position();
-            let number =
-                block.code.get(at..at + 4).map_or([0; 4], |bytes| [bytes[0], bytes[1], bytes[2], bytes[3]]);
-            decoder.set_position(at + 4).expect("within the code");
-            decoder.set_ip(i.next_ip() + 4);
-            let (what, rip) = translator.site(u32::from_le_bytes(number)).expect("a site of the block");
-            Item::Leave(what, rip)
-        } else if call == leaving.load_sse {
-            Item::Leave("load-sse", START)
-        } else if call == leaving.load_full {
-            Item::Leave("load-full", START)
-        } else if call == leaving.look_up {
-            Item::Leave("look-up", START)
-        } else {
-            Item::Instruction(i)
+        let item = match translator.stub(call) {
+            Some("at-site") => {
+                let at = decoder.position();
+                let number = block
+                    .code
+                    .get(at..at + 4)
+                    .map_or([0; 4], |bytes| [bytes[0], bytes[1], bytes[2], bytes[3]]);
+                decoder.set_position(at + 4).expect("within the code");
+                decoder.set_ip(i.next_ip() + 4);
+                let (what, rip) = translator.site(u32::from_le_bytes(number)).expect("a site of the block");
+                Item::Leave(what, rip)
+            }
+            Some(stub) => Item::Leave(stub, START),
+            None => Item::Instruction(i),
         };
         items.push((i.ip(), item));
     }

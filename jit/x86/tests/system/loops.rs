@@ -87,6 +87,42 @@ fn arrays_are_walked_downwards_and_by_odd_steps() {
     }
 }
 
+/// Base and index that move far, against each other.
+#[test]
+fn registers_move_far_and_back() {
+    const FAR: i32 = 0x3fff_0000;
+    let rig = run(|| {
+        program(|a| {
+            let mut again = a.create_label();
+            a.mov(rsi, DATA)?;
+            a.mov(r10, rsi)?;
+            a.xor(edx, edx)?;
+            a.mov(ecx, 30)?;
+            a.set_label(&mut again)?;
+            a.lea(rsi, ptr(rsi + FAR))?;
+            a.lea(rdx, ptr(rdx - FAR))?;
+            a.lea(rsi, ptr(rsi + FAR))?;
+            a.lea(rdx, ptr(rdx - FAR))?;
+            a.lea(rsi, ptr(rsi + FAR))?;
+            a.lea(rdx, ptr(rdx - FAR))?;
+            a.mov(rax, qword_ptr(rsi + rdx + 8))?;
+            a.add(qword_ptr(rsi + rdx), rax)?;
+            a.sub(rsi, FAR)?;
+            a.sub(rsi, FAR)?;
+            a.sub(rsi, FAR)?;
+            a.add(rbx, qword_ptr(r10 + 16))?;
+            a.xor(qword_ptr(rsi + 24), rbx)?;
+            a.add(rdx, FAR)?;
+            a.add(rdx, FAR)?;
+            a.add(rdx, FAR)?;
+            a.dec(ecx)?;
+            a.jne(again)?;
+            a.hlt()
+        })
+    });
+    assert_eq!((rig.cpu.regs[6], rig.cpu.regs[2]), (DATA, 0));
+}
+
 /// A loop of three rounds in one, with a count that a constant starts and one that the registers tell.
 #[test]
 fn short_loops_in_loops_have_all_their_rounds() {
