@@ -57,7 +57,7 @@ const fn busybox(name: &'static str, work: u64, pipeline: &'static str) -> Progr
     Program { name, group: Group::Busybox, work, kind: Kind::Busybox(pipeline) }
 }
 
-const C_PROGRAMS: [Program; 23] = c_programs! {
+const C_PROGRAMS: [Program; 26] = c_programs! {
     sieve Integer 120;
     matrix Integer 320;
     sort Integer 36;
@@ -72,6 +72,9 @@ const C_PROGRAMS: [Program; 23] = c_programs! {
     pointers Control 700;
     nbody Float 2000;
     mandelbrot Float 80;
+    stencil Float 1500;
+    fft Float 2400;
+    transcend Float 2800;
     sse Vector 15000;
     avx2 Vector 5000;
     getpid Kernel 200;
