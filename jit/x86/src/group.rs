@@ -329,7 +329,7 @@ impl Search {
         for group in &mut self.groups {
             // One of several off the same registers is too far from the others: they all move on.
             let own = keys.iter().filter(|key| **key == group.key).count() == 1;
-            let near = group.min.abs() < 1 << 30;
+            let near = group.min.unsigned_abs() < FAR as u64;
             group.entry =
                 group.entry.filter(|_| own && near).map(|form| Form { displacement: group.min, ..form });
             group.stride = group.entry.and_then(|form| {

@@ -4,7 +4,7 @@ use crate::emit::{Emitter, Unsupported};
 use crate::frame::{Home, TLB_BIAS, at, home};
 use crate::group::{Anchor, Group, Member};
 use crate::islands::{CHECK, PLAIN};
-use crate::values::Form;
+use crate::values::{FAR, Form};
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, OpKind, Register};
@@ -314,7 +314,9 @@ impl Emitter<'_> {
     /// the sum of a narrow register and a displacement has to be truncated first.
     pub(crate) fn direct(&self, form: Form) -> Option<(u8, i32)> {
         match (form.base.map(|base| home(base.into())), form.index) {
-            (Some(Home::Host(host)), None) if !self.narrow() && form.displacement.abs() < 1 << 30 => {
+            (Some(Home::Host(host)), None)
+                if !self.narrow() && form.displacement.unsigned_abs() < FAR as u64 =>
+            {
                 Some((host, form.displacement as i32))
             }
             _ => None,

@@ -50,7 +50,7 @@ impl Form {
                 if self.is_constant() { displacement & 0xffff_ffff } else { (displacement as i32).into() };
             return Some(Self { displacement, ..self });
         }
-        (!self.is_constant() && displacement.abs() < FAR).then_some(self)
+        (!self.is_constant() && displacement.unsigned_abs() < FAR as u64).then_some(self)
     }
 
     /// No register takes part.

@@ -47,6 +47,23 @@ fn an_access_into_a_missing_page_writes_nothing() {
     }
 }
 
+/// A constant that no displacement holds is part of the address all the same: it is not canonical here.
+#[test]
+fn far_constants_stay_in_addresses() {
+    let rig = run(|| {
+        program(|a| {
+            a.mov(rax, i64::MIN)?;
+            a.mov(rcx, DATA / 8)?;
+            // Then this one is not known.
+            a.ror(rcx, 0)?;
+            a.mov(rdx, qword_ptr(rax + rcx * 8))?;
+            a.mov(rbx, qword_ptr(rax + rcx * 8 + 8))?;
+            a.hlt()
+        })
+    });
+    assert_eq!(rig.cpu.rip(), 0x900e);
+}
+
 /// SDM 1 11.5: with an exception unmasked in MXCSR the instruction that causes it faults (#XM), and no other does.
 #[test]
 fn unmasked_exceptions_fault_at_their_instruction() {
