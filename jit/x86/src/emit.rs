@@ -649,7 +649,7 @@ impl<'a> Emitter<'a> {
                 Form::of(guest, self.word()).and_then(|form| self.direct(form))
             {
                 let access = access_of(guest, access, None)?;
-                let slow = Some(self.check_direct(base, displacement, access));
+                let slow = Some(self.check_direct(base, displacement, access, 1));
                 return Ok(Place { base, index: Some((1, 0)), displacement, slow });
             }
             let fixed = self.address(guest);

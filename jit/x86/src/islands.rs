@@ -10,6 +10,7 @@
 use crate::emit::Emitter;
 use crate::stubs::{jrcxz, land8, near};
 use dynasmrt::{DynasmApi, dynasm};
+use ringworld_core::PAGE_SIZE;
 
 /// Bytes of an island.
 const ISLAND: usize = 5;
@@ -90,6 +91,11 @@ impl Emitter<'_> {
     /// What a matching tag of the TLB, whose quotient by 4096 is one, lacks to the [unit](Self::unit).
     pub(crate) fn tag_to_unit(&self) -> i32 {
         (self.unit() - 1) << 12
+    }
+
+    /// What a matching tag lacks to that and, in the lowest bits, the [unit](Self::unit).
+    pub(crate) fn tag_to_aligned_unit(&self) -> i32 {
+        self.unit() - PAGE_SIZE as i32
     }
 
     /// Adds the [unit](Self::unit) to RCX.

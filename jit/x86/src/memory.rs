@@ -8,7 +8,6 @@ use crate::values::{FAR, Form};
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, OpKind, Register};
-use ringworld_core::PAGE_SIZE;
 use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
 use ringworld_x86::insn::seg;
 
@@ -18,9 +17,6 @@ pub(crate) const HOST: i32 = offset_of!(Translations, host) as i32 - TLB_BIAS;
 
 /// Number of the host's RSP.
 const RSP: u8 = 4;
-
-/// What a matching tag adds to the offset in the page.
-const TAG: i32 = PAGE_SIZE as i32;
 
 /// Displacement from RSP of a group's anchor.
 fn slot(n: usize) -> i32 {
@@ -202,7 +198,7 @@ impl Emitter<'_> {
         } else {
             self.established |= 1 << member.group;
             let group = self.groups.groups[member.group];
-            self.establish(member.first(), group, member.moved);
+            self.establish(member.first(), group, member.moved, 1);
         }
         self.held = Some(member.group);
     }
@@ -239,9 +235,9 @@ impl Emitter<'_> {
         self.established >> group & 1 != 0
     }
 
-    /// Checks a group's whole range, whose first byte is at `first`, and notes its anchor, which is in RCX, too; base and
-    /// scaled index of `first` have moved so far from what the anchor is about. R14 is scratch.
-    pub(crate) fn establish(&mut self, first: Form, group: Group, moved: (i64, i64)) {
+    /// Checks a group's whole range, whose first byte is at `first`, and notes its anchor, which is in the host register
+    /// `into`, too; base and scaled index of `first` have moved so far from what the anchor is about. RCX and R14 are scratch.
+    pub(crate) fn establish(&mut self, first: Form, group: Group, moved: (i64, i64), into: u8) {
         let alignment = group.alignment.map(|(alignment, at)| {
             // The last aligned place whose bytes are in the group: if it is in the page, so is all.
             let last = at + (i64::from(group.size()) - 1 - at & -i64::from(alignment));
@@ -250,11 +246,11 @@ impl Emitter<'_> {
         let access = Access { size: group.size(), write: group.write, alignment, fixed: None };
         let direct = self.direct(first);
         let from = match direct {
-            Some((base, displacement)) => self.check_direct(base, displacement, access),
+            Some((base, displacement)) => self.check_direct(base, displacement, access, into),
             None => {
                 let fixed = first.is_constant().then_some(first.displacement as u64);
                 self.linear(first, 14);
-                self.check(Access { fixed, ..access })
+                self.check_into(Access { fixed, ..access }, into)
             }
         };
         self.ungroup(from);
@@ -264,21 +260,21 @@ impl Emitter<'_> {
             Anchor::Base => {
                 if let Some(base) = first.base {
                     let base = self.value(base.into(), 14);
-                    self.lea(1, true, Some(1), base, 0, moved.0.wrapping_neg() as i32);
+                    self.lea(into, true, Some(into), base, 0, moved.0.wrapping_neg() as i32);
                 }
             }
             Anchor::Index => {
                 if let Some((index, scale)) = first.index {
                     let index = self.value(index.into(), 14);
-                    self.lea(1, true, Some(1), index, scale, moved.1.wrapping_neg() as i32);
+                    self.lea(into, true, Some(into), index, scale, moved.1.wrapping_neg() as i32);
                 }
             }
             Anchor::First => {
                 let (base, displacement) = direct.unwrap_or((14, 0));
-                self.lea(1, true, Some(1), base, 0, displacement);
+                self.lea(into, true, Some(into), base, 0, displacement);
             }
         }
-        self.frame(0x89, 1, slot(group.slot));
+        self.frame(0x89, into, slot(group.slot));
     }
 
     /// Loads a group's anchor.
@@ -323,12 +319,14 @@ impl Emitter<'_> {
         }
     }
 
-    /// As [`Self::check`] for an access at a host register plus a displacement, which stays what is added to RCX: R14 has room for
-    /// the slot, which is computed once.
-    pub(crate) fn check_direct(&mut self, base: u8, displacement: i32, access: Access) -> usize {
+    /// As [`Self::check`] for an access at a host register plus a displacement, which stays what is added to `into`. R14 is
+    /// scratch.
+    pub(crate) fn check_direct(&mut self, base: u8, displacement: i32, access: Access, into: u8) -> usize {
         self.keep_in_reach(CHECK);
         self.let_go();
         let tags = if access.write { WRITE } else { READ };
+        // R14, unless its room is elsewhere, has room for the slot, which is computed once.
+        let slot = if into == 1 { 14 } else { into };
         let mut from = base;
         if displacement != 0 {
             self.lea_base(14, true, base, displacement);
@@ -336,18 +334,17 @@ impl Emitter<'_> {
         }
         dynasm!(self.s
             ; .arch x64
-            ; pext r14, Rq(from), [BYTE rsp + (at::INDEX_MASK as i8)]
-            ; mov rcx, [r15 + r14 * 8 + tags]
+            ; pext Rq(slot), Rq(from), [BYTE rsp + (at::INDEX_MASK as i8)]
+            ; mov rcx, [r15 + Rq(slot) * 8 + tags]
         );
         match access.alignment {
             // No byte of what is aligned leaves the page if its first one does not.
             Some((alignment, last)) => {
-                self.lea(1, true, Some(1), base, 0, displacement + last - TAG);
+                self.lea(1, true, Some(1), base, 0, displacement + last + self.tag_to_aligned_unit());
                 dynasm!(self.s
                     ; .arch x64
                     ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
                 );
-                self.add_unit();
             }
             None => {
                 let last = displacement + (access.size as i32 - 1);
@@ -356,13 +353,18 @@ impl Emitter<'_> {
             }
         }
         let slow = self.unless_unit();
-        dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + r14 * 8 + HOST]);
+        dynasm!(self.s ; .arch x64 ; mov Rq(into), [r15 + Rq(slot) * 8 + HOST]);
         slow
     }
 
     /// Checks that an access at R14 may go to the host's memory, and leaves the host address minus R14 in RCX. Returns the
     /// end of the displacement of the jump that is taken if not.
     pub fn check(&mut self, access: Access) -> usize {
+        self.check_into(access, 1)
+    }
+
+    /// The same with another host register that is free, or RCX.
+    fn check_into(&mut self, access: Access, into: u8) -> usize {
         let Access { size, write, alignment, fixed, .. } = access;
         self.keep_in_reach(CHECK);
         self.let_go();
@@ -373,8 +375,8 @@ impl Emitter<'_> {
             Some(fixed) => dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + tags + entry(fixed)]),
             None => dynasm!(self.s
                 ; .arch x64
-                ; pext rcx, r14, [BYTE rsp + (at::INDEX_MASK as i8)]
-                ; mov rcx, [r15 + rcx * 8 + tags]
+                ; pext Rq(into), r14, [BYTE rsp + (at::INDEX_MASK as i8)]
+                ; mov rcx, [r15 + Rq(into) * 8 + tags]
             ),
         }
         match alignment {
@@ -382,10 +384,9 @@ impl Emitter<'_> {
             Some((alignment, last)) => {
                 dynasm!(self.s
                     ; .arch x64
-                    ; lea rcx, [rcx + r14 + last - TAG]
+                    ; lea rcx, [rcx + r14 + last + self.tag_to_aligned_unit()]
                     ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
                 );
-                self.add_unit();
             }
             None => {
                 self.lea(1, true, Some(1), 14, 0, last + self.tag_to_unit());
@@ -394,12 +395,14 @@ impl Emitter<'_> {
         }
         let slow = self.unless_unit();
         match fixed {
-            Some(fixed) => dynasm!(self.s ; .arch x64 ; mov rcx, [r15 + HOST + entry(fixed)]),
-            None => dynasm!(self.s
-                ; .arch x64
-                ; pext rcx, r14, [BYTE rsp + (at::INDEX_MASK as i8)]
-                ; mov rcx, [r15 + rcx * 8 + HOST]
-            ),
+            Some(fixed) => dynasm!(self.s ; .arch x64 ; mov Rq(into), [r15 + HOST + entry(fixed)]),
+            None => {
+                if into == 1 {
+                    // Its slot has been overwritten.
+                    dynasm!(self.s ; .arch x64 ; pext rcx, r14, [BYTE rsp + (at::INDEX_MASK as i8)]);
+                }
+                dynasm!(self.s ; .arch x64 ; mov Rq(into), [r15 + Rq(into) * 8 + HOST]);
+            }
         }
         slow
     }

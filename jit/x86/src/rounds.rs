@@ -83,27 +83,40 @@ impl Emitter<'_> {
         self.n = head as u32 + 1;
         self.lend(&guests[head..]);
         let check = self.s.len();
-        let mut first = true;
+        if self.groups.easy {
+            self.measure_all();
+        }
         for n in 0..self.groups.groups.len() {
             let group = self.groups.groups[n];
             let Some(entry) = group.entry else { continue };
             self.established |= 1 << n;
-            if self.groups.easy && group.moves() {
-                self.measure(entry, group, first);
-                first = false;
-            }
-            self.establish(entry, group, (0, 0));
-            if let Some(host) = self.lent_to(n) {
-                dynasm!(self.s ; .arch x64 ; mov Rq(host), rcx);
-            }
+            self.establish(entry, group, (0, 0), self.lent_to(n).unwrap_or(1));
         }
         self.n = head as u32;
         self.let_go();
         self.round = Some(Round { check, body: self.s.len(), rip, count: self.count - self.n });
     }
 
-    /// Notes how many rounds a group, whose first byte is at `entry`, stays in its page, if that is fewer than it is for others.
-    fn measure(&mut self, entry: Form, group: Group, first: bool) {
+    /// Notes how many rounds all groups stay in their pages.
+    fn measure_all(&mut self) {
+        // A lent register is free before the checks.
+        let so_far = (0..self.groups.groups.len()).find_map(|n| self.lent_to(n));
+        let mut first = true;
+        for n in 0..self.groups.groups.len() {
+            let group = self.groups.groups[n];
+            if let Some(entry) = group.entry.filter(|_| group.moves()) {
+                self.measure(entry, group, first, so_far);
+                first = false;
+            }
+        }
+        if let Some(so_far) = so_far.filter(|_| !first) {
+            dynasm!(self.s ; .arch x64 ; mov [rsp + at::ROUNDS], Rq(so_far));
+        }
+    }
+
+    /// Notes how many rounds a group, whose first byte is at `entry`, stays in its page, if that is fewer than it is for others:
+    /// in a host register, or in the frame.
+    fn measure(&mut self, entry: Form, group: Group, first: bool, so_far: Option<u8>) {
         let stride = group.stride.unwrap_or(0);
         let fine = stride.unsigned_abs().next_power_of_two().trailing_zeros().max(FINEST) - FINEST;
         self.keep_in_reach(CHECK);
@@ -124,12 +137,22 @@ impl Emitter<'_> {
             dynasm!(self.s ; .arch x64 ; not rcx);
             at::PAGE_UNITS
         };
-        dynasm!(self.s ; .arch x64 ; shrx rcx, [rsp + all], rcx);
-        if !first {
-            // Of two numbers in unary, the smaller one.
-            dynasm!(self.s ; .arch x64 ; pext rcx, rcx, [rsp + at::ROUNDS]);
+        // Of two numbers in unary, PEXT gives the smaller one.
+        match so_far {
+            Some(so_far) if first => dynasm!(self.s ; .arch x64 ; shrx Rq(so_far), [rsp + all], rcx),
+            Some(so_far) => dynasm!(self.s
+                ; .arch x64
+                ; shrx rcx, [rsp + all], rcx
+                ; pext Rq(so_far), Rq(so_far), rcx
+            ),
+            None => {
+                dynasm!(self.s ; .arch x64 ; shrx rcx, [rsp + all], rcx);
+                if !first {
+                    dynasm!(self.s ; .arch x64 ; pext rcx, rcx, [rsp + at::ROUNDS]);
+                }
+                dynasm!(self.s ; .arch x64 ; mov [rsp + at::ROUNDS], rcx);
+            }
         }
-        dynasm!(self.s ; .arch x64 ; mov [rsp + at::ROUNDS], rcx);
     }
 
     /// After a round: the next one.
