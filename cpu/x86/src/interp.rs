@@ -11,6 +11,7 @@ use crate::native::{Native, NoNative};
 use crate::paging::{CodeStamp, Target};
 use crate::state::{Activity, boundary};
 use crate::{Cpu, Stop};
+use core::ops::Range;
 use iced_x86::{Decoder, Instruction};
 use ringworld_core::{FastMap, GuestPhys, PAGE_MASK, PAGE_SIZE};
 
@@ -22,6 +23,10 @@ const MAX_BYTES: usize = 512;
 const LOOKUP: usize = 1 << 13;
 /// Decoded instructions kept before everything is forgotten (32 bytes each).
 const MAX_INSNS: usize = 4 << 20;
+/// Their bytes, those of blocks that have been replaced included.
+const MAX_CODE: usize = 4 * MAX_INSNS;
+/// Instructions that there is room for from the start.
+const INSNS: usize = MAX_INSNS / 16;
 
 /// Why a run ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,8 +47,8 @@ struct Block {
     len: u16,
     /// Instructions for which there is room.
     room: u16,
-    /// Bytes of code; compared when the page's generation has changed.
-    bytes: Box<[u8]>,
+    /// Bytes of code, in [`Interpreter::bytes`]; compared when the page's generation has changed.
+    bytes: Range<usize>,
     page_index: usize,
     generation: u32,
     /// The guest-physical second page of an instruction that crosses pages (such a block has one instruction).
@@ -90,6 +95,7 @@ impl Observer for NoObserver {
 pub struct Interpreter {
     insns: Vec<Insn>,
     blocks: Vec<Block>,
+    bytes: Vec<u8>,
     by_address: FastMap<(u64, u32), u32>,
     lookup: Box<[Lookup]>,
     scratch: Instruction,
@@ -100,8 +106,10 @@ pub struct Interpreter {
 impl Default for Interpreter {
     fn default() -> Self {
         Self {
-            insns: Vec::new(),
-            blocks: Vec::new(),
+            // Growing copies; what is not touched costs nothing.
+            insns: Vec::with_capacity(INSNS),
+            blocks: Vec::with_capacity(INSNS / 4),
+            bytes: Vec::with_capacity(INSNS),
             by_address: FastMap::default(),
             lookup: vec![Lookup { linear: 0, stamp: CodeStamp::default(), block: 0 }; LOOKUP]
                 .into_boxed_slice(),
@@ -240,7 +248,7 @@ impl Interpreter {
     #[cold]
     #[inline(never)]
     fn find_slow(&mut self, cpu: &mut Cpu, linear: u64) -> Result<(usize, usize), Stop> {
-        if self.insns.len() > MAX_INSNS {
+        if self.insns.len() > MAX_INSNS || self.bytes.len() > MAX_CODE {
             self.forget(cpu);
         }
         if self.insns.is_empty() {
@@ -327,7 +335,7 @@ impl Interpreter {
             mark(cpu, index, 0, (block.bytes.len() - in_first) as u32);
             copy(pointer, &mut now[in_first..]);
         }
-        if *now != *block.bytes {
+        if *now != self.bytes[block.bytes.clone()] {
             return Ok(false);
         }
         let block = &mut self.blocks[id as usize];
@@ -375,7 +383,9 @@ impl Interpreter {
             {
                 let after = end + usize::from(self.insns[known].len);
                 let same = bytes[..in_page].get(end..after);
-                if same.is_some() && same == self.blocks[old as usize].bytes.get(end..after) {
+                if same.is_some()
+                    && same == self.bytes[self.blocks[old as usize].bytes.clone()].get(end..after)
+                {
                     self.insns.push(self.insns[known]);
                     end = after;
                     continue;
@@ -405,7 +415,7 @@ impl Interpreter {
                 start: start as u32,
                 len: (self.insns.len() - start) as u16,
                 room: (self.insns.len() - start) as u16,
-                bytes: bytes[..end].into(),
+                bytes: self.keep(&bytes[..end]),
                 page_index,
                 generation,
                 second: None,
@@ -428,11 +438,18 @@ impl Interpreter {
             start: start as u32,
             len: 1,
             room: 1,
-            bytes: bytes[..decoder.position().max(in_page + 1)].into(),
+            bytes: self.keep(&bytes[..decoder.position().max(in_page + 1)]),
             page_index,
             generation,
             second: Some((page, second_index, second_generation)),
         }))
+    }
+
+    /// Keeps the bytes of a block.
+    fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
     }
 
     /// Decodes one instruction and does not keep it: code in device memory, or near the code segment's limit.
@@ -467,6 +484,7 @@ impl Interpreter {
     pub fn forget(&mut self, cpu: &mut Cpu) {
         self.insns.clear();
         self.blocks.clear();
+        self.bytes.clear();
         self.by_address.clear();
         cpu.drop_code_lookups();
     }

@@ -23,7 +23,8 @@ impl Translator {
         self.blocks.iter().filter(|block| !block.stale).map(|block| {
             let mut code = vec![0; block.host_len];
             self.arena.read(block.start, &mut code);
-            HostCode { rip: block.key.0, guest: block.bytes.to_vec(), address: block.start as u64, code }
+            let guest = self.bytes[block.bytes.clone()].to_vec();
+            HostCode { rip: block.key.0, guest, address: block.start as u64, code }
         })
     }
 

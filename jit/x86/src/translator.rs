@@ -10,6 +10,7 @@ use crate::perf_map::PerfMap;
 use crate::site::{self, Kind, Link, Run, Site};
 use crate::stubs::{self, Start, Stubs};
 use crate::trace::{Extent, Trace};
+use core::ops::Range;
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
 use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE};
 use ringworld_jit_rt::{Arena, ArenaError, JUMP_SHIFT, JUMPS, JumpCache, RETURN_BITS, ReturnCache, Sink};
@@ -19,6 +20,7 @@ use ringworld_x86::flags::bits;
 use ringworld_x86::insn::{REG_RIP, seg};
 use ringworld_x86::native::{CodePage, Native};
 use ringworld_x86::{Cpu, Insn};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// Longest block in instructions.
@@ -29,8 +31,9 @@ const BYTES: usize = 32;
 const HITS: usize = 1 << 14;
 /// Each time that code is overwritten after its translation doubles the runs before the next one, so often.
 const MAX_KILLS: u8 = 3;
-/// Runs and links that there is room for from the start; what is not touched costs nothing.
+/// Runs and links, and blocks, that there is room for from the start; what is not touched costs nothing.
 const SITES: usize = 1 << 19;
+const BLOCKS: usize = 1 << 16;
 /// Fetch tokens before everything is forgotten.
 const MAX_TOKENS: usize = 1 << 20;
 /// 32-bit code of the last page stays with the interpreter: what follows it wraps around.
@@ -119,14 +122,14 @@ pub(crate) struct Block {
     pub(crate) host_len: usize,
     /// Instructions.
     count: u8,
-    /// The bytes that it was made of, and where in its page they are.
-    pub(crate) bytes: Box<[u8]>,
-    extents: Box<[Extent]>,
+    /// The bytes that it was made of, and where in its page they are: in [`Translator::bytes`] and [`Translator::extents`].
+    pub(crate) bytes: Range<usize>,
+    extents: Range<usize>,
     first: usize,
     /// The page that its only instruction reaches into: the rest of `bytes` is at its start.
     second: Option<(u64, usize)>,
     /// The [`Link`]s that lead here.
-    incoming: Vec<u32>,
+    incoming: SmallVec<[u32; 4]>,
     pub(crate) stale: bool,
     /// What its entry is overwritten with a jump over while its bytes are not known to be the same: see
     /// [`Translator::suspend`].
@@ -151,6 +154,9 @@ pub struct Translator {
     /// Room for the instructions of a block.
     trace: Trace,
     pub(crate) blocks: Vec<Block>,
+    /// What blocks were made of.
+    pub(crate) bytes: Vec<u8>,
+    extents: Vec<Extent>,
     by_key: FastMap<Key, u32>,
     by_page: FastMap<usize, Vec<u32>>,
     /// What [`Site`]s are about.
@@ -208,7 +214,9 @@ impl Translator {
             info: InstructionInfoFactory::new(),
             memory_accesses: MemoryAccesses::default(),
             trace: Trace::default(),
-            blocks: Vec::new(),
+            blocks: Vec::with_capacity(BLOCKS),
+            bytes: Vec::with_capacity(BLOCKS),
+            extents: Vec::with_capacity(BLOCKS),
             by_key: FastMap::default(),
             by_page: FastMap::default(),
             // Growing copies.
@@ -243,6 +251,8 @@ impl Translator {
         self.stats.flushes += 1;
         self.arena.truncate(self.stubs_end);
         self.blocks.clear();
+        self.bytes.clear();
+        self.extents.clear();
         self.by_key.clear();
         self.by_page.clear();
         self.runs.clear();
@@ -348,9 +358,10 @@ impl Translator {
         for &(at, len) in &trace.extents {
             cpu.mark_code(page, at.into(), len.into());
         }
-        let mut bytes: Vec<u8> = Vec::new();
+        // What a translation leaves here that comes to nothing belongs to no block.
+        let bytes = self.bytes.len();
         for &(at, len) in &trace.extents {
-            bytes.extend_from_slice(&memory[usize::from(at)..][..usize::from(len)]);
+            self.bytes.extend_from_slice(&memory[usize::from(at)..][..usize::from(len)]);
         }
         let mut second = None;
         if trace.insns.is_empty() {
@@ -369,7 +380,7 @@ impl Translator {
             }
             trace.decode_one(cpu, &copy[..in_page + want], rip);
             let len = usize::from(trace.insns.first()?.len);
-            bytes.extend_from_slice(&copy[..len]);
+            self.bytes.extend_from_slice(&copy[..len]);
             trace.extents.push((offset as u16, in_page.min(len) as u16));
             let token = cpu.tlb.fetch_token(next, following.physical, cpu.mode.0);
             second = Some((following, fetch_slot(next), token as i32));
@@ -421,6 +432,9 @@ impl Translator {
         if let Some((following, ..)) = &second {
             self.by_page.entry(following.index).or_default().push(id);
         }
+        let extents = self.extents.len();
+        self.extents.extend_from_slice(&trace.extents);
+        self.stats.guest_bytes += (self.bytes.len() - bytes) as u64;
         self.blocks.push(Block {
             key,
             entry: start + entry,
@@ -428,17 +442,16 @@ impl Translator {
             start,
             host_len: self.sink.len(),
             count: count as u8,
-            bytes: bytes.into(),
-            extents: trace.extents.as_slice().into(),
+            bytes: bytes..self.bytes.len(),
+            extents: extents..self.extents.len(),
             first: page.index,
             second: second.map(|(following, ..)| (following.physical, following.index)),
-            incoming: Vec::new(),
+            incoming: SmallVec::new(),
             stale: false,
             suspended: None,
             stale_site_code: start + stale_site_code,
         });
         self.by_key.insert(key, id);
-        self.stats.guest_bytes += self.blocks[id as usize].bytes.len() as u64;
         self.trace = trace;
         self.stats.blocks += 1;
         self.stats.instructions += u64::from(count);
@@ -727,9 +740,10 @@ impl Translator {
     /// Whether a block's bytes are in memory as they were; marks them again.
     fn bytes_hold(&mut self, cpu: &mut Cpu, id: u32) -> bool {
         let block = &self.blocks[id as usize];
-        let first = block.extents.iter().map(|&(offset, len)| (block.first, offset, usize::from(len)));
+        let extents = &self.extents[block.extents.clone()];
+        let first = extents.iter().map(|&(offset, len)| (block.first, offset, usize::from(len)));
         let second = block.second.map(|(_, index)| (index, 0, usize::MAX));
-        let mut rest = &*block.bytes;
+        let mut rest = &self.bytes[block.bytes.clone()];
         for (index, offset, len) in first.chain(second) {
             let (bytes, after) = rest.split_at(len.min(rest.len()));
             rest = after;
