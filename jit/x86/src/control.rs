@@ -1,6 +1,7 @@
 //! Control flow and the stack.
 
-use crate::emit::{Emitter, Unsupported, access_of};
+use crate::classify::{Emit, emit_of};
+use crate::emit::{Emitter, Guest, Unsupported, access_of};
 use crate::frame::{Home, TLB_BIAS, at, home};
 use crate::islands::{CHECK, PLAIN};
 use crate::memory::Access;
@@ -9,7 +10,7 @@ use crate::stubs::near;
 use crate::values::Form;
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
-use iced_x86::{Instruction, OpAccess, OpKind};
+use iced_x86::{Instruction, OpAccess, OpKind, Register};
 use ringworld_core::PAGE_MASK;
 use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
 
@@ -18,6 +19,12 @@ const FETCH: i32 = offset_of!(Translations, fetch) as i32 - TLB_BIAS;
 const SP: u8 = match home(4) {
     Home::Host(host) => host,
     Home::Frame(_) => panic!("RSP is pinned"),
+};
+
+/// The same of guest RBP.
+const BP: u8 = match home(5) {
+    Home::Host(host) => host,
+    Home::Frame(_) => panic!("RBP is pinned"),
 };
 
 /// Displacement from R15 of the fetch token of a page.
@@ -45,6 +52,54 @@ impl Emitter<'_> {
     /// Adds to the stack pointer.
     pub(crate) fn move_stack(&mut self, by: i32) {
         self.lea_base(SP, !self.narrow(), SP, by);
+    }
+
+    /// Moves the stack pointer's home to where the guest's is.
+    pub(crate) fn settle_stack(&mut self) {
+        let by = core::mem::take(&mut self.stack_moved);
+        if by != 0 {
+            self.move_stack(by);
+        }
+    }
+
+    /// Whether an instruction takes the stack pointer's home as it is, or does not use it, and cannot leave the block.
+    pub(crate) fn leaves_stack_moved(&self, guest: &Guest) -> bool {
+        let i = &guest.decoded;
+        let Some(emit) = emit_of(i.code()).filter(|_| !guest.barred && !self.narrow()) else { return false };
+        let is_memory = |n| i.op_kind(n) == OpKind::Memory;
+        let registers =
+            (0..i.op_count()).map(|n| i.op_register(n)).chain([i.memory_base(), i.memory_index()]);
+        if registers.into_iter().any(|register| register.full_register() == Register::RSP) {
+            return false;
+        }
+        match emit {
+            Emit::Same | Emit::Nothing => !(0..i.op_count()).any(is_memory),
+            Emit::Lea => true,
+            Emit::Push | Emit::Pop if is_memory(0) => false,
+            Emit::Push | Emit::Pop => self.has_stack_in_reach(),
+            Emit::Call => self.returns_here && self.has_stack_in_reach(),
+            _ => false,
+        }
+    }
+
+    /// Whether what the present instruction pushes or pops is in a group that has been checked.
+    fn has_stack_in_reach(&self) -> bool {
+        let member = self.groups.member(self.accesses().stack);
+        member.is_some_and(|member| self.is_established(member.group))
+    }
+
+    /// Moves the guest's stack pointer after a push or a pop, and its home later if nothing wants that now.
+    fn moved_stack(&mut self, by: i32, slow: bool) {
+        if slow || self.narrow() {
+            self.move_stack(by);
+        } else {
+            self.stack_moved += by;
+        }
+    }
+
+    /// An instruction (opcode, register) on the word at a distance from the guest's stack pointer, which is in reach.
+    fn on_stack(&mut self, opcode: u8, register: u8, at: i32) {
+        self.indexed((opcode, register, true), Some(1), SP, 0, self.stack_moved + at);
     }
 
     /// Loads what [`Self::stack`] has found at the stack pointer into R14.
@@ -80,15 +135,22 @@ impl Emitter<'_> {
         if self.narrow() {
             dynasm!(self.s ; .arch x64 ; mov DWORD [rcx + r14], value);
         } else {
-            dynasm!(self.s ; .arch x64 ; mov QWORD [rcx + Rq(SP) - 8], value);
+            self.on_stack(0xc7, 0, -8);
+            self.s.extend(value.to_le_bytes());
         }
     }
 
     /// A jump to a known address, which is linked when it is first taken. To another page, it asks whether the page is
     /// still the one that it was linked to.
     pub(crate) fn link(&mut self, target: u64) {
-        let (index, site) = self.link_site(Kind::Link, target, 0);
-        if (target ^ self.start) & !PAGE_MASK == 0 {
+        self.link_after(target, 0);
+    }
+
+    /// The same after so much has been given back to the budget.
+    pub(crate) fn link_after(&mut self, target: u64, refund: u8) {
+        let near_by = (target ^ self.start) & !PAGE_MASK == 0;
+        let (index, site) = self.link_site(Kind::Link, target, if near_by { refund } else { 0 });
+        if near_by {
             let end = near(self.s, 0);
             self.drafts.links[index].patch = end as u32;
             self.cold_site(end, site);
@@ -185,8 +247,12 @@ impl Emitter<'_> {
             }
             return None;
         }
+        let access = Access { size: self.word(), write, alignment: None, fixed: None };
+        if !self.narrow() {
+            return Some(self.check_direct(SP, displacement, access, 1));
+        }
         self.linear(form, 14);
-        Some(self.check(Access { size: self.word(), write, alignment: None, fixed: None }))
+        Some(self.check(access))
     }
 
     pub(crate) fn ret(&mut self, i: &Instruction) {
@@ -247,15 +313,16 @@ impl Emitter<'_> {
             self.push_constant(short);
         } else {
             self.constant(14, next);
-            dynasm!(self.s ; .arch x64 ; mov [rcx + Rq(SP) - 8], r14);
+            self.on_stack(0x89, 14, -8);
         }
-        self.move_stack(-self.step());
+        self.moved_stack(-self.step(), slow.is_some());
         slow
     }
 
     pub(crate) fn call(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let target = self.near_target(i)?;
         let slow = self.push_return(i.next_ip());
+        self.settle_stack();
         self.end_shadow();
         self.remember_return(i.next_ip());
         self.link(target);
@@ -267,6 +334,7 @@ impl Emitter<'_> {
     pub(crate) fn call_within(&mut self, i: &Instruction) {
         let slow = self.push_return(i.next_ip());
         if !self.returns_here {
+            self.settle_stack();
             self.remember_return(i.next_ip());
         }
         self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::Exec);
@@ -295,6 +363,12 @@ impl Emitter<'_> {
     /// Loads the operand of an indirect branch or a push into R14; the jump that is taken if that is not plain.
     fn operand(&mut self, i: &Instruction) -> Result<Option<usize>, Unsupported> {
         if i.op0_kind() == OpKind::Memory {
+            if let Some((base, displacement)) = Form::of(i, self.word()).and_then(|form| self.direct(form)) {
+                let access = access_of(i, OpAccess::Read, None)?;
+                let slow = self.check_direct(base, displacement, access, 1);
+                self.indexed((0x8b, 14, true), Some(1), base, 0, displacement);
+                return Ok(Some(slow));
+            }
             let fixed = self.address(i);
             let slow = self.check(access_of(i, OpAccess::Read, fixed)?);
             if self.narrow() {
@@ -329,6 +403,7 @@ impl Emitter<'_> {
         // The target is known before the return address is written, which may be where it was read from.
         dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::CODE as i8)], rcx);
         let push = self.push_return(i.next_ip());
+        self.settle_stack();
         self.end_shadow();
         self.remember_return(i.next_ip());
         dynasm!(self.s ; .arch x64 ; jmp QWORD [BYTE rsp + (at::CODE as i8)]);
@@ -359,7 +434,7 @@ impl Emitter<'_> {
                 if self.narrow() {
                     dynasm!(self.s ; .arch x64 ; mov [rcx + r14], Rd(from));
                 } else {
-                    dynasm!(self.s ; .arch x64 ; mov [rcx + Rq(SP) - 8], Rq(from));
+                    self.on_stack(0x89, from, -8);
                 }
             }
             _ => {
@@ -368,7 +443,7 @@ impl Emitter<'_> {
                 self.push_constant(value as i32);
             }
         }
-        self.move_stack(below);
+        self.moved_stack(below, !froms.is_empty());
         if !froms.is_empty() {
             self.let_go();
         }
@@ -388,36 +463,39 @@ impl Emitter<'_> {
                 dynasm!(self.s ; .arch x64 ; mov Rd(host), [rcx + r14]);
             }
             Home::Host(SP) => dynasm!(self.s ; .arch x64 ; mov Rq(SP), [rcx + Rq(SP)]),
-            Home::Host(host) => dynasm!(self.s
-                ; .arch x64
-                ; mov Rq(host), [rcx + Rq(SP)]
-                ; lea Rq(SP), [Rq(SP) + 8]
-            ),
-            Home::Frame(home) => dynasm!(self.s
-                ; .arch x64
-                ; mov r14, [rcx + Rq(SP)]
-                ; mov [BYTE rsp + (home as i8)], r14
-                ; lea Rq(SP), [Rq(SP) + 8]
-            ),
+            Home::Host(host) => {
+                self.on_stack(0x8b, host, 0);
+                self.moved_stack(8, slow.is_some());
+            }
+            Home::Frame(home) => {
+                self.on_stack(0x8b, 14, 0);
+                dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (home as i8)], r14);
+                self.moved_stack(8, slow.is_some());
+            }
         }
         self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::Exec);
         Ok(())
     }
 
     pub(crate) fn leave_frame(&mut self) {
-        let narrow = self.narrow();
-        if narrow {
+        let access = Access { size: self.word(), write: false, alignment: None, fixed: None };
+        let slow = if self.narrow() {
             dynasm!(self.s ; .arch x64 ; mov r14d, ebp);
-        } else {
-            dynasm!(self.s ; .arch x64 ; mov r14, rbp);
-        }
-        let slow = self.check(Access { size: self.word(), write: false, alignment: None, fixed: None });
-        if narrow {
+            let slow = self.check(access);
             dynasm!(self.s ; .arch x64 ; lea Rd(SP), [r14 + 4] ; mov ebp, [rcx + r14]);
+            Some(slow)
         } else {
-            dynasm!(self.s ; .arch x64 ; lea Rq(SP), [r14 + 8] ; mov rbp, [rcx + r14]);
-        }
-        self.slow(&[slow], Kind::Exec);
+            let slow = match self.groups.member(self.accesses().stack) {
+                Some(member) => {
+                    self.reach(member);
+                    None
+                }
+                None => Some(self.check_direct(BP, 0, access, 1)),
+            };
+            dynasm!(self.s ; .arch x64 ; lea Rq(SP), [Rq(BP) + 8] ; mov Rq(BP), [rcx + Rq(BP)]);
+            slow
+        };
+        self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::Exec);
     }
 }
 

@@ -13,6 +13,7 @@ use crate::site::{Kind, LinkDraft, RunDraft, Site};
 use crate::split::Split;
 use crate::stubs::{Stubs, jrcxz, land8, near};
 use crate::values::Form;
+use core::ops::Range;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use ringworld_jit_rt::Sink;
@@ -50,7 +51,7 @@ enum ColdKind {
     /// Go on at an offset.
     Back { to: usize },
     /// A branch that leaves in the middle: give back the rest of the block and go on at an address.
-    Side { target: u64, refund: u32 },
+    Side { target: u64, refund: u8 },
     /// Give back the rest of the block and go on at a link, of which this is the number among the block's and the site.
     Ungroup { link: usize, site: u32 },
 }
@@ -63,6 +64,8 @@ pub struct Drafts {
     /// The jumps to known addresses.
     pub links: Vec<LinkDraft>,
     cold: Vec<Cold>,
+    /// The stores of groups' anchors: the slot, and where they are.
+    pub(crate) anchors: Vec<(usize, Range<usize>)>,
     pub(crate) islands: Islands,
 }
 
@@ -124,6 +127,10 @@ pub struct Emitter<'a> {
     pub(crate) groups: Groups,
     /// The groups whose checks have been emitted, by number; there are no more than [`group::GROUPS`].
     pub(crate) established: u128,
+    /// Slots of groups that are read.
+    pub(crate) slots_read: u32,
+    /// What the stack pointer's home lacks to the guest's.
+    pub(crate) stack_moved: i32,
     /// Registers that a loop has been lent.
     pub(crate) lent: Lent,
     /// If the block leads back into it: where it is entered again.
@@ -182,6 +189,7 @@ impl<'a> Emitter<'a> {
         drafts.runs.clear();
         drafts.links.clear();
         drafts.cold.clear();
+        drafts.anchors.clear();
         drafts.islands.clear(short);
         Self {
             s,
@@ -210,13 +218,15 @@ impl<'a> Emitter<'a> {
             returns_here: false,
             groups: Groups::default(),
             established: 0,
+            slots_read: 0,
+            stack_moved: 0,
             lent: Lent::default(),
             round: None,
         }
     }
 
-    /// Emits the whole block, and returns the offset of the entry for those who know that the page is this one; at the start
-    /// it is checked. `own` and `second` are slot and token of the block's page and of the slot and token of the second page that an only instruction reaches into.
+    /// Emits the whole block, and returns the offsets of its entry for those who know that the page is this one, and for those
+    /// who have taken its length from the budget, too; at the start the page is checked. `own` and `second` are slot and token of the block's page and of the slot and token of the second page that an only instruction reaches into.
     pub fn block(
         &mut self,
         guests: &[Guest],
@@ -224,7 +234,7 @@ impl<'a> Emitter<'a> {
         second: Option<(i32, i32)>,
         (grouped, head): (bool, Option<usize>),
         registers: &[u64],
-    ) -> usize {
+    ) -> (usize, usize) {
         let head = head.filter(|&head| grouped && Self::may_loop(guests, head));
         if grouped {
             let word = self.word();
@@ -236,10 +246,11 @@ impl<'a> Emitter<'a> {
         if let Some(second) = second {
             self.page_check(second, Kind::Stale);
         }
-        self.take_from_budget();
+        let taken = self.take_from_budget();
         let mut open = true;
         for (n, guest) in guests.iter().enumerate() {
             if head == Some(n) {
+                self.settle_stack();
                 self.begin_rounds(guests, n);
             }
             self.n += 1;
@@ -258,11 +269,13 @@ impl<'a> Emitter<'a> {
                 break;
             }
         }
+        self.settle_stack();
         if open {
             self.link(self.rip);
         }
         self.finish();
-        entry
+        self.drop_anchors();
+        (entry, taken)
     }
 
     /// Leaves unless the token in a page's slot is this one.
@@ -280,7 +293,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// A new link; its number among the block's, and its site.
-    pub(crate) fn link_site(&mut self, kind: Kind, rip: u64, refund: u32) -> (usize, u32) {
+    pub(crate) fn link_site(&mut self, kind: Kind, rip: u64, refund: u8) -> (usize, u32) {
         let n = self.drafts.links.len();
         self.drafts.links.push(LinkDraft { rip, refund, patch: 0, token: 0, checked: false });
         (n, Site { kind, index: self.first.link + n as u32 }.number())
@@ -324,12 +337,16 @@ impl<'a> Emitter<'a> {
     /// Emits one instruction; false if it was the end of the block.
     fn instruction(&mut self, guest: &Guest) -> bool {
         self.keep_in_reach(PLAIN);
+        if !self.leaves_stack_moved(guest) {
+            self.settle_stack();
+        }
         let after_sti = self.in_shadow;
         let start = self.s.len();
-        let Drafts { runs, links, cold, islands } = &*self.drafts;
+        let Drafts { runs, links, cold, islands, .. } = &*self.drafts;
         let (runs, links, cold, mark, live) =
             (runs.len(), links.len(), cold.len(), islands.mark(), self.live);
         let (established, held) = (self.established, (self.held, self.held_r14));
+        let (anchors, stack_moved) = (self.drafts.anchors.len(), self.stack_moved);
         if !guest.barred
             && let Some(emit) = emit_of(guest.decoded.code())
         {
@@ -346,6 +363,8 @@ impl<'a> Emitter<'a> {
                     self.drafts.links.truncate(links);
                     self.drafts.cold.truncate(cold);
                     self.drafts.islands.undo(mark);
+                    self.drafts.anchors.truncate(anchors);
+                    self.stack_moved = stack_moved;
                     self.live = live;
                     self.established = established;
                     (self.held, self.held_r14) = held;
@@ -356,6 +375,7 @@ impl<'a> Emitter<'a> {
         self.in_shadow = false;
         let last = guest.last || guest.barred;
         let site = self.exec_site(if last { Kind::ExecLast } else { Kind::Exec });
+        self.settle_stack();
         self.let_go();
         if self.lent.now {
             self.give_back_lent();
@@ -378,7 +398,7 @@ impl<'a> Emitter<'a> {
         match emit {
             // These say what they hold.
             Emit::Nothing | Emit::Same | Emit::Vector(_) | Emit::Jump | Emit::Branch => {}
-            Emit::Push | Emit::Pop | Emit::Call | Emit::Return => self.held_r14 = None,
+            Emit::Push | Emit::Pop | Emit::Leave | Emit::Call | Emit::Return => self.held_r14 = None,
             _ => self.let_go(),
         }
         match emit {
@@ -783,9 +803,11 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    fn give_back(&mut self, refund: u32) {
+    fn give_back(&mut self, refund: u8) {
         dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + (at::TAKEN as i8)]);
-        self.lea_base(1, true, 1, -(refund as i32));
+        // LEA RCX, [RCX + disp32], and what REFUND says.
+        self.s.extend([0x48, 0x8d, 0x89]);
+        self.s.extend((-i32::from(refund)).to_le_bytes());
         dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TAKEN as i8)], rcx);
     }
 
@@ -797,7 +819,7 @@ impl<'a> Emitter<'a> {
         let (opcode, target) =
             if self.next == Some(i.next_ip()) { (opcode, taken) } else { (opcode ^ 1, i.next_ip()) };
         let from = near(self.s, opcode);
-        self.cold_side(from, target, self.count - self.n);
+        self.cold_side(from, target, (self.count - self.n) as u8);
         Ok(())
     }
 
@@ -814,7 +836,7 @@ impl<'a> Emitter<'a> {
             ColdKind::Back { to } => self.jump_back(to),
             ColdKind::Side { target, refund } => {
                 self.give_back(refund);
-                self.link(target);
+                self.link_after(target, refund);
             }
             ColdKind::Site { site, resume: None } => self.leave(site),
             ColdKind::Site { site, resume: Some(resume) } | ColdKind::Split { site, resume, .. } => {
@@ -845,12 +867,14 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// Emits where callers of a stale block leave; returns its offset.
-    pub fn stale_exit(&mut self) -> usize {
-        let at = self.s.len();
-        let site = self.site(Kind::Stale);
-        self.leave(site);
-        at
+    /// Emits where callers of a stale block leave, and those who have taken its length from the budget; returns the offsets.
+    pub fn stale_exits(&mut self) -> [usize; 2] {
+        [Kind::Stale, Kind::Budget].map(|kind| {
+            let at = self.s.len();
+            let site = self.site(kind);
+            self.leave(site);
+            at
+        })
     }
 
     pub(crate) fn jump_back(&mut self, to: usize) {
@@ -866,7 +890,8 @@ impl<'a> Emitter<'a> {
             let site = self.exec_site(Kind::ExecLast);
             return self.cold_site(from, site);
         }
-        let (link, site) = self.link_site(Kind::LinkUngrouped, self.rip, self.count - self.n + 1);
+        let refund = (self.count - self.n + 1) as u8;
+        let (link, site) = self.link_site(Kind::LinkUngrouped, self.rip, refund);
         self.push_cold(from, ColdKind::Ungroup { link, site });
     }
 
@@ -877,7 +902,7 @@ impl<'a> Emitter<'a> {
 
     /// Sends the jump whose displacement ends at `from` to the block at `target`, giving back what has been taken for the rest
     /// of this one.
-    pub(crate) fn cold_side(&mut self, from: usize, target: u64, refund: u32) {
+    pub(crate) fn cold_side(&mut self, from: usize, target: u64, refund: u8) {
         self.push_cold(from, ColdKind::Side { target, refund });
     }
 

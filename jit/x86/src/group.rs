@@ -314,9 +314,9 @@ impl Search {
         Some(number)
     }
 
-    /// The group for what is pushed or popped.
-    fn stack(&mut self, displacement: i64, size: i64, write: bool) -> Option<u16> {
-        let number = self.member(Form { base: Some(4), index: None, displacement }, size, write, None)?;
+    /// The group for what is pushed or popped, at a distance from RSP or RBP.
+    fn stack(&mut self, base: u8, displacement: i64, size: i64, write: bool) -> Option<u16> {
+        let number = self.member(Form { base: Some(base), index: None, displacement }, size, write, None)?;
         let group = self.members.last()?.group;
         self.groups[group].stack = true;
         Some(number)
@@ -472,8 +472,10 @@ fn find(
     let bytes = i64::from(word);
     // Most blocks have none; the look at each instruction costs more than this one.
     let candidates = guests.iter().filter(|guest| {
-        matches!(emit_of(guest.decoded.code()), Some(Emit::Push | Emit::Call | Emit::Pop | Emit::Return))
-            || guest.decoded.memory_base() != Register::None
+        matches!(
+            emit_of(guest.decoded.code()),
+            Some(Emit::Push | Emit::Call | Emit::Pop | Emit::Leave | Emit::Return)
+        ) || guest.decoded.memory_base() != Register::None
             || guest.decoded.memory_index() != Register::None
             || word == 4 && guest.decoded.memory_displ_size() == 4
     });
@@ -507,8 +509,11 @@ fn find(
             }
         }
         now.stack = match emit {
-            Some(Emit::Push | Emit::System(System::Pushf) | Emit::Call) => search.stack(-bytes, bytes, true),
-            Some(Emit::Pop | Emit::System(System::Popf) | Emit::Return) => search.stack(0, bytes, false),
+            Some(Emit::Push | Emit::System(System::Pushf) | Emit::Call) => {
+                search.stack(4, -bytes, bytes, true)
+            }
+            Some(Emit::Pop | Emit::System(System::Popf) | Emit::Return) => search.stack(4, 0, bytes, false),
+            Some(Emit::Leave) if word == 8 => search.stack(5, 0, bytes, false),
             _ => None,
         };
         found.push(now);

@@ -154,14 +154,26 @@ impl Emitter<'_> {
         scale: u8,
         displacement: i32,
     ) {
+        self.indexed((0x8d, into, wide), base, index, scale, displacement);
+    }
+
+    /// An instruction (opcode, register, whether it is 64 bits wide) on memory at base, scaled index and 32-bit displacement.
+    pub(crate) fn indexed(
+        &mut self,
+        (opcode, register, wide): (u8, u8, bool),
+        base: Option<u8>,
+        index: u8,
+        scale: u8,
+        displacement: i32,
+    ) {
         let rex = 0x40
             | u8::from(wide) << 3
-            | (into >> 3) << 2
+            | (register >> 3) << 2
             | (index >> 3) << 1
             | base.map_or(0, |base| base >> 3);
         let sib = scale << 6 | (index & 7) << 3 | base.map_or(5, |base| base & 7);
         let mode = base.map_or(0, |base| displacement_mode(base, displacement));
-        self.s.extend([rex, 0x8d, mode | (into & 7) << 3 | 4, sib]);
+        self.s.extend([rex, opcode, mode | (register & 7) << 3 | 4, sib]);
         self.displacement(if base.is_some() { mode } else { 0x80 }, displacement);
     }
 
@@ -274,12 +286,33 @@ impl Emitter<'_> {
                 self.lea(into, true, Some(into), base, 0, displacement);
             }
         }
+        let at = self.s.len();
         self.frame(0x89, into, slot(group.slot));
+        self.drafts.anchors.push((group.slot, at..self.s.len()));
     }
 
     /// Loads a group's anchor.
     pub fn anchor(&mut self, group: usize, into: u8) {
-        self.frame(0x8b, into, slot(self.groups.groups[group].slot));
+        let n = self.groups.groups[group].slot;
+        self.slots_read |= 1 << n;
+        self.frame(0x8b, into, slot(n));
+    }
+
+    /// Makes nothing of the stores to slots that nobody reads.
+    pub(crate) fn drop_anchors(&mut self) {
+        for (slot, at) in self.drafts.anchors.drain(..) {
+            if self.slots_read >> slot & 1 == 0
+                && let Some(store) = self.s.buffer().get_mut(at)
+            {
+                store.fill(0);
+                // A NOP with a displacement of one byte, or of four.
+                let nop: &[u8] =
+                    if store.len() == 5 { &[0x0f, 0x1f, 0x44, 0x00] } else { &[0x0f, 0x1f, 0x84, 0x00] };
+                if let Some(start) = store.get_mut(..nop.len()) {
+                    start.copy_from_slice(nop);
+                }
+            }
+        }
     }
 
     /// An instruction with this opcode on a 64-bit register and memory of the frame.

@@ -46,24 +46,23 @@ impl Emitter<'_> {
         self.round.filter(|round| target == round.rip)
     }
 
-    /// Takes instructions from those that are left; the jump that is taken if that is not enough.
-    fn take(&mut self, count: u32) -> usize {
+    /// Takes instructions from those that are left; where that is done, and the jump that is taken if it was too many.
+    fn take(&mut self, count: u32) -> (usize, usize) {
         dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + (at::TAKEN as i8)]);
         self.lea_base(1, true, 1, count as i32);
+        dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TAKEN as i8)], rcx);
+        let taken = self.s.len();
         // The upper half is not zero as long as all is negative.
-        dynasm!(self.s
-            ; .arch x64
-            ; mov [BYTE rsp + (at::TAKEN as i8)], rcx
-            ; mov ecx, [BYTE rsp + (at::TAKEN as i8 + 4)]
-        );
-        self.if_rcx_zero()
+        dynasm!(self.s ; .arch x64 ; mov ecx, [BYTE rsp + (at::TAKEN as i8 + 4)]);
+        (taken, self.if_rcx_zero())
     }
 
-    /// Takes the block's length from the instructions left, and leaves if that is not enough.
-    pub(crate) fn take_from_budget(&mut self) {
+    /// Takes the block's length from the instructions left, and leaves if that is not enough. Says where it has been taken.
+    pub(crate) fn take_from_budget(&mut self) -> usize {
         let site = self.site(Kind::Budget);
-        let from = self.take(self.count);
+        let (taken, from) = self.take(self.count);
         self.cold_site(from, site);
+        taken
     }
 
     /// Before the first round of a loop that begins at instruction `head`: vector state, and the checks of groups that are known
@@ -162,8 +161,8 @@ impl Emitter<'_> {
             self.take_from_budget();
         } else {
             // The block that begins there leaves.
-            let from = self.take(count);
-            self.cold_side(from, rip, count);
+            let (_, from) = self.take(count);
+            self.cold_side(from, rip, count as u8);
         }
         if !self.groups.easy {
             self.jump_back(check);

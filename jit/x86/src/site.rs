@@ -33,6 +33,9 @@ const INDEX_BITS: u32 = 29;
 /// So many of each can be numbered.
 pub const MOST: usize = 1 << INDEX_BITS;
 
+/// Bytes of what follows the LEA of a refund: a store of RCX to the frame, and a near jump.
+pub const REFUND: usize = 10;
+
 /// A site, as the number after its call in translated code has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Site {
@@ -82,8 +85,9 @@ pub struct Run {
 pub struct LinkDraft {
     /// The address.
     pub rip: u64,
-    /// What its way out of the block gives back to the budget.
-    pub refund: u32,
+    /// What its way out of the block gives back to the budget. If that is not zero, the displacement of the LEA that does so
+    /// ends [`REFUND`] bytes before the jump's.
+    pub refund: u8,
     /// The end of the jump's displacement.
     pub patch: u32,
     /// To another page: the end of the displacement that holds the negated fetch token, else 0.
@@ -99,6 +103,8 @@ pub struct Link {
     pub rip: u64,
     /// The block that it is in.
     pub block: u32,
+    /// See [`LinkDraft`].
+    pub refund: u8,
     /// The end of the jump's displacement.
     pub patch: u32,
     /// The block that the jump leads to; `u32::MAX` for none.

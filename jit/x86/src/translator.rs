@@ -7,7 +7,7 @@ use crate::group::MemoryAccesses;
 use crate::host;
 use crate::islands::LEAD;
 use crate::perf_map::PerfMap;
-use crate::site::{self, Kind, Link, Run, Site};
+use crate::site::{self, Kind, Link, LinkDraft, Run, Site};
 use crate::stubs::{self, Start, Stubs};
 use crate::trace::{Extent, Trace};
 use core::ops::Range;
@@ -114,6 +114,8 @@ type Key = (u64, u64, u32);
 pub(crate) struct Block {
     pub(crate) key: Key,
     pub(crate) entry: usize,
+    /// Where it is entered by those who have taken its length from the budget, too.
+    taken: usize,
     /// Where it is entered by those who do not know whether its page is still the same.
     pub(crate) checked: usize,
     /// Where the host code begins, and its bytes.
@@ -131,10 +133,17 @@ pub(crate) struct Block {
     /// The [`Link`]s that lead here.
     incoming: SmallVec<[u32; 4]>,
     pub(crate) stale: bool,
-    /// What its entry is overwritten with a jump over while its bytes are not known to be the same: see
-    /// [`Translator::suspend`].
-    suspended: Option<[u8; 5]>,
-    stale_site_code: usize,
+    /// What is overwritten at its entries while its bytes are not known to be the same: see [`Translator::suspend`].
+    suspended: Option<[[u8; 5]; 2]>,
+    /// Where the jumps there lead meanwhile.
+    stale_exits: [usize; 2],
+}
+
+impl Block {
+    /// Where code runs from that knows that the page is this one.
+    fn entries(&self) -> [usize; 2] {
+        [self.entry, self.taken]
+    }
 }
 
 /// Translates and runs the code of one CPU.
@@ -406,12 +415,12 @@ impl Translator {
                 (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
                 short,
             );
-            let entry = emitter.block(&trace.guests, own, second_check, (grouped, trace.head), &cpu.regs);
-            let stale_site_code = emitter.stale_exit();
-            (!emitter.drafts.islands.lost).then_some((entry, stale_site_code))
+            let entries = emitter.block(&trace.guests, own, second_check, (grouped, trace.head), &cpu.regs);
+            let stale_exits = emitter.stale_exits();
+            (!emitter.drafts.islands.lost).then_some((entries, stale_exits))
         };
         let mut short = self.options.short_jumps;
-        let (entry, stale_site_code) = match emit(short) {
+        let ((entry, taken), stale_exits) = match emit(short) {
             Some(offsets) => offsets,
             None => {
                 short = false;
@@ -438,6 +447,7 @@ impl Translator {
         self.blocks.push(Block {
             key,
             entry: start + entry,
+            taken: start + taken,
             checked: start + if short { LEAD } else { 0 },
             start,
             host_len: self.sink.len(),
@@ -449,7 +459,7 @@ impl Translator {
             incoming: SmallVec::new(),
             stale: false,
             suspended: None,
-            stale_site_code: start + stale_site_code,
+            stale_exits: stale_exits.map(|exit| start + exit),
         });
         self.by_key.insert(key, id);
         self.trace = trace;
@@ -467,8 +477,9 @@ impl Translator {
         }));
         self.links.extend(self.drafts.links.iter().map(|link| {
             let token = if link.token == 0 { 0 } else { at + link.token };
-            let (rip, patch, checked) = (link.rip, at + link.patch, link.checked);
-            Link { rip, block, patch, target: u32::MAX, token, unlinked: 0, checked, short }
+            let LinkDraft { rip, refund, checked, .. } = *link;
+            let patch = at + link.patch;
+            Link { rip, block, refund, patch, target: u32::MAX, token, unlinked: 0, checked, short }
         }));
     }
 
@@ -478,20 +489,23 @@ impl Translator {
         if block.stale || block.suspended.is_some() {
             return;
         }
-        let mut jump = [0xe9, 0, 0, 0, 0];
-        jump[1..]
-            .copy_from_slice(&(block.stale_site_code.wrapping_sub(block.entry + 5) as i32).to_le_bytes());
-        let mut code = [0; 5];
-        self.arena.read(block.entry, &mut code);
-        block.suspended = Some(code);
-        self.arena.patch(block.entry, &jump);
+        let mut codes = [[0; 5]; 2];
+        for ((entry, exit), code) in block.entries().into_iter().zip(block.stale_exits).zip(&mut codes) {
+            let mut jump = [0xe9, 0, 0, 0, 0];
+            jump[1..].copy_from_slice(&(exit.wrapping_sub(entry + 5) as i32).to_le_bytes());
+            self.arena.read(entry, code);
+            self.arena.patch(entry, &jump);
+        }
+        block.suspended = Some(codes);
     }
 
     /// Undoes [`Self::suspend`].
     fn resume(&mut self, id: u32) {
         let block = &mut self.blocks[id as usize];
-        if let Some(code) = block.suspended.take() {
-            self.arena.patch(block.entry, &code);
+        if let Some(codes) = block.suspended.take() {
+            for (entry, code) in block.entries().into_iter().zip(codes) {
+                self.arena.patch(entry, &code);
+            }
         }
     }
 
@@ -512,7 +526,8 @@ impl Translator {
             // It may lead somewhere else by now.
             if link.target == id {
                 link.target = u32::MAX;
-                self.arena.patch_jump(start + link.patch as usize, start + link.unlinked as usize);
+                let unlinked = start + link.unlinked as usize;
+                patch_link(&mut self.arena, link, start, unlinked, 0);
             }
         }
         let n = hit(key.0);
@@ -541,7 +556,14 @@ impl Translator {
         }
         target.incoming.push(number);
         link.target = id;
-        self.arena.patch_jump(patch, if link.checked { target.checked } else { target.entry });
+        let (to, taken) = if link.checked {
+            (target.checked, 0)
+        } else if link.refund != 0 && target.second.is_none() {
+            (target.taken, target.count)
+        } else {
+            (target.entry, 0)
+        };
+        patch_link(&mut self.arena, link, start, to, taken);
         if link.token != 0 {
             let token = cpu.tlb.fetch_token(target.key.0 & !PAGE_MASK, target.key.1, cpu.mode.0);
             let at = start + link.token as usize - 4;
@@ -766,6 +788,16 @@ impl Translator {
 /// Whether code of the CPU's mode is translated: 64-bit code, and 32-bit code with flat segments.
 fn translatable(cpu: &Cpu) -> bool {
     cpu.mode.long64() || cpu.mode.flat32()
+}
+
+/// Makes a link, whose offsets are from the arena's start, lead to `to`, where so much has been taken from the budget.
+fn patch_link(arena: &mut Arena, link: &Link, start: usize, to: usize, taken: u8) {
+    let patch = start + link.patch as usize;
+    arena.patch_jump(patch, to);
+    if link.refund != 0 {
+        let taken = i32::from(taken) - i32::from(link.refund);
+        arena.patch(patch - site::REFUND - 4, &taken.to_le_bytes());
+    }
 }
 
 /// The execution count of an address.

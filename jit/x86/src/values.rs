@@ -203,6 +203,11 @@ impl Values {
                 self.forget(n);
                 return self.move_stack(bytes);
             }
+            (Some(Emit::Leave), _) => {
+                self.set(4, self.of(5));
+                self.forget(5);
+                return self.move_stack(bytes);
+            }
             (Some(Emit::Same), Mnemonic::Add | Mnemonic::Sub | Mnemonic::Inc | Mnemonic::Dec)
                 if word == 8 && register.is_gpr32() =>
             {
