@@ -369,6 +369,16 @@ impl Emitter<'_> {
                 self.indexed((0x8b, 14, true), Some(1), base, 0, displacement);
                 return Ok(Some(slow));
             }
+            if let Some(short) = self.short_address(i) {
+                let fixed = Some(i64::from(short) as u64);
+                let slow = self.check(access_of(i, OpAccess::Read, fixed)?);
+                if self.narrow() {
+                    dynasm!(self.s ; .arch x64 ; mov r14d, [rcx + short]);
+                } else {
+                    dynasm!(self.s ; .arch x64 ; mov r14, [rcx + short]);
+                }
+                return Ok(Some(slow));
+            }
             let fixed = self.address(i);
             let slow = self.check(access_of(i, OpAccess::Read, fixed)?);
             if self.narrow() {

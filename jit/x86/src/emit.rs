@@ -672,6 +672,11 @@ impl<'a> Emitter<'a> {
                 let slow = Some(self.check_direct(base, displacement, access, 1));
                 return Ok(Place { base, index: Some((1, 0)), displacement, slow });
             }
+            // What may reach into the next page wants its address in R14.
+            if let Some(short) = self.short_address(guest).filter(|_| guest.memory_size().size() < 16) {
+                let slow = self.check(access_of(guest, access, Some(i64::from(short) as u64))?);
+                return Ok(Place { base: 1, index: None, displacement: short, slow: Some(slow) });
+            }
             let fixed = self.address(guest);
             let slow = self.check(access_of(guest, access, fixed)?);
             return Ok(Place { base: 14, index: Some((1, 0)), displacement: 0, slow: Some(slow) });

@@ -8,6 +8,7 @@ use crate::values::{FAR, Form};
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, OpKind, Register};
+use ringworld_core::PAGE_SIZE;
 use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
 use ringworld_x86::insn::seg;
 
@@ -17,6 +18,9 @@ pub(crate) const HOST: i32 = offset_of!(Translations, host) as i32 - TLB_BIAS;
 
 /// Number of the host's RSP.
 const RSP: u8 = 4;
+
+/// See [`short`].
+const SPARE: i32 = 2 * PAGE_SIZE as i32;
 
 /// Displacement from RSP of a group's anchor.
 fn slot(n: usize) -> i32 {
@@ -257,11 +261,14 @@ impl Emitter<'_> {
         });
         let access = Access { size: group.size(), write: group.write, alignment, fixed: None };
         let direct = self.direct(first);
+        let fixed = first.is_constant().then_some(first.displacement as u64);
+        let short = fixed.and_then(short);
         let from = match direct {
             Some((base, displacement)) => self.check_direct(base, displacement, access, into),
             None => {
-                let fixed = first.is_constant().then_some(first.displacement as u64);
-                self.linear(first, 14);
+                if short.is_none() {
+                    self.linear(first, 14);
+                }
                 self.check_into(Access { fixed, ..access }, into)
             }
         };
@@ -281,10 +288,13 @@ impl Emitter<'_> {
                     self.lea(into, true, Some(into), index, scale, moved.1.wrapping_neg() as i32);
                 }
             }
-            Anchor::First => {
-                let (base, displacement) = direct.unwrap_or((14, 0));
-                self.lea(into, true, Some(into), base, 0, displacement);
-            }
+            Anchor::First => match short {
+                Some(short) => self.lea_base(into, true, into, short),
+                None => {
+                    let (base, displacement) = direct.unwrap_or((14, 0));
+                    self.lea(into, true, Some(into), base, 0, displacement);
+                }
+            },
         }
         let at = self.s.len();
         self.frame(0x89, into, slot(group.slot));
@@ -390,10 +400,27 @@ impl Emitter<'_> {
         slow
     }
 
-    /// Checks that an access at R14 may go to the host's memory, and leaves the host address minus R14 in RCX. Returns the
-    /// end of the displacement of the jump that is taken if not.
+    /// The memory operand's linear address, if it is known and [`short`].
+    pub(crate) fn short_address(&self, i: &Instruction) -> Option<i32> {
+        let segment = matches!(i.memory_segment(), Register::FS | Register::GS);
+        let known = i.is_ip_rel_memory_operand() && i.memory_base() == Register::RIP
+            || i.memory_base() == Register::None && i.memory_index() == Register::None;
+        let mask = if address_is_64(i) { u64::MAX } else { 0xffff_ffff };
+        (known && !segment).then(|| i.memory_displacement64() & mask).and_then(short)
+    }
+
+    /// Checks that an access at R14, or at a known address, may go to the host's memory, and leaves the host address minus the
+    /// linear one in RCX. Returns the end of the displacement of the jump that is taken if not.
     pub fn check(&mut self, access: Access) -> usize {
         self.check_into(access, 1)
+    }
+
+    /// Adds an address, R14 or a known one, and a distance to RCX.
+    fn add_address(&mut self, fixed: Option<u64>, distance: i32) {
+        match fixed.and_then(short) {
+            Some(short) => self.lea_base(1, true, 1, short + distance),
+            None => self.lea(1, true, Some(1), 14, 0, distance),
+        }
     }
 
     /// The same with another host register that is free, or RCX.
@@ -415,14 +442,14 @@ impl Emitter<'_> {
         match alignment {
             // No byte of what is aligned leaves the page if its first one does not.
             Some((alignment, last)) => {
+                self.add_address(fixed, last + self.tag_to_aligned_unit());
                 dynasm!(self.s
                     ; .arch x64
-                    ; lea rcx, [rcx + r14 + last + self.tag_to_aligned_unit()]
                     ; pext rcx, rcx, [rsp + at::ALIGN + 8 * (alignment.trailing_zeros() as i32 - 4)]
                 );
             }
             None => {
-                self.lea(1, true, Some(1), 14, 0, last + self.tag_to_unit());
+                self.add_address(fixed, last + self.tag_to_unit());
                 dynasm!(self.s ; .arch x64 ; shrx rcx, rcx, r15);
             }
         }
@@ -439,6 +466,12 @@ impl Emitter<'_> {
         }
         slow
     }
+}
+
+/// An address that a displacement has room for, with more than a page to spare on both sides.
+fn short(address: u64) -> Option<i32> {
+    let short = i32::try_from(address as i64).ok()?;
+    (short.checked_add(SPARE).is_some() && short.checked_sub(SPARE).is_some()).then_some(short)
 }
 
 /// The upper bits of ModRM for the shortest displacement from a base register; RBP's and R13's number without one stands for
