@@ -61,6 +61,9 @@ pub struct Clock {
     pub skipped: u64,
     /// Those of `skipped` that went by in bus cycles.
     pub bus: u64,
+    /// Of several CPUs, whose clocks are not at the same moment: the latest moment that one of them has shown to software or to
+    /// a device. None shows an earlier one after that.
+    pub shown: Option<VirtualTime>,
 }
 
 impl Clock {
@@ -68,6 +71,23 @@ impl Clock {
     #[inline(always)]
     pub const fn at(&self, instructions: u64) -> VirtualTime {
         VirtualTime(instructions.wrapping_add(self.skipped))
+    }
+
+    /// The moment to show when `instructions` have retired.
+    #[inline]
+    pub fn to_show(&self, instructions: u64) -> VirtualTime {
+        let now = self.at(instructions);
+        self.shown.map_or(now, |shown| shown.max(now))
+    }
+
+    /// The same, which is noted as shown.
+    #[inline]
+    pub fn show(&mut self, instructions: u64) -> VirtualTime {
+        let moment = self.to_show(instructions);
+        if let Some(shown) = &mut self.shown {
+            *shown = moment;
+        }
+        moment
     }
 
     /// Moves the clock forward, so that `instructions` is reached at `moment`. Never moves it back.

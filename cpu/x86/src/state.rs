@@ -288,8 +288,8 @@ impl Cpu {
 
     /// Who and when, for the platform.
     #[inline]
-    pub fn io_context(&self) -> IoContext {
-        IoContext { cpu: self.id, now: self.now() }
+    pub fn io_context(&mut self) -> IoContext {
+        IoContext { cpu: self.id, now: self.clock.show(self.icount) }
     }
 
     /// The running block ends after the current instruction.

@@ -406,10 +406,10 @@ impl Cpu {
         by_level!(self, self.nmi_blocked = false, vmx_iret, svm_iret());
     }
 
-    /// The time-stamp counter as RDTSC, RDTSCP and RDMSR show it.
+    /// The time-stamp counter as RDTSC, RDTSCP and RDMSR show it, when it has been noted what the clock shows.
     #[inline]
     pub(crate) fn visible_tsc(&self) -> u64 {
-        let tsc = self.tsc();
+        let tsc = self.clock.to_show(self.icount).0.wrapping_add(self.msrs.tsc_offset);
         if !self.mode.guest() {
             return tsc;
         }

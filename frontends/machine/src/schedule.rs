@@ -216,6 +216,12 @@ impl Machine {
 
     /// The turn of one CPU, up to the end of the round.
     fn take_turn<O: Observer>(&mut self, until: &RunUntil, observer: &mut O) -> Result<(), Break> {
+        if let [_, _, ..] = &self.cores[..] {
+            let shown = self.cores.iter().filter_map(|core| core.cpu.clock.shown).max();
+            if let Some(core) = self.cores.get_mut(self.turn) {
+                core.cpu.clock.shown = Some(shown.unwrap_or_default());
+            }
+        }
         loop {
             if self.board.attention().is_raised() {
                 self.settle()?;
@@ -406,3 +412,7 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "schedule_tests.rs"]
+mod tests;

@@ -3,8 +3,8 @@
 use crate::{Cpu, Stop};
 use serde::{Deserialize, Serialize};
 
-/// Number of banks.
-pub(super) const BANKS: usize = 4;
+/// Number of banks: what virtual processors commonly have. Xen wants bank 4 on AMD's without asking.
+pub(super) const BANKS: usize = 10;
 /// IA32_MCG_CAP: the banks, and IA32_MCG_CTL is present.
 pub(super) const CAP: u64 = BANKS as u64 | 1 << 8;
 /// IA32_MC0_CTL.

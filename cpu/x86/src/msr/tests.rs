@@ -57,7 +57,8 @@ fn plain_registers_and_their_reserved_bits() {
             (0x401, 0, Some(0)),
             (0x401, 1, None),
             (0x40c, u64::MAX, Some(u64::MAX)),
-            (0x410, 0, None),
+            (0x427, 5, Some(5)),
+            (0x428, 0, None),
             (0x179, 0, None),
             // Nothing is there.
             (0x480, 0, None),

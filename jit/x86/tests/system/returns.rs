@@ -1,7 +1,7 @@
 //! Returns that do not lead to where the call of the same stack pointer said.
 
 use crate::common::*;
-use crate::pair::{put, run};
+use crate::pair::{put, run, stats};
 use iced_x86::code_asm::*;
 
 const OTHER: u64 = 0x30_0000;
@@ -132,4 +132,78 @@ fn a_return_to_address_zero() {
         rig
     });
     assert_eq!(rig.cpu.regs[3], 2);
+}
+
+/// Pushes and pops in a row, with other instructions between them that see the stack pointer or leave the block.
+#[test]
+fn pushes_and_pops_in_a_row() {
+    let rig = run(|| {
+        let mut rig = Rig::long();
+        rig.gates();
+        put(&mut rig, CODE, |a| {
+            let mut again = a.create_label();
+            let mut framed = a.create_label();
+            let mut skip = a.create_label();
+            a.mov(r13d, 25)?;
+            a.xor(r12d, r12d)?;
+            a.set_label(&mut again)?;
+            a.push(rbp)?;
+            a.mov(rbp, r13)?;
+            a.push(r14)?;
+            a.push(5)?;
+            a.lea(rbx, qword_ptr(rsp + 8))?;
+            a.push(rsp)?;
+            a.push(rbx)?;
+            a.pop(rdx)?;
+            a.pop(r15)?;
+            a.add(r12, rdx)?;
+            a.sub(r12, r15)?;
+            // A call of a function in the middle of a row.
+            a.push(r15)?;
+            a.push(r13)?;
+            a.cpuid()?;
+            a.pop(rsi)?;
+            a.pop(r15)?;
+            a.add(r12, rsi)?;
+            // A branch that is taken now and then.
+            a.push(r12)?;
+            a.push(qword_ptr(rsp + 8))?;
+            a.test(r13d, 7)?;
+            a.jnz(skip)?;
+            a.pop(rax)?;
+            a.push(r13)?;
+            a.set_label(&mut skip)?;
+            a.pop(rax)?;
+            a.pop(r12)?;
+            a.add(r12, rax)?;
+            a.mov(rdi, r12)?;
+            a.call(framed)?;
+            a.add(r12, rax)?;
+            a.pop(rax)?;
+            a.pop(r14)?;
+            a.pop(rbp)?;
+            a.dec(r13d)?;
+            a.jnz(again)?;
+            // The stack pointer from the stack.
+            a.push(rsp)?;
+            a.push(r12)?;
+            a.pop(rax)?;
+            a.pop(rsp)?;
+            a.hlt()?;
+            a.set_label(&mut framed)?;
+            a.push(rbp)?;
+            a.mov(rbp, rsp)?;
+            a.sub(rsp, 0x20)?;
+            a.mov(qword_ptr(rbp - 8), rdi)?;
+            a.push(r13)?;
+            a.push(rdi)?;
+            a.pop(rax)?;
+            a.and(rax, qword_ptr(rbp - 8))?;
+            a.leave()?;
+            a.ret()
+        });
+        rig
+    });
+    assert_ne!(rig.cpu.regs[12], 0);
+    assert!(stats(&rig).instructions > 0, "{:?}", stats(&rig));
 }

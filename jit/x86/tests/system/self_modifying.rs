@@ -171,3 +171,47 @@ fn code_is_generated_again_and_again() {
     });
     assert_eq!(rig.cpu.regs[3], 150);
 }
+
+/// Code that branches forward lead to is overwritten, a few times and so often that it is not watched any more.
+#[test]
+fn code_that_branches_lead_to_is_overwritten() {
+    for every in [1, 8] {
+        let rounds = 150_u32;
+        let rig = run(|| {
+            let mut rig = Rig::long();
+            rig.gates();
+            put(&mut rig, CODE, |a| {
+                let mut again = a.create_label();
+                let mut next = a.create_label();
+                let mut odd = a.create_label();
+                a.mov(ecx, rounds)?;
+                a.xor(ebx, ebx)?;
+                a.lea(rdi, ptr(odd))?;
+                a.set_label(&mut again)?;
+                a.test(ecx, 1)?;
+                a.jnz(odd)?;
+                a.inc(r8)?;
+                a.set_label(&mut next)?;
+                a.dec(ecx)?;
+                a.jnz(again)?;
+                a.hlt()?;
+                a.set_label(&mut odd)?;
+                a.mov(eax, 1000)?;
+                a.add(ebx, eax)?;
+                a.test(ecx, 2 * every - 2)?;
+                a.jnz(next)?;
+                a.mov(dword_ptr(rdi + 1), ecx)?;
+                a.jmp(next)
+            });
+            rig
+        });
+        let (mut sum, mut value) = (0_u32, 1000);
+        for round in (1..=rounds).rev().filter(|round| round % 2 == 1) {
+            sum = sum.wrapping_add(value);
+            if round & (2 * every as u32 - 2) == 0 {
+                value = round;
+            }
+        }
+        assert_eq!(rig.cpu.regs[3] as u32, sum, "every {every}");
+    }
+}
