@@ -7,7 +7,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// The file cannot be read.
-    #[error("cannot read the {what} {name}: {source}")]
+    #[error("cannot read the {what} {name}")]
     Read {
         /// What the file was for.
         what: &'static str,

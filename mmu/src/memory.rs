@@ -77,7 +77,7 @@ pub enum MemoryError {
     #[error("the memory regions at {0} and {1} overlap")]
     Overlap(GuestPhys, GuestPhys),
     /// The host has no room for it.
-    #[error("the host cannot provide {size:#x} bytes of guest memory: {source}")]
+    #[error("the host cannot provide {size:#x} bytes of guest memory")]
     OutOfMemory {
         /// The sum of all regions, in bytes.
         size: u64,

@@ -111,7 +111,7 @@ pub enum GuestError {
     #[error("no folder for guests: set RINGWORLD_CACHE or HOME to an absolute path")]
     NoCacheFolder,
     /// An error of the file system.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Io {
         /// The file or folder.
         path: PathBuf,
