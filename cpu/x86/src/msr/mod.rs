@@ -175,6 +175,12 @@ impl Cpu {
     pub fn tsc(&self) -> u64 {
         self.now().0.wrapping_add(self.msrs.tsc_offset)
     }
+
+    /// The same as software sees it: not before what another CPU has shown.
+    #[inline]
+    pub(crate) fn show_tsc(&mut self) -> u64 {
+        self.clock.show(self.icount).0.wrapping_add(self.msrs.tsc_offset)
+    }
 }
 
 #[cfg(test)]

@@ -38,14 +38,13 @@ pub(super) fn refuse(cpu: &mut Cpu, _: u32) -> Read {
 // Time.
 
 pub(super) fn read_tsc(cpu: &mut Cpu, _: u32) -> Read {
-    cpu.clock.show(cpu.icount);
+    cpu.show_tsc();
     Ok(cpu.visible_tsc())
 }
 
 /// SDM 3B 18.17.3: a write moves IA32_TSC_ADJUST by the same amount.
 pub(super) fn write_tsc(cpu: &mut Cpu, _: u32, value: u64) -> Written {
-    let now = cpu.clock.show(cpu.icount).0;
-    let change = value.wrapping_sub(now.wrapping_add(cpu.msrs.tsc_offset));
+    let change = value.wrapping_sub(cpu.show_tsc());
     cpu.msrs.tsc_adjust = cpu.msrs.tsc_adjust.wrapping_add(change);
     move_tsc(cpu, change);
     Ok(())

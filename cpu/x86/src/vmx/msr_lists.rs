@@ -57,7 +57,7 @@ impl Cpu {
             }
             // The list's TSC is the processor's own, not the guest's (SDM 3C 28.4).
             let tsc = index == IA32_TIME_STAMP_COUNTER;
-            let value = if tsc { self.tsc() } else { self.read_msr(index).map_err(|_| failed)? };
+            let value = if tsc { self.show_tsc() } else { self.read_msr(index).map_err(|_| failed)? };
             self.write_physical(list.wrapping_add(16 * n + 8), &value.to_le_bytes());
         }
         Ok(())
