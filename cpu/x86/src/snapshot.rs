@@ -9,7 +9,7 @@ use crate::state::{Activity, Monitor, Shadow, TableRegister, boundary};
 use crate::x87::X87;
 use crate::{Cpu, state::gpr};
 use core::hash::Hash;
-use ringworld_core::StateHasher;
+use ringworld_core::{StateHasher, VirtualTime};
 use serde::{Deserialize, Serialize};
 
 /// Writes the state's struct, and both ways between it and [`Cpu`], from one list of the fields that both have.
@@ -25,6 +25,8 @@ macro_rules! cpu_state {
             pub rflags: u64,
             /// [`ringworld_core::Clock::skipped`].
             pub skipped: u64,
+            /// [`ringworld_core::Clock::shown`].
+            pub shown: Option<VirtualTime>,
             $(pub $field: $type,)*
         }
 
@@ -36,6 +38,7 @@ macro_rules! cpu_state {
                     rip: self.rip(),
                     rflags: self.flags.get(),
                     skipped: self.clock.skipped,
+                    shown: self.clock.shown,
                     $($field: self.$field.clone(),)*
                 };
                 // When the timer was last looked at is no state.
@@ -98,6 +101,7 @@ impl Cpu {
         self.flags = Flags::RESET;
         self.flags.set(state.rflags);
         self.clock.skipped = state.skipped;
+        self.clock.shown = state.shown;
         self.cpl &= 3;
         self.set_guest_space(None);
         self.vmx_restored();
