@@ -73,21 +73,17 @@ impl Clock {
         VirtualTime(instructions.wrapping_add(self.skipped))
     }
 
-    /// The moment to show when `instructions` have retired.
-    #[inline]
-    pub fn to_show(&self, instructions: u64) -> VirtualTime {
-        let now = self.at(instructions);
-        self.shown.map_or(now, |shown| shown.max(now))
-    }
-
-    /// The same, which is noted as shown.
+    /// The moment to show when `instructions` have retired, which is noted.
     #[inline]
     pub fn show(&mut self, instructions: u64) -> VirtualTime {
-        let moment = self.to_show(instructions);
-        if let Some(shown) = &mut self.shown {
-            *shown = moment;
+        let now = self.at(instructions);
+        match &mut self.shown {
+            Some(shown) => {
+                *shown = now.max(*shown);
+                *shown
+            }
+            None => now,
         }
-        moment
     }
 
     /// Moves the clock forward, so that `instructions` is reached at `moment`. Never moves it back.

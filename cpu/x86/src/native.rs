@@ -85,7 +85,7 @@ impl Cpu {
     pub fn tsc_distance(&self) -> Option<u64> {
         let allowed = self.cpl == 0 || self.cr4 & crate::control::cr4::TSD == 0;
         let linear = self.clock.shown.is_none() && self.tsc_is_linear();
-        (allowed && linear).then(|| self.visible_tsc().wrapping_sub(self.icount))
+        (allowed && linear).then(|| self.tsc_in_mode(self.tsc()).wrapping_sub(self.icount))
     }
 
     /// Fetches from the page of `linear` as an instruction there would; `None` if that raises an exception (which the

@@ -406,10 +406,16 @@ impl Cpu {
         by_level!(self, self.nmi_blocked = false, vmx_iret, svm_iret());
     }
 
-    /// The time-stamp counter as RDTSC, RDTSCP and RDMSR show it, when it has been noted what the clock shows.
+    /// The time-stamp counter as RDTSC, RDTSCP and RDMSR show it.
     #[inline]
-    pub(crate) fn visible_tsc(&self) -> u64 {
-        let tsc = self.clock.to_show(self.icount).0.wrapping_add(self.msrs.tsc_offset);
+    pub(crate) fn visible_tsc(&mut self) -> u64 {
+        let tsc = self.show_tsc();
+        self.tsc_in_mode(tsc)
+    }
+
+    /// A processor's time-stamp counter, as what runs on it sees it: a guest with its offset and scale.
+    #[inline]
+    pub(crate) fn tsc_in_mode(&self, tsc: u64) -> u64 {
         if !self.mode.guest() {
             return tsc;
         }

@@ -1,7 +1,7 @@
 //! Control flow and the stack.
 
 use crate::classify::{Emit, emit_of};
-use crate::emit::{Emitter, Guest, Unsupported, access_of};
+use crate::emit::{Emitter, Guest, Unsupported};
 use crate::frame::{Home, TLB_BIAS, at, home};
 use crate::islands::{CHECK, PLAIN};
 use crate::memory::Access;
@@ -283,6 +283,7 @@ impl Emitter<'_> {
 
     /// Enters the return address that has just been pushed into the return cache.
     fn remember_return(&mut self, next: u64) {
+        self.settle_stack();
         self.keep_in_reach(CHECK);
         self.let_go();
         let (linear, code) = self.returns;
@@ -322,7 +323,6 @@ impl Emitter<'_> {
     pub(crate) fn call(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let target = self.near_target(i)?;
         let slow = self.push_return(i.next_ip());
-        self.settle_stack();
         self.end_shadow();
         self.remember_return(i.next_ip());
         self.link(target);
@@ -334,7 +334,6 @@ impl Emitter<'_> {
     pub(crate) fn call_within(&mut self, i: &Instruction) {
         let slow = self.push_return(i.next_ip());
         if !self.returns_here {
-            self.settle_stack();
             self.remember_return(i.next_ip());
         }
         self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::Exec);
@@ -363,30 +362,15 @@ impl Emitter<'_> {
     /// Loads the operand of an indirect branch or a push into R14; the jump that is taken if that is not plain.
     fn operand(&mut self, i: &Instruction) -> Result<Option<usize>, Unsupported> {
         if i.op0_kind() == OpKind::Memory {
-            if let Some((base, displacement)) = Form::of(i, self.word()).and_then(|form| self.direct(form)) {
-                let access = access_of(i, OpAccess::Read, None)?;
-                let slow = self.check_direct(base, displacement, access, 1);
-                self.indexed((0x8b, 14, true), Some(1), base, 0, displacement);
-                return Ok(Some(slow));
-            }
-            if let Some(short) = self.short_address(i) {
-                let fixed = Some(i64::from(short) as u64);
-                let slow = self.check(access_of(i, OpAccess::Read, fixed)?);
-                if self.narrow() {
-                    dynasm!(self.s ; .arch x64 ; mov r14d, [rcx + short]);
-                } else {
-                    dynasm!(self.s ; .arch x64 ; mov r14, [rcx + short]);
+            let place = self.place(i, OpAccess::Read)?;
+            let load = (0x8b, 14, !self.narrow());
+            match place.index {
+                Some((index, scale)) => {
+                    self.indexed(load, Some(place.base), index, scale, place.displacement);
                 }
-                return Ok(Some(slow));
+                None => self.based(load, place.base, place.displacement),
             }
-            let fixed = self.address(i);
-            let slow = self.check(access_of(i, OpAccess::Read, fixed)?);
-            if self.narrow() {
-                dynasm!(self.s ; .arch x64 ; mov r14d, [rcx + r14]);
-            } else {
-                dynasm!(self.s ; .arch x64 ; mov r14, [rcx + r14]);
-            }
-            return Ok(Some(slow));
+            return Ok(place.slow);
         }
         let from = self.value(i.op0_register().full_register().number(), 14);
         if self.narrow() {
@@ -413,7 +397,6 @@ impl Emitter<'_> {
         // The target is known before the return address is written, which may be where it was read from.
         dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::CODE as i8)], rcx);
         let push = self.push_return(i.next_ip());
-        self.settle_stack();
         self.end_shadow();
         self.remember_return(i.next_ip());
         dynasm!(self.s ; .arch x64 ; jmp QWORD [BYTE rsp + (at::CODE as i8)]);

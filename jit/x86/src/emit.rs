@@ -138,13 +138,13 @@ pub struct Emitter<'a> {
 }
 
 /// Where a checked memory operand is in host memory.
-struct Place {
-    base: u8,
+pub(crate) struct Place {
+    pub(crate) base: u8,
     /// Register and log2 of the scale.
-    index: Option<(u8, u8)>,
-    displacement: i32,
+    pub(crate) index: Option<(u8, u8)>,
+    pub(crate) displacement: i32,
     /// The jump that is taken if it is not to be had.
-    slow: Option<usize>,
+    pub(crate) slow: Option<usize>,
 }
 
 impl Place {
@@ -663,7 +663,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Checks the memory operand; says where it is.
-    fn place(&mut self, guest: &Instruction, access: OpAccess) -> Result<Place, Unsupported> {
+    pub(crate) fn place(&mut self, guest: &Instruction, access: OpAccess) -> Result<Place, Unsupported> {
         let Some(member) = self.groups.member(self.accesses().operand) else {
             if let Some((base, displacement)) =
                 Form::of(guest, self.word()).and_then(|form| self.direct(form))

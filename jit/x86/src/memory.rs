@@ -186,9 +186,14 @@ impl Emitter<'_> {
         if wide && into == base && displacement == 0 {
             return;
         }
+        self.based((0x8d, into, wide), base, displacement);
+    }
+
+    /// An instruction (opcode, register, whether it is 64 bits wide) on memory at base and displacement.
+    pub(crate) fn based(&mut self, (opcode, register, wide): (u8, u8, bool), base: u8, displacement: i32) {
         let mode = displacement_mode(base, displacement);
-        let rex = 0x40 | u8::from(wide) << 3 | (into >> 3) << 2 | base >> 3;
-        self.s.extend([rex, 0x8d, mode | (into & 7) << 3 | base & 7]);
+        let rex = 0x40 | u8::from(wide) << 3 | (register >> 3) << 2 | base >> 3;
+        self.s.extend([rex, opcode, mode | (register & 7) << 3 | base & 7]);
         // RSP's and R12's number stands for an SIB byte.
         if base & 7 == 4 {
             self.s.extend([0x24]);
@@ -327,9 +332,7 @@ impl Emitter<'_> {
 
     /// An instruction with this opcode on a 64-bit register and memory of the frame.
     fn frame(&mut self, opcode: u8, register: u8, at: i32) {
-        let mode = displacement_mode(RSP, at);
-        self.s.extend([0x48 | (register >> 3) << 2, opcode, mode | (register & 7) << 3 | RSP, 0x24]);
-        self.displacement(mode, at);
+        self.based((opcode, register, true), RSP, at);
     }
 
     /// Computes an address; RCX is scratch, unless the mode is [narrow](Self::narrow).
@@ -415,14 +418,6 @@ impl Emitter<'_> {
         self.check_into(access, 1)
     }
 
-    /// Adds an address, R14 or a known one, and a distance to RCX.
-    fn add_address(&mut self, fixed: Option<u64>, distance: i32) {
-        match fixed.and_then(short) {
-            Some(short) => self.lea_base(1, true, 1, short + distance),
-            None => self.lea(1, true, Some(1), 14, 0, distance),
-        }
-    }
-
     /// The same with another host register that is free, or RCX.
     fn check_into(&mut self, access: Access, into: u8) -> usize {
         let Access { size, write, alignment, fixed, .. } = access;
@@ -465,6 +460,14 @@ impl Emitter<'_> {
             }
         }
         slow
+    }
+
+    /// Adds an address, R14 or a known one, and a distance to RCX.
+    fn add_address(&mut self, fixed: Option<u64>, distance: i32) {
+        match fixed.and_then(short) {
+            Some(short) => self.lea_base(1, true, 1, short + distance),
+            None => self.lea(1, true, Some(1), 14, 0, distance),
+        }
     }
 }
 

@@ -12,7 +12,6 @@ fn read(cpu: &mut Cpu, i: &Insn, intercept: Intercept) -> Result<(), Stop> {
         return Err(cpu.gp0());
     }
     cpu.intercept(intercept, i)?;
-    cpu.show_tsc();
     let tsc = cpu.visible_tsc();
     cpu.set_edx_eax(tsc);
     Ok(())

@@ -1,7 +1,7 @@
 //! Returns that do not lead to where the call of the same stack pointer said.
 
 use crate::common::*;
-use crate::pair::{put, run, stats};
+use crate::pair::{put, run};
 use iced_x86::code_asm::*;
 
 const OTHER: u64 = 0x30_0000;
@@ -205,5 +205,4 @@ fn pushes_and_pops_in_a_row() {
         rig
     });
     assert_ne!(rig.cpu.regs[12], 0);
-    assert!(stats(&rig).instructions > 0, "{:?}", stats(&rig));
 }
