@@ -415,7 +415,7 @@ impl Interpreter {
                 start: start as u32,
                 len: (self.insns.len() - start) as u16,
                 room: (self.insns.len() - start) as u16,
-                bytes: self.keep(&bytes[..end]),
+                bytes: self.keep(old, &bytes[..end]),
                 page_index,
                 generation,
                 second: None,
@@ -438,15 +438,21 @@ impl Interpreter {
             start: start as u32,
             len: 1,
             room: 1,
-            bytes: self.keep(&bytes[..decoder.position().max(in_page + 1)]),
+            bytes: self.keep(None, &bytes[..decoder.position().max(in_page + 1)]),
             page_index,
             generation,
             second: Some((page, second_index, second_generation)),
         }))
     }
 
-    /// Keeps the bytes of a block.
-    fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
+    /// Keeps the bytes of a block, where those of the `old` one are if they fit there.
+    fn keep(&mut self, old: Option<u32>, bytes: &[u8]) -> Range<usize> {
+        let place = old.map_or(0..0, |id| self.blocks[id as usize].bytes.clone());
+        if bytes.len() <= place.len() {
+            let place = place.start..place.start + bytes.len();
+            self.bytes[place.clone()].copy_from_slice(bytes);
+            return place;
+        }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
         start..self.bytes.len()
