@@ -161,6 +161,9 @@ pub(crate) fn place_initrd(
     modules: &[BootFile],
     limit: u64,
 ) -> Result<Option<(GuestPhys, u64)>, LoadError> {
+    if let Some(module) = modules.iter().find(|module| !module.arguments.is_empty()) {
+        return Err(LoadError::Arguments { name: module.name.clone(), arguments: module.arguments.clone() });
+    }
     let (name, contents) = match modules {
         [] => return Ok(None),
         [initrd] => (format!("initrd {}", initrd.name), Contents::from(&initrd.data)),

@@ -28,6 +28,17 @@ pub enum LoadError {
         /// The guest's memory, in bytes.
         limit: u64,
     },
+    /// Arguments that nobody would get.
+    #[error(
+        "the module {name} has arguments ({arguments}), but only kernels of multiboot and PVH give modules any: \
+         give them to the kernel"
+    )]
+    Arguments {
+        /// The module.
+        name: String,
+        /// What it was to get.
+        arguments: String,
+    },
     /// No boot protocol fits the file.
     #[error("{name} is not a kernel that can be booted ({found}): {advice}")]
     NotBootable {

@@ -178,8 +178,8 @@ pub struct RunArgs {
     /// Go on where a snapshot was saved, with its machine
     #[arg(long, value_name = "FILE", conflicts_with_all = MACHINE_OPTIONS)]
     pub restore: Option<PathBuf>,
-    /// The initial RAM disk, or a boot module (may be repeated)
-    #[arg(long, value_name = "FILE")]
+    /// The initial RAM disk, or a boot module with its arguments (may be repeated)
+    #[arg(long, value_name = "FILE[ ARGUMENTS]")]
     pub initrd: Vec<PathBuf>,
     /// The kernel's command line
     #[arg(long, value_name = "STRING", default_value = "", allow_hyphen_values = true)]

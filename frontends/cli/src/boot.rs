@@ -5,7 +5,7 @@ use crate::run::{Script, Start, config, start};
 use anyhow::Context;
 use ringworld_firmware::{Initramfs, USERSPACE_MARKER};
 use ringworld_guests::{Architecture, Driver, Guest, Guests, Installed, terminal_progress};
-use ringworld_machine::{BootFile, Interface, MachineConfig, Source};
+use ringworld_machine::{BootFile, Interface, MachineConfig, Module, Source};
 use std::path::Path;
 
 /// What the kernel is always told: where its console is.
@@ -62,7 +62,7 @@ pub fn machine(args: &BootArgs, script: Option<&str>) -> anyhow::Result<(Machine
     let console = if options.virtio_console { VIRTIO_COMMAND_LINE } else { COMMAND_LINE };
     let machine = MachineConfig {
         kernel: Source::Path(kernel),
-        modules: vec![initrd],
+        modules: vec![Module::new(initrd)],
         command_line: [console, &args.append].join(" ").trim_end().into(),
         ..options
     };

@@ -4,7 +4,7 @@ use crate::args::{BootArgs, Switch, Virtualisation};
 use crate::run::{Script, config};
 use ringworld_firmware::USERSPACE_MARKER;
 use ringworld_guests::{Architecture, Guests, Nested, terminal_progress};
-use ringworld_machine::{BootFile, MachineConfig, Source};
+use ringworld_machine::{BootFile, MachineConfig, Module, Source};
 
 /// What a level's kernel is told besides `--append`.
 const COMMAND_LINE: &str = "console=ttyS0";
@@ -35,7 +35,7 @@ pub fn machine(args: &BootArgs, script: Option<&str>) -> anyhow::Result<(Machine
     let config = MachineConfig {
         memory: options.memory.max(u64::from(nested.memory()) << 20),
         kernel: Source::Path(kernel),
-        modules: vec![Source::Memory(BootFile::new("initramfs", initrd))],
+        modules: vec![Module::new(Source::Memory(BootFile::new("initramfs", initrd)))],
         command_line: [COMMAND_LINE, &args.append].join(" ").trim_end().into(),
         ..options
     };

@@ -11,12 +11,13 @@ use crate::{exit, terminal};
 use anyhow::Context;
 use ringworld_gdb::SessionEnd;
 use ringworld_machine::{
-    Backends, DiskOptions, HistoryConfig, Machine, MachineConfig, Recording, RunUntil, Snapshot, Source,
-    StopReason, TimeMode, host_time,
+    Backends, DiskOptions, HistoryConfig, Machine, MachineConfig, Module, Recording, RunUntil, Snapshot,
+    Source, StopReason, TimeMode, host_time,
 };
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// The command line asks for something that there is not: exit code 2.
@@ -57,11 +58,22 @@ pub fn machine(args: &RunArgs) -> anyhow::Result<MachineConfig> {
         kernel: Source::Path(args.kernel.clone().unwrap_or_default()),
         firmware: args.firmware.clone().map(Source::Path),
         firmware_variables: args.firmware_vars.clone().map(DiskOptions::new),
-        modules: args.initrd.iter().cloned().map(Source::Path).collect(),
+        modules: args.initrd.iter().map(|text| module(text)).collect(),
         command_line: args.append.clone(),
         loader: args.loader,
         ..config(&args.machine)?
     })
+}
+
+/// What `--initrd` names: a file, and after the first space its arguments, unless that is all a file's name.
+fn module(text: &Path) -> Module {
+    let whole = || Module::new(Source::Path(text.to_path_buf()));
+    match text.to_str().and_then(|text| text.split_once(' ')) {
+        Some((path, arguments)) if !text.exists() => {
+            Module { file: Source::Path(path.into()), arguments: arguments.into() }
+        }
+        _ => whole(),
+    }
 }
 
 /// Where a machine comes from.

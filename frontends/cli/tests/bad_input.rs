@@ -18,6 +18,23 @@ fn refused(output: &Output, code: i32, words: &[&str]) {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
 }
 
+/// A 64-bit ELF kernel at 1 MiB that exits with code 3.
+fn elf() -> Vec<u8> {
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let half = |file: &mut Vec<u8>, values: &[u16]| file.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    let word = |file: &mut Vec<u8>, values: &[u64]| file.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    let code = common::exit_with(1);
+    half(&mut file, &[2, 62, 1, 0]);
+    word(&mut file, &[0x10_0078, 64, 0]);
+    half(&mut file, &[0, 0, 64, 56, 1, 0, 0, 0]);
+    // PT_LOAD, of the whole file.
+    half(&mut file, &[1, 0, 7, 0]);
+    let size = 0x78 + code.len() as u64;
+    word(&mut file, &[0, 0x10_0000, 0x10_0000, size, size, 0x1000]);
+    file.extend(code);
+    file
+}
+
 #[test]
 fn what_does_not_exist_is_a_usage_error() {
     let run = |options: &[&str]| output(&[&["run", "--kernel", "/nonexistent/vmlinuz"], options].concat());
@@ -75,6 +92,14 @@ fn kernels_that_are_none() {
     refused(&big, 1, &["initrd", "memory"]);
     let missing = output(&["run", "--kernel", &kernel, "--initrd", "/nonexistent/initrd"]);
     refused(&missing, 1, &["initrd", "/nonexistent/initrd"]);
+    let missing = output(&["run", "--kernel", &kernel, "--initrd", "/nonexistent/initrd console=hvc0"]);
+    refused(&missing, 1, &["cannot read the initrd /nonexistent/initrd:"]);
+
+    // Arguments of modules, of which Linux knows nothing. The file's own name may hold spaces.
+    let elf = file("elf", &elf());
+    let with = |module: &str| output(&["run", "--kernel", &elf, "--loader", "elf", "--initrd", module]);
+    refused(&with(&format!("{kernel} one two")), 1, &["noise", "(one two)", "multiboot"]);
+    assert_eq!(with(&file("a module", b"contents")).status.code(), Some(3));
 }
 
 #[test]

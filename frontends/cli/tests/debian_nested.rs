@@ -12,7 +12,8 @@ mod common;
 
 use common::debian::{Guest, Kind, copy, debian, is_clean};
 
-const KIND: Kind = Kind { name: "debian-nested", packages: ",qemu-system-x86", disk: 3000 << 20 };
+const KIND: Kind =
+    Kind { name: "debian-nested", packages: ",linux-image-cloud-amd64,qemu-system-x86", disk: 3000 << 20 };
 
 /// The inner machine. Its disk is the outer one's second, which stays as it is.
 const QEMU: &str = "qemu-system-x86_64 -M q35,accel=kvm -cpu host -m 512 -nographic -nodefaults -serial stdio -no-reboot \

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// What moves over the network in each direction.
 const TRANSFER: u64 = 100_000_000;
-const KIND: Kind = Kind { name: "debian-root", packages: "", disk: 1500 << 20 };
+const KIND: Kind = Kind { name: "debian-root", packages: ",linux-image-cloud-amd64", disk: 1500 << 20 };
 
 /// Reads to the end: whether it is [`TRANSFER`] bytes of this seed.
 fn receives(mut stream: TcpStream, seed: u64) -> bool {

@@ -56,6 +56,42 @@ fn every_end_has_its_exit_code() {
 }
 
 #[test]
+fn boot_modules_have_arguments() {
+    // A multiboot kernel that prints its second module's string, the name and what came with it.
+    let at = 0x10_0000u32;
+    let header = [0x1bad_b002, 0x1_0000, 0u32.wrapping_sub(0x1bae_b002), at, at, 0, 0, at + 32];
+    let program = [
+        0x8b, 0x73, 0x18, // mov esi, [ebx + mods_addr]
+        0x8b, 0x76, 0x18, // mov esi, [esi + 16 + string]
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xac, // again: lodsb
+        0x84, 0xc0, // test al, al
+        0x74, 0x03, // jz done
+        0xee, // out dx, al
+        0xeb, 0xf8, // jmp again
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, data: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, data).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let header: Vec<u8> = header.iter().flat_map(|field| field.to_le_bytes()).collect();
+    let kernel = file("kernel", &[&header, &program[..], &exit_with(0)].concat());
+    let (first, second) = (file("first file", b"1"), file("second", b"2"));
+    let output =
+        ringworld(&["run", "--kernel", &kernel, "--initrd", &first, "--initrd", &format!("{second} a=1 b")])
+            .output();
+    let output = output.unwrap();
+    assert_eq!(
+        (code(&output), &*String::from_utf8_lossy(&output.stdout)),
+        (1, "second a=1 b"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn a_reset_starts_the_guest_again() {
     // Counts in CMOS memory, which outlives a reset: resets through port 0xcf9 until the third start.
     let count = [

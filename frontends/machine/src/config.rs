@@ -36,6 +36,27 @@ impl Source {
     }
 }
 
+/// An initrd or a boot module.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Module {
+    /// What is in it.
+    pub file: Source,
+    /// Its own command line, which kernels of multiboot and PVH get.
+    pub arguments: String,
+}
+
+impl Module {
+    /// A module without arguments.
+    pub fn new(file: Source) -> Self {
+        Self { file, arguments: String::new() }
+    }
+
+    /// Reads the file, unless it has more than `limit` bytes.
+    pub(crate) fn read(&self, limit: u64) -> Result<BootFile, LoadError> {
+        Ok(BootFile { arguments: self.arguments.clone(), ..self.file.read("initrd", limit)? })
+    }
+}
+
 /// What runs the instructions. Both are the same machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Engine {
@@ -173,7 +194,7 @@ pub struct MachineConfig {
     /// The kernel.
     pub kernel: Source,
     /// The initrd, or several boot modules.
-    pub modules: Vec<Source>,
+    pub modules: Vec<Module>,
     /// The kernel's command line.
     pub command_line: String,
     /// How the kernel is started.

@@ -43,7 +43,7 @@ mod testing;
 mod vsock;
 
 pub use config::{
-    DEFAULT_RTC_START, Drive, Engine, Interface, Loader, MAX_CPUS, MachineConfig, Source, TimeMode,
+    DEFAULT_RTC_START, Drive, Engine, Interface, Loader, MAX_CPUS, MachineConfig, Module, Source, TimeMode,
     UnknownLoader, host_time,
 };
 pub use error::MachineError;

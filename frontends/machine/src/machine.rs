@@ -128,7 +128,7 @@ impl Machine {
                 modules: config
                     .modules
                     .iter()
-                    .map(|module| module.read("initrd", config.memory))
+                    .map(|module| module.read(config.memory))
                     .collect::<Result<_, _>>()?,
                 command_line: &config.command_line,
                 memory: &map,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// After this nothing more is expected. A loaded host boots in a minute.
 const PATIENCE: Duration = Duration::from_secs(900);
-const PACKAGES: &str = "systemd-sysv,udev,dbus,linux-image-cloud-amd64,initramfs-tools,ifupdown,isc-dhcp-client,\
+const PACKAGES: &str = "systemd-sysv,udev,dbus,initramfs-tools,ifupdown,isc-dhcp-client,\
                         iproute2,iputils-ping,kmod,e2fsprogs,login,passwd,zstd";
 
 /// Debian's file system, kernel and initrd.
@@ -24,7 +24,7 @@ pub struct Debian {
 pub struct Kind {
     /// The folder in cargo's target folder (`tmp`) that keeps it.
     pub name: &'static str,
-    /// Packages besides the usual ones.
+    /// The kernel's package and others besides the usual ones, each after a comma.
     pub packages: &'static str,
     /// The size of the disk.
     pub disk: u64,
@@ -115,15 +115,18 @@ pub struct Guest {
 impl Guest {
     pub fn start(debian: &Debian, disk: &Path, interface: &str, memory: &str, options: &[&str]) -> Self {
         let device = if interface == "nvme" { "nvme0n1" } else { "vda" };
-        let mut child = ringworld(&["run", "--memory", memory, "--cpus", "2", "--time", "real"])
+        let mut command = ringworld(&["run", "--memory", memory, "--cpus", "2", "--time", "real"]);
+        command
             .args(["--kernel", debian.kernel.to_str().unwrap(), "--initrd", debian.initrd.to_str().unwrap()])
             .args(["--append", &format!("console=ttyS0 root=/dev/{device} rw net.ifnames=0")])
             .args(["--drive", &format!("file={},if={interface},format=raw", disk.display())])
-            .args(options)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .args(options);
+        Self::spawn(&mut command)
+    }
+
+    /// A guest with a console of its own, whatever it is.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (keys, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let text = Arc::new(Mutex::new(String::new()));
         let to = text.clone();
