@@ -13,6 +13,8 @@ pub enum Emit {
     Same,
     /// As the same instruction on vector registers; which of them have to be live.
     Vector(Live),
+    /// As the same instruction on the host's x87 unit.
+    X87(X87),
     /// Not at all: it has no effect here.
     Nothing,
     /// A system instruction.
@@ -70,6 +72,21 @@ pub enum System {
     FromControl,
     /// LDMXCSR.
     LoadMxcsr,
+}
+
+/// x87 and MMX instructions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum X87 {
+    /// The unit's pointers lead to it from then on.
+    Points,
+    /// They do not.
+    Control,
+    /// FLDCW.
+    LoadControl,
+    /// WAIT.
+    Wait,
+    /// MMX.
+    Mmx,
 }
 
 /// Vector state that has to be in the host's registers.
@@ -140,8 +157,8 @@ const NOTHING: &[Mnemonic] = {
     ]
 };
 
-/// Vector instructions whose results differ between processors, that use general registers or memory implicitly, or that
-/// are more than one access.
+/// Vector instructions whose results differ between processors, that use memory implicitly, or that are more than one
+/// access.
 const VECTOR_EXCEPT: &[Mnemonic] = {
     use Mnemonic::*;
     &[
@@ -171,18 +188,6 @@ const VECTOR_EXCEPT: &[Mnemonic] = {
         Vmaskmovpd,
         Vpmaskmovd,
         Vpmaskmovq,
-        Pcmpistri,
-        Pcmpestri,
-        Pcmpistrm,
-        Pcmpestrm,
-        Vpcmpistri,
-        Vpcmpestri,
-        Vpcmpistrm,
-        Vpcmpestrm,
-        Pcmpestri64,
-        Pcmpestrm64,
-        Vpcmpestri64,
-        Vpcmpestrm64,
         Movq2dq,
         Movdq2q,
         Cvtpi2ps,
@@ -192,6 +197,24 @@ const VECTOR_EXCEPT: &[Mnemonic] = {
         Cvtpd2pi,
         Cvttpd2pi,
     ]
+};
+
+/// x87 instructions whose results are the same on all processors.
+const X87_POINTS: &[Mnemonic] = {
+    use Mnemonic::*;
+    &[
+        Fadd, Faddp, Fiadd, Fsub, Fsubp, Fisub, Fsubr, Fsubrp, Fisubr, Fmul, Fmulp, Fimul, Fdiv, Fdivp,
+        Fidiv, Fdivr, Fdivrp, Fidivr, Fld, Fild, Fst, Fstp, Fist, Fistp, Fisttp, Fxch, Fcmovb, Fcmove,
+        Fcmovbe, Fcmovu, Fcmovnb, Fcmovne, Fcmovnbe, Fcmovnu, Fld1, Fldl2t, Fldl2e, Fldpi, Fldlg2, Fldln2,
+        Fldz, Fchs, Fabs, Fsqrt, Frndint, Fcom, Fcomp, Fcompp, Fucom, Fucomp, Fucompp, Fcomi, Fcomip, Fucomi,
+        Fucomip, Ficom, Ficomp, Ftst, Fxam, Fincstp, Fdecstp, Ffree,
+    ]
+};
+
+/// MMX instructions that also use vector registers, or memory implicitly.
+const MMX_EXCEPT: &[Mnemonic] = {
+    use Mnemonic::*;
+    &[Maskmovq, Movq2dq, Movdq2q, Cvtpi2ps, Cvtpi2pd, Cvtps2pi, Cvttps2pi, Cvtpd2pi, Cvttpd2pi]
 };
 
 /// What only 32-bit code has.
@@ -312,13 +335,20 @@ fn classify(code: Code) -> Option<Emit> {
         OpCodeOperandKind::cr_reg,
         OpCodeOperandKind::dr_reg,
         OpCodeOperandKind::tr_reg,
-        OpCodeOperandKind::mm_reg,
-        OpCodeOperandKind::mm_rm,
-        OpCodeOperandKind::mm_or_mem,
-        OpCodeOperandKind::sti_opcode,
-        OpCodeOperandKind::st0,
     ]) {
         return None;
+    }
+    match code {
+        Code::Fnstcw_m2byte | Code::Fnstsw_m2byte | Code::Fnstsw_AX => return Some(Emit::X87(X87::Control)),
+        Code::Fldcw_m2byte => return Some(Emit::X87(X87::LoadControl)),
+        Code::Wait => return Some(Emit::X87(X87::Wait)),
+        _ if row.group == Group::X87 => {
+            return X87_POINTS.contains(&mnemonic).then_some(Emit::X87(X87::Points));
+        }
+        _ if row.group == Group::Mmx => {
+            return (!MMX_EXCEPT.contains(&mnemonic)).then_some(Emit::X87(X87::Mmx));
+        }
+        _ => {}
     }
     match code {
         Code::Jmp_rel8_64 | Code::Jmp_rel32_64 | Code::Jmp_rel8_32 | Code::Jmp_rel32_32 => {
@@ -367,6 +397,12 @@ fn classify(code: Code) -> Option<Emit> {
     }
 }
 
+/// Whether it leaves an index in ECX.
+pub fn writes_ecx(mnemonic: Mnemonic) -> bool {
+    use Mnemonic::*;
+    matches!(mnemonic, Pcmpistri | Pcmpestri | Pcmpestri64 | Vpcmpistri | Vpcmpestri | Vpcmpestri64)
+}
+
 /// The alignment that a memory operand must have, in bytes, if it is checked (SDM 1 10.4.6, 14.9).
 pub fn alignment(instruction: &iced_x86::Instruction) -> Option<u32> {
     use Mnemonic::*;
@@ -375,7 +411,8 @@ pub fn alignment(instruction: &iced_x86::Instruction) -> Option<u32> {
         Vmovaps | Vmovapd | Vmovdqa | Vmovdqa32 | Vmovdqa64 | Vmovntps | Vmovntpd | Vmovntdq | Vmovntdqa => {
             true
         }
-        Movups | Movupd | Movdqu | Lddqu => false,
+        Movups | Movupd | Movdqu | Lddqu | Pcmpistri | Pcmpestri | Pcmpestri64 | Pcmpistrm | Pcmpestrm
+        | Pcmpestrm64 => false,
         _ => instruction.code().encoding() == EncodingKind::Legacy && size == 16,
     };
     (checked && size >= 16).then_some(size)

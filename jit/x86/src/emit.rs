@@ -1,6 +1,6 @@
 //! Emission of one block.
 
-use crate::classify::{Emit, Live, alignment, emit_of, host_form};
+use crate::classify::{Emit, Live, X87, alignment, emit_of, host_form, writes_ecx};
 use crate::control::branch_opcode;
 use crate::frame::{GUEST_RCX, Home, at, home, is_high_byte, sized};
 use crate::framed::{is_overwritten, take_from_memory};
@@ -97,6 +97,14 @@ pub struct Emitter<'a> {
     pub arena: usize,
     pub(crate) stubs: Stubs,
     live: Option<Live>,
+    /// The host's x87 unit holds the guest's state.
+    pub(crate) x87_live: bool,
+    /// The upper half of the x87 unit's pointer to instructions has been noted.
+    pub(crate) x87_ran: bool,
+    /// The next instruction uses the unit and no memory, and the unit's pointers lead to it.
+    pub(crate) next_x87_points: bool,
+    /// The unit's pointer to data is kept.
+    pub(crate) x87_fdp: bool,
     pub(crate) start: u64,
     /// Instructions of the block.
     pub(crate) count: u32,
@@ -183,7 +191,7 @@ impl<'a> Emitter<'a> {
         stubs: Stubs,
         (start, count, mode): (u64, u32, Mode),
         (jumps, returns): (i32, (i32, i32)),
-        short: bool,
+        (short, x87_fdp): (bool, bool),
     ) -> Self {
         s.clear();
         drafts.runs.clear();
@@ -202,6 +210,10 @@ impl<'a> Emitter<'a> {
             arena,
             stubs,
             live: None,
+            x87_live: false,
+            x87_ran: false,
+            next_x87_points: false,
+            x87_fdp,
             start,
             count,
             n: 0,
@@ -263,6 +275,8 @@ impl<'a> Emitter<'a> {
             self.next_is_plain = emit.is_some() && (!self.mode.guest() || next.is_some_and(cannot_exit));
             self.next_may_exit = emit
                 .is_some_and(|emit| !matches!(emit, Emit::System(_) | Emit::String(_) | Emit::Divide { .. }));
+            self.next_x87_points = emit == Some(Emit::X87(X87::Points))
+                && next.is_some_and(|next| (0..next.op_count()).all(|n| next.op_kind(n) == OpKind::Register));
             open = self.instruction(guest);
             self.rip = guest.decoded.next_ip();
             if !open {
@@ -328,7 +342,7 @@ impl<'a> Emitter<'a> {
             return;
         }
         let site = self.exec_site(kind);
-        let resume = (kind == Kind::Exec).then_some(self.s.len());
+        let resume = matches!(kind, Kind::Exec | Kind::ExecX87).then_some(self.s.len());
         for &from in froms {
             self.push_cold(from, ColdKind::Site { site, resume });
         }
@@ -346,6 +360,7 @@ impl<'a> Emitter<'a> {
         let (runs, links, cold, mark, live) =
             (runs.len(), links.len(), cold.len(), islands.mark(), self.live);
         let (established, held) = (self.established, (self.held, self.held_r14));
+        let x87 = (self.x87_live, self.x87_ran);
         let (anchors, stack_moved) = (self.drafts.anchors.len(), self.stack_moved);
         if !guest.barred
             && let Some(emit) = emit_of(guest.decoded.code())
@@ -366,6 +381,7 @@ impl<'a> Emitter<'a> {
                     self.drafts.anchors.truncate(anchors);
                     self.stack_moved = stack_moved;
                     self.live = live;
+                    (self.x87_live, self.x87_ran) = x87;
                     self.established = established;
                     (self.held, self.held_r14) = held;
                 }
@@ -373,6 +389,8 @@ impl<'a> Emitter<'a> {
         }
         // Whoever runs the function ends the shadow.
         self.in_shadow = false;
+        // It may unmask exceptions.
+        (self.x87_live, self.x87_ran) = (false, false);
         let last = guest.last || guest.barred;
         let site = self.exec_site(if last { Kind::ExecLast } else { Kind::Exec });
         self.settle_stack();
@@ -397,7 +415,7 @@ impl<'a> Emitter<'a> {
         self.is_addressable(i)?;
         match emit {
             // These say what they hold.
-            Emit::Nothing | Emit::Same | Emit::Vector(_) | Emit::Jump | Emit::Branch => {}
+            Emit::Nothing | Emit::Same | Emit::Vector(_) | Emit::X87(_) | Emit::Jump | Emit::Branch => {}
             Emit::Push | Emit::Pop | Emit::Leave | Emit::Call | Emit::Return => self.held_r14 = None,
             _ => self.let_go(),
         }
@@ -414,6 +432,7 @@ impl<'a> Emitter<'a> {
                 self.need(live);
                 self.same(i)?;
             }
+            Emit::X87(what) => self.x87(i, what)?,
             Emit::Lea => self.lea_instruction(i),
             Emit::System(what) => self.system(i, what)?,
             Emit::String(op) => self.string(i, op)?,
@@ -639,6 +658,11 @@ impl<'a> Emitter<'a> {
         if in_rcx && !matches!(i.mnemonic(), Mnemonic::Cmp | Mnemonic::Test) {
             dynasm!(self.s ; .arch x64 ; mov Rq(GUEST_RCX), rcx);
         }
+        let index_in_ecx = writes_ecx(i.mnemonic());
+        if index_in_ecx {
+            dynasm!(self.s ; .arch x64 ; mov Rd(GUEST_RCX), ecx);
+            self.held = None;
+        }
         for (scratch, at) in stores.into_iter().flatten() {
             dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at as i8)], Rq(scratch));
         }
@@ -646,7 +670,8 @@ impl<'a> Emitter<'a> {
             // After the slow path nothing is in RCX.
             self.let_go();
             // Of all vectors, those whose registers are not in the frame.
-            let split = split.filter(|_| !any_framed && !self.narrow() && alignment(guest).is_none());
+            let split = split
+                .filter(|_| !any_framed && !index_in_ecx && !self.narrow() && alignment(guest).is_none());
             let split = split.and_then(|(base, displacement, start, write)| {
                 let code = (start, self.s.len());
                 Split::new(guest.memory_size().size(), write, base, displacement, code)

@@ -4,6 +4,7 @@
 //! scratch; the status flags are the guest's own. Twelve guest registers live in host registers, mostly the same ones; the
 //! four that compilers use least live in the frame.
 
+use crate::x87::X87Frame;
 use iced_x86::Register;
 use ringworld_x86::Cpu;
 
@@ -85,6 +86,8 @@ pub struct Frame {
     pub no_pku: u64,
     /// The bits of a stack pointer that select a slot of the return cache.
     pub return_bits: u64,
+    /// The x87 unit.
+    pub x87: X87Frame,
 }
 
 impl Frame {
@@ -102,7 +105,7 @@ impl Frame {
 /// Displacements from RSP.
 #[allow(missing_docs)]
 pub mod at {
-    use super::Frame;
+    use super::{Frame, X87Frame};
     use core::mem::offset_of;
     pub const CPU: i32 = offset_of!(Frame, cpu) as i32;
     pub const TAKEN: i32 = offset_of!(Frame, taken) as i32;
@@ -141,6 +144,15 @@ pub mod at {
     pub const TSC: i32 = offset_of!(Frame, tsc) as i32;
     pub const NO_PKU: i32 = offset_of!(Frame, no_pku) as i32;
     pub const RETURN_BITS: i32 = offset_of!(Frame, return_bits) as i32;
+    const X87: i32 = offset_of!(Frame, x87) as i32;
+    pub const X87_LIVE: i32 = X87 + offset_of!(X87Frame, live) as i32;
+    pub const X87_RELOAD: i32 = X87 + offset_of!(X87Frame, reload) as i32;
+    pub const X87_IMAGE: i32 = X87 + offset_of!(X87Frame, image) as i32;
+    pub const X87_FIP: i32 = X87 + offset_of!(X87Frame, fip) as i32;
+    pub const X87_RAN: i32 = X87 + offset_of!(X87Frame, ran) as i32;
+    pub const X87_FDP: i32 = X87 + offset_of!(X87Frame, fdp) as i32;
+    pub const X87_FDS: i32 = X87 + offset_of!(X87Frame, fds) as i32;
+    pub const X87_MASKS: i32 = X87 + offset_of!(X87Frame, masks) as i32;
     pub const TSC_KNOWN: i32 = offset_of!(Frame, tsc_known) as i32;
 }
 

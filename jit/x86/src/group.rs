@@ -490,7 +490,7 @@ fn find(
         let i = &guest.decoded;
         let emit = emit_of(i.code()).filter(|_| !guest.barred);
         let mut now = Accesses::default();
-        if let Some(Emit::Same | Emit::Vector(_)) = emit
+        if let Some(Emit::Same | Emit::Vector(_) | Emit::X87(_)) = emit
             && let Some(n) = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)
             && let Some(form) = Form::of(i, word)
         {

@@ -16,6 +16,10 @@ macro_rules! features {
                 | CpuidFeature::INTEL386
                 | CpuidFeature::INTEL486
                 | CpuidFeature::X64
+                | CpuidFeature::FPU
+                | CpuidFeature::FPU287
+                | CpuidFeature::FPU387
+                | CpuidFeature::MMX
                 | CpuidFeature::CMOV
                 | CpuidFeature::CX8
                 | CpuidFeature::MULTIBYTENOP => true,

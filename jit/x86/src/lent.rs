@@ -38,7 +38,15 @@ impl Emitter<'_> {
         for guest in round {
             let plain = matches!(
                 emit_of(guest.decoded.code()).filter(|_| !guest.barred),
-                Some(Emit::Nothing | Emit::Same | Emit::Vector(_) | Emit::Lea | Emit::Branch | Emit::Jump)
+                Some(
+                    Emit::Nothing
+                        | Emit::Same
+                        | Emit::Vector(_)
+                        | Emit::X87(_)
+                        | Emit::Lea
+                        | Emit::Branch
+                        | Emit::Jump
+                )
             );
             if !plain {
                 return;

@@ -29,6 +29,7 @@ mod system;
 mod trace;
 mod translator;
 mod values;
+mod x87;
 
 pub use classify::{Emit, Live, emit_of};
 pub use host::is_enough as host_can_translate;

@@ -50,6 +50,7 @@ impl Translator {
         let (what, rip) = match site.kind {
             Kind::Exec => ("exec", run()),
             Kind::ExecLast => ("exec-last", run()),
+            Kind::ExecX87 => ("exec x87", run()),
             Kind::Link => ("link", link()),
             Kind::LinkUngrouped => ("link ungrouped", link()),
             Kind::Budget => ("budget", block()),

@@ -93,6 +93,8 @@ impl Emitter<'_> {
         }
         self.n = head as u32;
         self.let_go();
+        // Not known at the end of a round.
+        (self.x87_live, self.x87_ran) = (false, false);
         self.round = Some(Round { check, body: self.s.len(), rip, count: self.count - self.n });
     }
 

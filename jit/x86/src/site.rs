@@ -21,15 +21,18 @@ pub enum Kind {
     Stale,
     /// A return to address 0 (what empty slots of the return cache lead to).
     Null,
+    /// As `Exec`, of an instruction after which the host's x87 unit has to hold the guest's state; if it cannot, the
+    /// instruction is the last of its block.
+    ExecX87,
 }
 
-const KINDS: [Kind; 8] = {
+const KINDS: [Kind; 9] = {
     use Kind::*;
-    [Exec, ExecLast, Link, LinkUngrouped, Budget, Page, Stale, Null]
+    [Exec, ExecLast, Link, LinkUngrouped, Budget, Page, Stale, Null, ExecX87]
 };
 
 /// Bits of a site's number that say what it is about: a [`Run`], a [`Link`], or a block.
-const INDEX_BITS: u32 = 29;
+const INDEX_BITS: u32 = 28;
 /// So many of each can be numbered.
 pub const MOST: usize = 1 << INDEX_BITS;
 

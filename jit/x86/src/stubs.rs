@@ -162,7 +162,16 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [i32; 2])
         ; seto al
         ; movzx eax, ax
         ; mov [rsp + at::FLAGS], rax
+        ; cmp BYTE [rsp + at::X87_LIVE], 0
     );
+    let no_x87 = near(s, 0x84);
+    dynasm!(s
+        ; .arch x64
+        ; fnsave [rsp + at::X87_IMAGE]
+        ; mov BYTE [rsp + at::X87_LIVE], 0
+        ; mov BYTE [rsp + at::X87_RELOAD], 1
+    );
+    s.land(no_x87);
     for (guest, home) in framed() {
         dynasm!(s
             ; .arch x64
@@ -220,6 +229,15 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [i32; 2])
     call(s, load_full);
     s.land(loaded);
     s.land(no_reload);
+    dynasm!(s ; .arch x64 ; cmp BYTE [rsp + at::X87_RELOAD], 0);
+    let no_x87 = near(s, 0x84);
+    dynasm!(s
+        ; .arch x64
+        ; frstor [rsp + at::X87_IMAGE]
+        ; mov BYTE [rsp + at::X87_LIVE], 1
+        ; mov BYTE [rsp + at::X87_RELOAD], 0
+    );
+    s.land(no_x87);
     dynasm!(s ; .arch x64 ; mov rax, r14);
     let again = near(s, 0);
     let distance = resume as i32 - again as i32;

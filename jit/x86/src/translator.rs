@@ -10,6 +10,7 @@ use crate::perf_map::PerfMap;
 use crate::site::{self, Kind, Link, LinkDraft, Run, Site};
 use crate::stubs::{self, Start, Stubs};
 use crate::trace::{Extent, Trace};
+use crate::x87::{self, X87Frame};
 use core::ops::Range;
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
 use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE};
@@ -18,6 +19,7 @@ use ringworld_mmu::tlb::TLB_ENTRIES;
 use ringworld_x86::control::{cr4, mxcsr};
 use ringworld_x86::flags::bits;
 use ringworld_x86::insn::{REG_RIP, seg};
+use ringworld_x86::model::Feature;
 use ringworld_x86::native::{CodePage, Native};
 use ringworld_x86::{Cpu, Insn};
 use smallvec::SmallVec;
@@ -401,6 +403,7 @@ impl Translator {
         let jumps = &self.jumps[usize::from(cpu.mode.guest())];
         let own = (fetch_slot(rip), cpu.tlb.fetch_token(rip & !PAGE_MASK, page.physical, cpu.mode.0) as i32);
         let second_check = second.map(|(_, slot, token)| (slot, token));
+        let fdp = !cpu.model.has(Feature::FdpExceptionOnly);
         let mut emit = |short| {
             let mut emitter = Emitter::new(
                 &mut self.sink,
@@ -413,7 +416,7 @@ impl Translator {
                 self.stubs,
                 (rip, count, cpu.mode),
                 (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
-                short,
+                (short, fdp),
             );
             let entries = emitter.block(&trace.guests, own, second_check, (grouped, trace.head), &cpu.regs);
             let stale_exits = emitter.stale_exits();
@@ -591,8 +594,12 @@ impl Translator {
         }
         cpu.flags.set_status(frame.flags >> 8 & 0xff & !bits::OF | (frame.flags & 1) * bits::OF);
         let reload = core::mem::take(&mut frame.reload);
+        let x87 = core::mem::take(&mut frame.x87.reload) != 0;
+        if x87 {
+            frame.x87.store(cpu);
+        }
         match kind {
-            Kind::Exec | Kind::ExecLast => {
+            Kind::Exec | Kind::ExecLast | Kind::ExecX87 => {
                 let Run { insn, rip, refund } = self.runs[index as usize];
                 let refund = i64::from(refund);
                 self.stats.executed += 1;
@@ -611,7 +618,11 @@ impl Translator {
                     return self.go_on(frame, cpu);
                 }
                 cpu.end_shadow();
-                if kind == Kind::Exec && cpu.block_end != 0 && cpu.mxcsr & (MASKS | mxcsr::MM) == MASKS {
+                if kind != Kind::ExecLast
+                    && cpu.block_end != 0
+                    && cpu.mxcsr & (MASKS | mxcsr::MM) == MASKS
+                    && (!x87 && kind != Kind::ExecX87 || frame.x87.load(cpu) || kind == Kind::Exec)
+                {
                     frame.reload = reload;
                     refresh(frame, cpu);
                     return frame.resume as usize;
@@ -635,7 +646,7 @@ impl Translator {
                     }
                     Some(id)
                 });
-                self.enter_block(frame, cpu, id, reload)
+                self.enter_block(frame, cpu, id, (reload, x87))
             }
             Kind::Page => {
                 let block = self.blocks.get(index as usize);
@@ -647,7 +658,7 @@ impl Translator {
                 }
                 // One without groups is there because the other cannot go on.
                 let id = self.find(cpu, mode & UNGROUPED == 0);
-                self.enter_block(frame, cpu, id, reload)
+                self.enter_block(frame, cpu, id, (reload, x87))
             }
             Kind::Null => {
                 cpu.regs[REG_RIP as usize] = 0;
@@ -671,10 +682,19 @@ impl Translator {
     }
 
     /// Where to go on, in a block that has been found or not.
-    fn enter_block(&self, frame: &mut Frame, cpu: &Cpu, id: Option<u32>, reload: u64) -> usize {
+    fn enter_block(
+        &self,
+        frame: &mut Frame,
+        cpu: &Cpu,
+        id: Option<u32>,
+        (reload, x87): (u64, bool),
+    ) -> usize {
         let Some(id) = id else { return 0 };
         refresh(frame, cpu);
         frame.reload = reload;
+        if x87 {
+            frame.x87.load(cpu);
+        }
         self.blocks[id as usize].entry
     }
 
@@ -862,6 +882,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         tsc_known: 0,
         no_pku: 0,
         return_bits: RETURN_BITS,
+        x87: X87Frame { masks: x87::MASKS.into(), ..X87Frame::default() },
     };
     refresh_all(&mut new, cpu);
     // SAFETY: `frame` is the space that the entry stub has made on the stack.

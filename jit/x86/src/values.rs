@@ -1,6 +1,6 @@
 //! What is known of the general registers' values along a block: distances from each other, and constants.
 
-use crate::classify::{Emit, System};
+use crate::classify::{Emit, System, writes_ecx};
 use crate::frame::{Home, home};
 use crate::memory::address_is_64;
 use iced_x86::{
@@ -379,6 +379,7 @@ fn only_operand_0(i: &Instruction, emit: Option<Emit>) -> Option<Option<usize>> 
     };
     match (emit?, i.mnemonic()) {
         (Emit::Nothing | Emit::Jump | Emit::Branch, _) | (Emit::Same, Cmp | Test | Bt) => Some(None),
+        (Emit::Vector(_), mnemonic) if writes_ecx(mnemonic) => None,
         (Emit::Vector(_) | Emit::Lea, _) => Some(operand()),
         (
             Emit::Same,

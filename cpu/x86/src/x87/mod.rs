@@ -158,7 +158,8 @@ impl X87 {
         Self { ferr: false, ..*self } == Self::INITIAL
     }
 
-    fn set_control(&mut self, control: u16) {
+    /// FLDCW.
+    pub fn set_control(&mut self, control: u16) {
         self.control = control & CONTROL_WRITABLE | 0x40;
         self.summarize();
     }

@@ -276,6 +276,30 @@ pub const FAMILIES: &[Family] = {
             idioms: &[],
         },
         Family {
+            name: "x87-and-mmx",
+            bits: 64,
+            host_has: always,
+            mnemonics: &[Fadd, Fld, Fistp, Fcomi, Fnstsw, Fldcw, Wait, Fsin, Paddb, Movd, Emms],
+            idioms: &[
+                // A polynomial, and a comparison.
+                |a| {
+                    a.fld(tbyte_ptr(rdi))?;
+                    a.fld(st0)?;
+                    a.fmul(qword_ptr(rdi + 16))?;
+                    a.fadd(qword_ptr(rdi + 24))?;
+                    a.fmulp(st1, st0)?;
+                    a.fcomi(st0, st1)?;
+                    a.jp(START + 0x40)
+                },
+                // A conversion to an integer.
+                |a| {
+                    a.fldcw(word_ptr(rsp + 12))?;
+                    a.fistp(qword_ptr(rsp))?;
+                    a.fldcw(word_ptr(rsp + 14))
+                },
+            ],
+        },
+        Family {
             name: "stack-and-branches",
             bits: 64,
             host_has: always,
@@ -365,10 +389,9 @@ pub const FAMILIES: &[Family] = {
                     a.add(eax, dword_ptr(rdi + 8))?;
                     a.mov(dword_ptr(rdi + 12), eax)
                 },
-                // Strings, x87, and system instructions are calls.
+                // Strings and system instructions are calls.
                 |a| a.rep().movsb(),
                 |a| a.stosq(),
-                |a| a.fld1(),
                 |a| a.cpuid(),
                 |a| a.syscall(),
                 // System instructions in place, at level 0.
