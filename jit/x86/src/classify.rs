@@ -40,6 +40,8 @@ pub enum Emit {
     Jump,
     #[allow(missing_docs)]
     Branch,
+    /// LOOP, LOOPE, LOOPNE and JRCXZ.
+    CountedBranch,
     #[allow(missing_docs)]
     Call,
     #[allow(missing_docs)]
@@ -294,6 +296,14 @@ fn classify(code: Code) -> Option<Emit> {
     let row = row(code)?;
     let info = code.op_code();
     match code {
+        Code::Loop_rel8_64_RCX
+        | Code::Loope_rel8_64_RCX
+        | Code::Loopne_rel8_64_RCX
+        | Code::Jrcxz_rel8_64
+        | Code::Loop_rel8_32_ECX
+        | Code::Loope_rel8_32_ECX
+        | Code::Loopne_rel8_32_ECX
+        | Code::Jecxz_rel8_32 => return Some(Emit::CountedBranch),
         Code::Pause => return Some(Emit::System(System::Pause)),
         Code::Cli => return Some(Emit::System(System::Cli)),
         Code::Sti => return Some(Emit::System(System::Sti)),

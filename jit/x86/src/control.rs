@@ -2,7 +2,7 @@
 
 use crate::classify::{Emit, emit_of};
 use crate::emit::{Emitter, Guest, Unsupported};
-use crate::frame::{Home, TLB_BIAS, at, home};
+use crate::frame::{GUEST_RCX, Home, TLB_BIAS, at, home};
 use crate::islands::{CHECK, PLAIN};
 use crate::memory::Access;
 use crate::site::Kind;
@@ -10,7 +10,7 @@ use crate::stubs::near;
 use crate::values::Form;
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
-use iced_x86::{Instruction, OpAccess, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 use ringworld_core::PAGE_MASK;
 use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
 
@@ -217,6 +217,34 @@ impl Emitter<'_> {
         Ok(())
     }
 
+    /// LOOP, LOOPE, LOOPNE and JRCXZ.
+    pub(crate) fn counted_branch(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let target = self.near_target(i)?;
+        let wide = !self.narrow();
+        let (zero, counted) = if i.is_jcx_short() { (target, i.next_ip()) } else { (i.next_ip(), target) };
+        if !i.is_jcx_short() {
+            self.lea_base(GUEST_RCX, wide, GUEST_RCX, -1);
+        }
+        if wide {
+            dynasm!(self.s ; .arch x64 ; mov rcx, Rq(GUEST_RCX));
+        } else {
+            dynasm!(self.s ; .arch x64 ; mov ecx, Rd(GUEST_RCX));
+        }
+        let is_zero = self.skip_if_rcx_zero();
+        let other = match i.mnemonic() {
+            Mnemonic::Loope => Some(near(self.s, 0x85)),
+            Mnemonic::Loopne => Some(near(self.s, 0x84)),
+            _ => None,
+        };
+        self.link(counted);
+        self.s.land(is_zero);
+        if let Some(other) = other {
+            self.s.land(other);
+        }
+        self.link(zero);
+        Ok(())
+    }
+
     /// Looks R14 up in the jump cache and leaves the code's address in RCX; the returned jump is taken if it is not there.
     fn jump_cache(&mut self) -> usize {
         self.keep_in_reach(PLAIN);
@@ -354,8 +382,14 @@ impl Emitter<'_> {
         }
         self.let_go();
         let other = self.unless_unit();
-        self.move_stack(self.step() + i32::from(drop));
-        let froms: Vec<usize> = slow.into_iter().chain([other]).collect();
+        let by = self.step() + i32::from(drop);
+        let mut froms: Vec<usize> = slow.into_iter().collect();
+        if self.in_shadow {
+            froms.push(other);
+        } else {
+            self.cold_elsewhere(other, by);
+        }
+        self.move_stack(by);
         self.slow(&froms, Kind::ExecLast);
     }
 

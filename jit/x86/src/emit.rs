@@ -7,7 +7,7 @@ use crate::framed::{is_overwritten, take_from_memory};
 use crate::group::{self, Accesses, Groups, Member, MemoryAccesses};
 use crate::islands::{Islands, PLAIN};
 use crate::lent::Lent;
-use crate::memory::{Access, address_is_64};
+use crate::memory::Access;
 use crate::rounds::Round;
 use crate::site::{Kind, LinkDraft, RunDraft, Site};
 use crate::split::Split;
@@ -46,6 +46,9 @@ enum ColdKind {
     Split { split: Split, site: u32, resume: usize },
     /// Look the return address in R14 up in the jump cache, and go on with its code in RCX at `resume`, or leave at `site`.
     Return { site: u32, resume: usize },
+    /// Go on with the code of the return address in R14, if the jump cache has it, after the stack pointer has been moved by
+    /// so much and the rest of the block given back; or leave at `site`.
+    Elsewhere { site: u32, by: i32, refund: u8 },
     /// Call a stub, and go on.
     Stub { stub: usize, resume: usize },
     /// Go on at an offset.
@@ -452,6 +455,10 @@ impl<'a> Emitter<'a> {
                 self.branch(i)?;
                 return Ok(false);
             }
+            Emit::CountedBranch => {
+                self.counted_branch(i)?;
+                return Ok(false);
+            }
             Emit::Call if self.next.is_some() => self.call_within(i),
             Emit::Call => {
                 self.call(i)?;
@@ -777,42 +784,6 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    fn lea_instruction(&mut self, i: &Instruction) {
-        let register = i.op0_register();
-        let guest = register.full_register().number();
-        let wide = address_is_64(i);
-        let (target, frame) = match home(guest) {
-            Home::Host(host) => (host, None),
-            Home::Frame(at) => (14, Some(at)),
-        };
-        // A 16-bit result goes through a scratch register, and so does a 32-bit one of a wider address.
-        let exact = register.is_gpr64() || (register.is_gpr32() && !wide);
-        if exact || frame.is_some() && register.is_gpr32() {
-            let computed = self.offset(i, wide && register.is_gpr64(), target);
-            if let Some(value) = computed {
-                self.constant(target, if register.is_gpr64() { value } else { value & 0xffff_ffff });
-            }
-            if let Some(at) = frame {
-                dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at as i8)], Rq(target));
-            }
-            return;
-        }
-        if register.is_gpr32() {
-            // Truncation is all the same to an addition.
-            if let Some(value) = self.offset(i, false, target) {
-                self.constant(target, value & 0xffff_ffff);
-            }
-            return;
-        }
-        if let Some(value) = self.offset(i, wide, 14) {
-            self.constant(14, value);
-        }
-        match frame {
-            None => dynasm!(self.s ; .arch x64 ; mov Rw(target), r14w),
-            Some(at) => dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at as i8)], r14w),
-        }
-    }
-
     fn push_cold(&mut self, from: usize, what: ColdKind) {
         self.drafts.cold.push(Cold { from, what, lent: self.lent.now });
     }
@@ -890,6 +861,16 @@ impl<'a> Emitter<'a> {
                 land8(self.s, miss);
                 self.leave(site);
             }
+            ColdKind::Elsewhere { site, by, refund } => {
+                self.call_stub(self.stubs.look_up[usize::from(self.mode.guest())]);
+                let miss = jrcxz(self.s);
+                dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::CODE as i8)], rcx);
+                self.give_back(refund);
+                self.move_stack(by);
+                dynasm!(self.s ; .arch x64 ; jmp QWORD [BYTE rsp + (at::CODE as i8)]);
+                land8(self.s, miss);
+                self.leave(site);
+            }
             ColdKind::Stub { stub, resume } => {
                 self.call_stub(stub);
                 self.jump_back(resume);
@@ -945,6 +926,13 @@ impl<'a> Emitter<'a> {
     pub(crate) fn cold_return(&mut self, from: usize, resume: usize) {
         let site = self.exec_site(Kind::ExecLast);
         self.push_cold(from, ColdKind::Return { site, resume });
+    }
+
+    /// Sends a return that does not lead to where the block goes on, with its address in R14, to where it leads.
+    pub(crate) fn cold_elsewhere(&mut self, from: usize, by: i32) {
+        let site = self.exec_site(Kind::ExecLast);
+        let refund = (self.count - self.n) as u8;
+        self.push_cold(from, ColdKind::Elsewhere { site, by, refund });
     }
 
     /// Sends the jump whose displacement ends at `from` out of the way, to leave at a site.

@@ -148,6 +148,43 @@ impl Emitter<'_> {
         None
     }
 
+    /// LEA itself.
+    pub(crate) fn lea_instruction(&mut self, i: &Instruction) {
+        let register = i.op0_register();
+        let guest = register.full_register().number();
+        let wide = address_is_64(i);
+        let (target, frame) = match home(guest) {
+            Home::Host(host) => (host, None),
+            Home::Frame(at) => (14, Some(at)),
+        };
+        // A 16-bit result goes through a scratch register, and so does a 32-bit one of a wider address.
+        let exact = register.is_gpr64() || (register.is_gpr32() && !wide);
+        if exact || frame.is_some() && register.is_gpr32() {
+            let computed = self.offset(i, wide && register.is_gpr64(), target);
+            if let Some(value) = computed {
+                self.constant(target, if register.is_gpr64() { value } else { value & 0xffff_ffff });
+            }
+            if let Some(at) = frame {
+                dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at as i8)], Rq(target));
+            }
+            return;
+        }
+        if register.is_gpr32() {
+            // Truncation is all the same to an addition.
+            if let Some(value) = self.offset(i, false, target) {
+                self.constant(target, value & 0xffff_ffff);
+            }
+            return;
+        }
+        if let Some(value) = self.offset(i, wide, 14) {
+            self.constant(14, value);
+        }
+        match frame {
+            None => dynasm!(self.s ; .arch x64 ; mov Rw(target), r14w),
+            Some(at) => dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at as i8)], r14w),
+        }
+    }
+
     /// LEA with base, scaled index and 32-bit displacement.
     pub(crate) fn lea(
         &mut self,

@@ -224,16 +224,26 @@ impl Trace {
         false
     }
 
-    /// Whether the function that begins at an instruction writes to the top of the stack: a retpoline, which returns
-    /// elsewhere.
+    /// Whether the function that begins at an instruction returns elsewhere: it writes to the top of the stack, as retpolines
+    /// do, or takes another stack (its own it may take back from RBP).
     fn is_redirected(&self, begin: usize) -> bool {
+        const STACK: [Register; 2] = [Register::RSP, Register::ESP];
+        const FRAME: [Register; 2] = [Register::RBP, Register::EBP];
         self.guests[begin..].iter().any(|guest| {
             let i = &guest.decoded;
-            i.op0_kind() == OpKind::Memory
-                && i.mnemonic() == Mnemonic::Mov
-                && matches!(i.memory_base(), Register::RSP | Register::ESP)
-                && i.memory_index() == Register::None
-                && i.memory_displacement64() == 0
+            let register = |n: u32, of: [Register; 2]| {
+                i.op_kind(n) == OpKind::Register && of.contains(&i.op_register(n))
+            };
+            match i.mnemonic() {
+                Mnemonic::Mov if i.op0_kind() == OpKind::Memory => {
+                    STACK.contains(&i.memory_base())
+                        && i.memory_index() == Register::None
+                        && i.memory_displacement64() == 0
+                }
+                Mnemonic::Mov => register(0, STACK) && !register(1, FRAME),
+                Mnemonic::Xchg => register(0, STACK) || register(1, STACK),
+                _ => false,
+            }
         })
     }
 
