@@ -197,7 +197,9 @@ impl Cpu {
 
     /// Delivers one event, or raises what goes wrong.
     pub(crate) fn deliver(&mut self, event: Event) -> Result<(), Stop> {
-        self.external = u16::from(!event.software());
+        // To Intel's processors an exception is as external as an interrupt; AMD's tell by where the event comes from.
+        let external = if self.model.is_amd() { event.origin == Origin::External } else { !event.software() };
+        self.external = u16::from(external);
         let from = self.rip();
         if self.mode.guest() {
             self.virt.vectoring = Some(event);

@@ -215,12 +215,13 @@ impl Cpu {
         Ok(Segment { rights: segment.rights | rights::ACCESSED, ..segment })
     }
 
-    /// After a return to an outer level, data segments that it may not use become null (SDM 2B, RET).
+    /// After a return to an outer level, data segments that it may not use become null, and null selectors zero (SDM 2B, RET).
     pub(crate) fn clear_inner_segments(&mut self) {
         for n in [seg::ES, seg::DS, seg::FS, seg::GS] {
             let s = self.seg[n as usize];
             let conforming = s.is_code() && s.rights & rights::DC != 0;
-            if !s.unusable && !conforming && s.dpl() < self.cpl {
+            let inner = !s.unusable && !conforming && s.dpl() < self.cpl;
+            if inner || s.selector & 0xfffc == 0 {
                 // The base stays: FS and GS go on using it in 64-bit mode.
                 self.set_segment(n, Segment { unusable: true, base: s.base, ..Segment::default() });
             }

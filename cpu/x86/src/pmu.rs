@@ -5,6 +5,7 @@
 //! count the same thing: instructions. Counters are not touched while code runs; [`Cpu::pmu_sync`] brings them to the
 //! present whenever somebody looks, or what they count by changes (privilege, controls).
 
+use crate::control::efer;
 use crate::lapic::LocalSource;
 use crate::{Cpu, Stop};
 use serde::{Deserialize, Serialize};
@@ -39,9 +40,11 @@ mod evtsel {
     pub const ANY_THREAD: u64 = 1 << 21;
     pub const EN: u64 = 1 << 22;
     pub const INV: u64 = 1 << 23;
-    /// AMD: the lower half but pin control and a reserved bit, and the event's upper bits. (The bits that tell guest from
-    /// host wait for a guest.)
-    pub const AMD: u64 = 0xf_ffd7_ffff;
+    /// AMD: the lower half but pin control and a reserved bit, the event's upper bits, and the two below.
+    pub const AMD: u64 = 0x30f_ffd7_ffff;
+    /// AMD: while EFER.SVME is set, in guests only, in the host only; both are as none.
+    pub const GUEST_ONLY: u64 = 1 << 40;
+    pub const HOST_ONLY: u64 = 1 << 41;
 }
 
 /// CPUID leaf 0xA: the events without instructions retired, core and reference cycles are unavailable.
@@ -63,9 +66,11 @@ pub struct Pmu {
     synced: u64,
     /// Whether the instructions since then run at CPL 0.
     supervisor: bool,
+    /// Whether they run in a guest, on AMD models while EFER.SVME is set.
+    guest: Option<bool>,
     /// Something counts.
     active: bool,
-    /// Something counts at one privilege and not at the other.
+    /// Something counts at one privilege, in a guest or in the host, and not at the other.
     by_privilege: bool,
     /// Events have AMD's numbers.
     amd: bool,
@@ -89,6 +94,14 @@ impl Pmu {
         }
         let select = self.event_select[n];
         let privilege = if self.supervisor { evtsel::OS } else { evtsel::USR };
+        let elsewhere = match self.guest {
+            Some(true) => evtsel::HOST_ONLY,
+            Some(false) => evtsel::GUEST_ONLY,
+            None => 0,
+        };
+        if self.amd && select & (evtsel::GUEST_ONLY | evtsel::HOST_ONLY) == elsewhere && elsewhere != 0 {
+            return 0;
+        }
         let known = match (self.amd, select & 0xf_0000_ffff) {
             // Unhalted core cycles, instructions retired, unhalted reference cycles.
             (false, event) => matches!(event, 0x003c | 0x00c0 | 0x013c),
@@ -131,15 +144,17 @@ impl Pmu {
 
     /// Recomputes what the controls say as a whole.
     fn controls_changed(&mut self) {
-        let supervisor = self.supervisor;
-        let mut rates = [true, false].map(|privilege| {
-            self.supervisor = privilege;
-            (0..self.counters.len()).map(|n| self.rate(n) << n).sum::<u64>()
-        });
-        rates.sort_unstable();
-        self.supervisor = supervisor;
-        self.active = rates != [0; 2];
-        self.by_privilege = rates[0] != rates[1];
+        let now = (self.supervisor, self.guest);
+        let mut rates = [0; 6];
+        let worlds = [None, Some(false), Some(true)];
+        let moments = worlds.into_iter().flat_map(|guest| [(true, guest), (false, guest)]);
+        for (rates, moment) in rates.iter_mut().zip(moments) {
+            (self.supervisor, self.guest) = moment;
+            *rates = (0..self.counters.len()).map(|n| self.rate(n) << n).sum::<u64>();
+        }
+        (self.supervisor, self.guest) = now;
+        self.active = rates != [0; 6];
+        self.by_privilege = rates.iter().any(|&rate| rate != rates[0]);
     }
 
     /// Instructions until a counter overflows and interrupts.
@@ -157,16 +172,24 @@ impl Cpu {
     fn pmu_advance(&mut self, now: u64) {
         let interrupt = self.msrs.pmu.advance(now);
         self.msrs.pmu.supervisor = self.cpl == 0;
+        self.msrs.pmu.guest = self.pmu_guest();
         if interrupt {
             let accepted = self.lapic.trigger(LocalSource::Performance);
             self.accept(accepted);
         }
     }
 
-    /// To be called when the privilege level may have changed.
+    /// See [`Pmu::guest`].
+    #[inline]
+    fn pmu_guest(&self) -> Option<bool> {
+        (self.msrs.pmu.amd && self.efer & efer::SVME != 0).then(|| self.mode.guest())
+    }
+
+    /// To be called when the privilege level may have changed, or a guest has been entered or left.
     #[inline]
     pub(crate) fn pmu_privilege(&mut self) {
-        if self.msrs.pmu.by_privilege && self.msrs.pmu.supervisor != (self.cpl == 0) {
+        let pmu = &self.msrs.pmu;
+        if pmu.by_privilege && (pmu.supervisor != (self.cpl == 0) || pmu.guest != self.pmu_guest()) {
             self.pmu_sync();
         }
     }

@@ -278,8 +278,18 @@ impl Cpu {
 
     /// MOV to or from debug register `n`, from or to general register `register`.
     #[inline(always)]
-    pub(crate) fn intercept_dr(&mut self, n: u8, write: bool, register: u8, i: &Insn) -> Result<(), Stop> {
-        if !self.mode.guest() {
+    ///
+    /// Exits from VMX come before the checks of CR4.DE and of the privilege (SDM 3C 26.1.3); those from SVM are taken to come
+    /// after all, general detection included.
+    pub(crate) fn intercept_dr(
+        &mut self,
+        n: u8,
+        write: bool,
+        register: u8,
+        i: &Insn,
+        checked: bool,
+    ) -> Result<(), Stop> {
+        if !self.mode.guest() || checked != (self.virt.level == Level::Svm) {
             return Ok(());
         }
         self.virt.length = i.len;

@@ -7,6 +7,7 @@ use ringworld_x86::insn::seg;
 use ringworld_x86::model::Feature;
 use ringworld_x86::segment::Segment;
 use ringworld_x86::state::{TableRegister, gpr};
+use ringworld_x86::vmx::capability::feature_control;
 
 /// Where the hole for devices below 4 GiB starts, and its size.
 const DEVICE_HOLE: u64 = 0x8000_0000;
@@ -36,6 +37,9 @@ fn smi_handler(cpu: &mut Cpu) {
     }
 }
 
+/// IA32_FEATURE_CONTROL as firmware leaves it: locked, with VMX outside of SMX operation (SDM 3C 24.7).
+pub(crate) const FEATURE_CONTROL: u64 = feature_control::LOCK | feature_control::VMX;
+
 /// What firmware leaves in every CPU, as the manual asks of it (SDM 3A 12.11, MP specification 1.4, 3.6.2.2): memory
 /// types, a local APIC in virtual wire mode, a handler of SMIs, and the x87 FPU as FNINIT leaves it: after RESET its registers count as full
 /// and its exceptions are unmasked (SDM 3A table 10-1).
@@ -44,6 +48,9 @@ pub(crate) fn firmware_state(cpu: &mut Cpu) {
     smi_handler(cpu);
     cpu.x87.control = 0x37f;
     cpu.x87.valid = 0;
+    if cpu.model.has(Feature::Vmx) {
+        cpu.msrs.feature_control = FEATURE_CONTROL;
+    }
     if !cpu.model.has(Feature::Mtrr) {
         return;
     }

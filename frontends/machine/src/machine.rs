@@ -179,7 +179,7 @@ impl Machine {
             fw_cfg: FwCfgConfig {
                 ram_size: config.memory,
                 cpus: config.cpus as u16,
-                files: peripherals::firmware_files(&config, serial_ports, &map, &image),
+                files: peripherals::firmware_files(&config, serial_ports, &map, &image, &model),
                 ..FwCfgConfig::default()
             },
             hpet: true,

@@ -1,7 +1,7 @@
 //! The PCI devices that a configuration asks for.
 
 use crate::config::{Drive, Interface};
-use crate::{HostEvent, Machine, MachineConfig, MachineError, MachineHandle, network, share, vsock};
+use crate::{HostEvent, Machine, MachineConfig, MachineError, MachineHandle, entry, network, share, vsock};
 use ringworld_core::{CpuId, GuestPhys, IoContext, Platform, VirtualTime};
 use ringworld_devices::PciSlot;
 use ringworld_devices::ahci::{self, Attachment, ahci};
@@ -17,6 +17,7 @@ use ringworld_devices::virtio::{
 };
 use ringworld_devices::{Board, CharBackend, Pflash, Region};
 use ringworld_firmware::{AcpiConfig, Framebuffer, Image, MemoryMap, PciConfig};
+use ringworld_x86::model::{Feature, Model};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -80,6 +81,7 @@ pub(crate) fn firmware_files(
     serial_ports: usize,
     memory: &MemoryMap,
     image: &Image,
+    model: &Model,
 ) -> Vec<(String, Vec<u8>)> {
     if image.entry.is_some() {
         return Vec::new();
@@ -88,6 +90,10 @@ pub(crate) fn firmware_files(
     if !config.graphics {
         // SeaBIOS has its console there instead.
         files.push(("etc/sercon-port".into(), 0x3f8u64.to_le_bytes().to_vec()));
+    }
+    if model.has(Feature::Vmx) {
+        // IA32_FEATURE_CONTROL of each CPU.
+        files.push(("etc/msr_feature_control".into(), entry::FEATURE_CONTROL.to_le_bytes().to_vec()));
     }
     files
 }

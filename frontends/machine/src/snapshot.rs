@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 const MAGIC: [u8; 8] = *b"RINGSNAP";
 /// Changes whenever the state of any part changes its form.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 /// Magic, version, length of the description, length of the body, checksum.
 const START: usize = 8 + 4 + 4 + 8 + 16;
 /// Longest description.

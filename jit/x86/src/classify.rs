@@ -1,7 +1,7 @@
 //! Which instruction forms are emitted, and how. All others call their function.
 
-use crate::host;
 use crate::string::StringOp;
+use crate::{gather, host};
 use iced_x86::{Code, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
 use ringworld_x86::row::{Group, row};
 use std::sync::LazyLock;
@@ -13,6 +13,8 @@ pub enum Emit {
     Same,
     /// As the same instruction on vector registers; which of them have to be live.
     Vector(Live),
+    /// A gather.
+    Gather,
     /// As the same instruction on the host's x87 unit.
     X87(X87),
     /// Not at all: it has no effect here.
@@ -334,6 +336,9 @@ fn classify(code: Code) -> Option<Emit> {
     let mnemonic = code.mnemonic();
     let kinds = info.op_kinds();
     let has = |wanted: &[OpCodeOperandKind]| kinds.iter().any(|kind| wanted.contains(kind));
+    if gather::sizes(mnemonic).is_some() {
+        return Some(Emit::Gather);
+    }
     if has(&[
         OpCodeOperandKind::mem_vsib32x,
         OpCodeOperandKind::mem_vsib32y,

@@ -435,6 +435,7 @@ impl<'a> Emitter<'a> {
                 self.need(live);
                 self.same(i)?;
             }
+            Emit::Gather => self.gather(i)?,
             Emit::X87(what) => self.x87(i, what)?,
             Emit::Lea => self.lea_instruction(i),
             Emit::System(what) => self.system(i, what)?,

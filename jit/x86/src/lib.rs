@@ -13,6 +13,7 @@ mod control;
 mod emit;
 mod frame;
 mod framed;
+mod gather;
 mod group;
 mod host;
 mod islands;

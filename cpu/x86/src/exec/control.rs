@@ -112,20 +112,23 @@ impl Cpu {
 
     fn check_debug_register(&mut self, n: u8, write: bool, register: u8, i: &Insn) -> Result<usize, Stop> {
         let encoded = n;
+        if n >= 8 {
+            return Err(self.ud());
+        }
+        self.intercept_dr(encoded, write, register, i, false)?;
         let n = match n {
             4 | 5 if self.cr4 & cr4::DE != 0 => return Err(self.ud()),
             4 | 5 => n + 2,
-            8.. => return Err(self.ud()),
             _ => n,
         };
         if self.cpl != 0 {
             return Err(self.gp0());
         }
-        self.intercept_dr(encoded, write, register, i)?;
         if self.dr[7] & dr7::GD != 0 {
             self.pending = Exception { vector: crate::fault::vector::DB, error: None, payload: dr6::BD };
             return Err(Stop::Exception);
         }
+        self.intercept_dr(encoded, write, register, i, true)?;
         Ok(n.into())
     }
 

@@ -257,3 +257,11 @@ pub(super) fn write_smbase(cpu: &mut Cpu, _: u32, value: u64) -> Written {
     cpu.msrs.smbase = value;
     Ok(())
 }
+
+/// PKG_CST_CONFIG_CONTROL: no package C-states, locked by the firmware.
+pub(super) const PACKAGE_C_STATES: u64 = 1 << 15;
+
+/// The lock is on the lower half; nothing is demoted, whatever the upper one says (SDM 4).
+pub(super) fn write_package_c_states(cpu: &mut Cpu, _: u32, value: u64) -> Written {
+    if value & 0xffff == PACKAGE_C_STATES { Ok(()) } else { Err(cpu.gp0()) }
+}

@@ -115,8 +115,12 @@ static REGISTERS: &[Register] = &[
     register!(0x8b, "IA32_BIOS_SIGN_ID", always, code!(special::read_microcode_revision, special::ignore)),
     register!(0xc1..=0xc4, "IA32_PMCn", with!(Pmu), code!(pmu::read_counter, pmu::write_counter)),
     register!(0xce, "PLATFORM_INFO", intel, Access::Constant(special::platform_info)),
-    // Locked by the firmware (bit 15), no package C-states.
-    register!(0xe2, "PKG_CST_CONFIG_CONTROL", intel, Access::Constant(|_| 1 << 15)),
+    register!(
+        0xe2,
+        "PKG_CST_CONFIG_CONTROL",
+        intel,
+        code!(|_, _| Ok(special::PACKAGE_C_STATES), special::write_package_c_states)
+    ),
     register!(0xfe, "IA32_MTRRCAP", with!(Mtrr), Access::Constant(|_| mtrr::CAP)),
     register!(
         0x10a,

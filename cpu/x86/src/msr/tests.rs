@@ -122,6 +122,29 @@ fn performance_counters_count_instructions() {
     assert!(cpu.read_pmc(4).is_err() && cpu.read_pmc(0x4000_0000).is_ok());
 }
 
+/// APM 2 13.2.1: GuestOnly and HostOnly count while EFER.SVME is set.
+#[test]
+fn performance_counters_tell_the_host_from_guests() {
+    let mut cpu = cpu("EPYC");
+    // Instructions retired, everywhere, and then in the host only, in guests only, and both.
+    for (n, only) in [(0, 0), (1, 2), (2, 1), (3, 3_u64)] {
+        cpu.write_msr(0xc001_0000 + n, only << 40 | 0x0043_00c0).unwrap();
+    }
+    let mut counts = |cpu: &mut Cpu| {
+        cpu.icount += 10;
+        let counts = [0, 1, 2, 3].map(|n| cpu.read_msr(0xc001_0004 + n).unwrap_or(0));
+        (0..4).for_each(|n| cpu.write_msr(0xc001_0004 + n, 0).unwrap());
+        counts.map(|count| count > 0)
+    };
+    assert_eq!(counts(&mut cpu), [true; 4], "EFER.SVME is clear");
+    cpu.efer |= crate::control::efer::SVME;
+    cpu.update_mode();
+    assert_eq!(counts(&mut cpu), [true, true, false, true]);
+    cpu.virt.level = crate::virt::Level::Svm;
+    cpu.update_mode();
+    assert_eq!(counts(&mut cpu), [true, false, true, true]);
+}
+
 #[test]
 fn models_have_their_vendors_registers() {
     let mut epyc = cpu("EPYC");

@@ -4,6 +4,7 @@ use super::controls::bits::*;
 use super::exit::Exit;
 use super::reason;
 use super::vmcs::Field;
+use crate::deliver::Origin;
 use crate::flags::bits;
 use crate::mem::Kind;
 use crate::state::boundary;
@@ -240,7 +241,7 @@ impl Cpu {
             Kind::Write => 1,
             Kind::Fetch => 2,
         };
-        let rf = self.virt.vectoring.is_none();
+        let rf = self.virt.vectoring.is_none_or(|event| event.origin == Origin::Fault);
         Err(self.vmx_exit(Exit {
             reason: reason::APIC_ACCESS,
             qualification: offset | access << 12,

@@ -4,6 +4,7 @@ use super::controls::{Group, bits::*};
 use super::exit::Exit;
 use super::reason;
 use super::vmcs::Field;
+use crate::deliver::Origin;
 use crate::mem::{Kind, Privilege};
 use crate::nested::{GuestTag, Rights, SecondStage};
 use crate::paging::unpaged;
@@ -182,8 +183,8 @@ impl Cpu {
         bits: u64,
         last: GuestPhys,
     ) -> Stop {
-        // RF is saved set, unless the access belongs to the delivery of an event.
-        let rf = self.virt.vectoring.is_none();
+        // RF is saved set, unless the access belongs to the delivery of an event that would not push it set (SDM 3C 28.3.3).
+        let rf = self.virt.vectoring.is_none_or(|event| event.origin == Origin::Fault);
         let exit = Exit { linear, rf, ..Exit::default() };
         self.vmx_exit(match fault {
             EptFault::Violation { address, qualification, .. } => Exit {

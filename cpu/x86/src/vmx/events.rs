@@ -111,7 +111,7 @@ impl Cpu {
     /// With the monitor trap flag, or while something waits to be noticed, each instruction is followed by a look.
     pub(crate) fn vmx_steps(&self) -> bool {
         let vmx = &self.virt.vmx;
-        vmx.mtf_from.is_some() || vmx.primary(INTERRUPT_WINDOW | NMI_WINDOW) || vmx.trap_exit.is_some()
+        vmx.mtf_from.is_some() || vmx.trap_exit.is_some()
     }
 
     /// A halted guest goes on for windows, timers and virtual interrupts.

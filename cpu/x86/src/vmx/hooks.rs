@@ -419,6 +419,8 @@ impl Cpu {
             reason: reason::TASK_SWITCH,
             qualification: u64::from(selector) | source << 30,
             instruction,
+            // The old task would get it so (SDM 3C 28.3.3).
+            rf: self.virt.vectoring.is_some_and(|event| event.origin == Origin::Fault),
             ..Exit::default()
         }))
     }

@@ -1,0 +1,135 @@
+//! Gathers whose mask says that all elements are wanted: element by element, by general registers.
+//!
+//! Nothing is changed before all elements have been read, so where one cannot be read, or the mask says otherwise, the
+//! instruction's function does it all.
+
+use crate::classify::Live;
+use crate::emit::{Emitter, Unsupported};
+use crate::frame::at;
+use crate::islands::CHECK;
+use crate::memory::{Access, address_is_64};
+use crate::site::Kind;
+use dynasmrt::{DynasmApi, dynasm};
+use iced_x86::{Code, EncodingKind, Instruction, MemoryOperand, Mnemonic, Register};
+
+/// Where the indices are, and the elements.
+const INDICES: i32 = at::SPLIT_COPY;
+const ELEMENTS: i32 = at::SPLIT_COPY + 64;
+
+/// Bytes of an index and of an element.
+pub fn sizes(mnemonic: Mnemonic) -> Option<(usize, usize)> {
+    use Mnemonic::*;
+    Some(match mnemonic {
+        Vpgatherdd | Vgatherdps => (4, 4),
+        Vpgatherdq | Vgatherdpd => (4, 8),
+        Vpgatherqd | Vgatherqps => (8, 4),
+        Vpgatherqq | Vgatherqpd => (8, 8),
+        _ => return None,
+    })
+}
+
+impl Emitter<'_> {
+    pub(crate) fn gather(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let (index_size, size) = sizes(i.mnemonic()).ok_or(Unsupported)?;
+        let evex = i.code().encoding() == EncodingKind::EVEX;
+        let (to, index) = (i.op0_register(), i.memory_index());
+        let segment = matches!(i.memory_segment(), Register::FS | Register::GS);
+        let mask = if evex { i.op_mask() } else { i.op2_register() };
+        let others = [index.full_register(), mask.full_register()];
+        let distinct = !others.contains(&to.full_register()) && others[0] != others[1];
+        if self.narrow() || segment || !address_is_64(i) || !distinct || mask == Register::None {
+            return Err(Unsupported);
+        }
+        // The wider of the two is as wide as the instruction.
+        let lanes = if index_size > size { index.size() / index_size } else { to.size() / size };
+        self.need(Live::Full);
+        self.let_go();
+        self.move_vector(index.number(), lanes * index_size, INDICES, true)?;
+        let (all, number) = ((1_i32 << lanes) - 1, mask.number() as u8);
+        let code = match (evex, size) {
+            (true, _) => Code::VEX_Kmovw_r32_kr,
+            (_, 4) if lanes > 4 => Code::VEX_Vmovmskps_r32_ymm,
+            (_, 4) => Code::VEX_Vmovmskps_r32_xmm,
+            (_, _) if lanes > 2 => Code::VEX_Vmovmskpd_r32_ymm,
+            _ => Code::VEX_Vmovmskpd_r32_xmm,
+        };
+        let whole = match code {
+            Code::VEX_Vmovmskps_r32_ymm | Code::VEX_Vmovmskpd_r32_ymm => {
+                Register::YMM0 + mask.number() as u32
+            }
+            Code::VEX_Kmovw_r32_kr => mask,
+            _ => Register::XMM0 + mask.number() as u32,
+        };
+        let bits = Instruction::with2(code, Register::ECX, whole).map_err(|_| Unsupported)?;
+        self.encode(&bits)?;
+        dynasm!(self.s
+            ; .arch x64
+            ; mov r14d, all
+            ; pext ecx, ecx, r14d
+            ; lea rcx, [rcx + self.unit() - all]
+        );
+        let mut slow = vec![self.unless_unit()];
+        let base = (i.memory_base() != Register::None).then(|| i.memory_base().number());
+        let scale = i.memory_index_scale().trailing_zeros() as u8;
+        for n in 0..lanes {
+            let index = INDICES + (n * index_size) as i32;
+            self.keep_in_reach(CHECK);
+            if index_size == 4 {
+                dynasm!(self.s ; .arch x64 ; movsxd rcx, DWORD [rsp + index]);
+            } else {
+                dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + index]);
+            }
+            let base = base.map(|base| self.value(base, 14));
+            self.lea(14, true, base, 1, scale, i.memory_displacement64() as i32);
+            let access = Access { size: size as u32, write: false, alignment: None, fixed: None };
+            slow.push(self.check(access));
+            let element = ELEMENTS + (n * size) as i32;
+            if size == 4 {
+                dynasm!(self.s ; .arch x64 ; mov r14d, [rcx + r14] ; mov [rsp + element], r14d);
+            } else {
+                dynasm!(self.s ; .arch x64 ; mov r14, [rcx + r14] ; mov [rsp + element], r14);
+            }
+        }
+        self.move_vector(to.number(), lanes * size, ELEMENTS, false)?;
+        if evex {
+            let mut clear =
+                Instruction::with3(Code::VEX_Kxorw_kr_kr_kr, mask, mask, mask).map_err(|_| Unsupported)?;
+            clear.set_op_mask(Register::None);
+            self.encode(&clear)?;
+        } else {
+            dynasm!(self.s ; .arch x64 ; vpxor Rx(number), Rx(number), Rx(number));
+        }
+        self.let_go();
+        self.slow(&slow, Kind::Exec);
+        Ok(())
+    }
+
+    /// Stores so many bytes of a vector register in the frame, or loads them; the register has zeros beyond them then.
+    fn move_vector(&mut self, n: usize, bytes: usize, at: i32, store: bool) -> Result<(), Unsupported> {
+        let memory = MemoryOperand::with_base_displ(Register::RSP, at.into());
+        let high = n >= 16;
+        let (load, stored, first) = match bytes {
+            64 => {
+                (Code::EVEX_Vmovdqu64_zmm_k1z_zmmm512, Code::EVEX_Vmovdqu64_zmmm512_k1z_zmm, Register::ZMM0)
+            }
+            32 if high => {
+                (Code::EVEX_Vmovdqu64_ymm_k1z_ymmm256, Code::EVEX_Vmovdqu64_ymmm256_k1z_ymm, Register::YMM0)
+            }
+            32 => (Code::VEX_Vmovdqu_ymm_ymmm256, Code::VEX_Vmovdqu_ymmm256_ymm, Register::YMM0),
+            16 if high => {
+                (Code::EVEX_Vmovdqu64_xmm_k1z_xmmm128, Code::EVEX_Vmovdqu64_xmmm128_k1z_xmm, Register::XMM0)
+            }
+            16 => (Code::VEX_Vmovdqu_xmm_xmmm128, Code::VEX_Vmovdqu_xmmm128_xmm, Register::XMM0),
+            8 if high => (Code::EVEX_Vmovq_xmm_xmmm64, Code::EVEX_Vmovq_xmmm64_xmm, Register::XMM0),
+            8 => (Code::VEX_Vmovq_xmm_xmmm64, Code::VEX_Vmovq_xmmm64_xmm, Register::XMM0),
+            _ => return Err(Unsupported),
+        };
+        let register = first + n as u32;
+        let made = if store {
+            Instruction::with2(stored, memory, register)
+        } else {
+            Instruction::with2(load, register, memory)
+        };
+        self.encode(&made.map_err(|_| Unsupported)?)
+    }
+}
