@@ -130,7 +130,7 @@ fn performance_counters_tell_the_host_from_guests() {
     for (n, only) in [(0, 0), (1, 2), (2, 1), (3, 3_u64)] {
         cpu.write_msr(0xc001_0000 + n, only << 40 | 0x0043_00c0).unwrap();
     }
-    let mut counts = |cpu: &mut Cpu| {
+    let counts = |cpu: &mut Cpu| {
         cpu.icount += 10;
         let counts = [0, 1, 2, 3].map(|n| cpu.read_msr(0xc001_0004 + n).unwrap_or(0));
         (0..4).for_each(|n| cpu.write_msr(0xc001_0004 + n, 0).unwrap());

@@ -311,6 +311,30 @@ fn instructions_exit_with_their_codes() {
     }
 }
 
+/// General detection comes before the intercept of MOV DR.
+#[test]
+fn general_detection_comes_before_the_intercept() {
+    for detect in [false, true] {
+        let mut setup = Setup::new(&[0x0f, 0x23, 0xfa]);
+        setup.intercept(ExitCode::DR0_WRITE.plus(7));
+        setup.intercept(ExitCode::exception(1));
+        setup.save.dr7 |= u64::from(detect) << 13;
+        let exit = setup.run();
+        let expected = if detect { ExitCode::exception(1) } else { ExitCode::DR0_WRITE.plus(7) };
+        assert_eq!(ExitCode(exit.exit_code), expected);
+    }
+}
+
+/// The #GP of a #UD that the IDT does not reach has EXT on Intel's processors only.
+#[test]
+fn faults_of_deliveries_are_not_external() {
+    let mut setup = Setup::new(&[0x0f, 0x0b]);
+    setup.intercept(ExitCode::exception(13));
+    setup.save.idtr.limit = 0;
+    let exit = setup.run();
+    assert_eq!((ExitCode(exit.exit_code), exit.exit_info1), (ExitCode::exception(13), 6 << 3 | 2));
+}
+
 #[test]
 fn permission_maps_let_accesses_through() {
     let mut setup = Setup::new(&[0xe4, 0x70, 0x0f, 0x32, 0x0f, 0x01, 0xd9]);

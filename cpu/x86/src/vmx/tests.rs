@@ -109,6 +109,38 @@ fn instructions_exit_with_their_information() {
     }
 }
 
+/// SDM 3C 26.1.3: "MOV-DR exiting" comes before #UD for DR4 with CR4.DE.
+#[test]
+fn mov_dr_exits_before_its_faults() {
+    for (exiting, reason) in [(MOV_DR_EXITING, 29), (0, 0)] {
+        let mut cpu = host();
+        let controls = get(&cpu, Field::PrimaryControls) | u64::from(exiting);
+        cpu.virt.vmx.vmcs.set(Field::PrimaryControls, controls);
+        cpu.virt.vmx.vmcs.set(Field::GuestCr4, get(&cpu, Field::GuestCr4) | cr4::DE);
+        cpu.virt.vmx.vmcs.set(Field::ExceptionBitmap, 1 << 6);
+        // MOV DR4, RAX
+        guest(&mut cpu, &[0x0f, 0x23, 0xe0], 4);
+        assert_eq!(get(&cpu, Field::ExitReason), reason);
+    }
+}
+
+/// SDM 3C 26.2: the window opens with RFLAGS.IF, however many instructions later, on either engine's terms: nothing but the
+/// flag is looked at.
+#[test]
+fn an_interrupt_window_opens_with_the_flag() {
+    let mut cpu = host();
+    let controls = get(&cpu, Field::PrimaryControls) | u64::from(INTERRUPT_WINDOW);
+    cpu.virt.vmx.vmcs.set(Field::PrimaryControls, controls);
+    // NOP; NOP; STI; NOP; NOP
+    guest(&mut cpu, &[0x90, 0x90, 0xfb, 0x90, 0x90], 1);
+    assert!(!cpu.vmx_steps() && cpu.virt.level == Level::Vmx);
+    let mut interpreter = Interpreter::default();
+    let limit = cpu.icount + 10;
+    interpreter.run(&mut cpu, limit, &mut NoObserver);
+    // One instruction is in STI's shadow.
+    assert_eq!((get(&cpu, Field::ExitReason), get(&cpu, Field::GuestRip)), (7, GUEST_RIP + 4));
+}
+
 #[test]
 fn exceptions_exit_by_the_bitmap() {
     let mut cpu = host();

@@ -448,6 +448,12 @@ fn return_to_outer_level_releases_and_nulls() {
         assert_eq!(unusable, [false, true, false, true], "ES, DS, FS, GS");
         assert_eq!((rig.cpu.seg[3].selector, rig.cpu.seg[5].selector), (0, 0));
     }
+    // A null selector loses its RPL; the base stays.
+    let mut null = rig(false, 0);
+    (null.cpu.seg[4].selector, null.cpu.seg[4].base, null.cpu.seg[4].unusable) = (3, 0x1234, true);
+    push_return(&mut null, true, sel::CODE32_3, TARGET, Some((sel::DATA3, 0x5_0000)), 0);
+    assert_eq!(cause(null.bytes(&[0xcf])), None);
+    assert_eq!((null.cpu.seg[4].selector, null.cpu.seg[4].base), (0, 0x1234));
     // On the same level, n is added once.
     let mut rig = rig(false, 3);
     let sp = rig.cpu.regs[4];

@@ -551,6 +551,7 @@ pub const FAMILIES: &[Family] = {
             bits: 64,
             host_has: || std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma"),
             mnemonics: &[
+                Vpcmpistri,
                 Vmovdqu,
                 Vmovaps,
                 Vaddps,

@@ -1,7 +1,7 @@
 //! Returns that do not lead to where the call of the same stack pointer said.
 
 use crate::common::*;
-use crate::pair::{put, run};
+use crate::pair::{put, run, stats};
 use iced_x86::code_asm::*;
 
 const OTHER: u64 = 0x30_0000;
@@ -31,6 +31,89 @@ fn the_code_after_a_call_is_overwritten_by_the_callee() {
         rig
     });
     assert_eq!(rig.cpu.regs[3], 210);
+}
+
+/// Two stacks take turns: each return leads to where the other one was left.
+#[test]
+fn a_function_takes_another_stack() {
+    const STACKS: u64 = 0x38_0000;
+    let rig = run(|| {
+        let mut rig = Rig::long();
+        rig.gates();
+        // Switches to the stack in RSI, and keeps the old one in RDI.
+        put(&mut rig, OTHER, |a| {
+            a.push(rbx)?;
+            a.mov(rdi, rsp)?;
+            a.mov(rsp, rsi)?;
+            a.mov(rsi, rdi)?;
+            a.pop(rbx)?;
+            a.ret()
+        });
+        put(&mut rig, OTHER + 0x100, |a| {
+            let mut again = a.create_label();
+            a.mov(ebx, 1)?;
+            a.set_label(&mut again)?;
+            a.add(r8, rbx)?;
+            a.inc(ebx)?;
+            a.call(OTHER)?;
+            a.jmp(again)
+        });
+        rig.poke(STACKS + 8, OTHER + 0x100);
+        put(&mut rig, CODE, |a| {
+            let mut again = a.create_label();
+            a.mov(esi, STACKS as u32)?;
+            a.mov(ebx, 30)?;
+            a.set_label(&mut again)?;
+            a.call(OTHER)?;
+            a.dec(ebx)?;
+            a.jnz(again)?;
+            a.hlt()
+        });
+        rig
+    });
+    assert_eq!(rig.cpu.regs[8], 30 * 31 / 2);
+    assert!(stats(&rig).executed < 50, "{}", stats(&rig).executed);
+}
+
+/// A function that the block goes on with returns elsewhere now and then.
+#[test]
+fn a_return_skips_its_caller() {
+    let rig = run(|| {
+        let mut rig = Rig::long();
+        rig.gates();
+        put(&mut rig, OTHER, |a| {
+            let mut usual = a.create_label();
+            a.test(cl, 3)?;
+            a.jnz(usual)?;
+            a.add(qword_ptr(rsp), 6)?;
+            a.set_label(&mut usual)?;
+            a.ret()
+        });
+        put(&mut rig, CODE, |a| {
+            let mut again = a.create_label();
+            a.xor(ebx, ebx)?;
+            a.mov(ecx, 60)?;
+            a.set_label(&mut again)?;
+            a.call(OTHER)?;
+            // Six bytes.
+            a.add(ebx, 1000)?;
+            a.inc(ebx)?;
+            a.loop_(again)?;
+            a.xor(ecx, ecx)?;
+            let mut zero = a.create_label();
+            a.jrcxz(zero)?;
+            a.ud2()?;
+            a.set_label(&mut zero)?;
+            a.mov(ecx, 5)?;
+            let mut count = a.create_label();
+            a.set_label(&mut count)?;
+            a.cmp(ecx, 3)?;
+            a.loopne(count)?;
+            a.hlt()
+        });
+        rig
+    });
+    assert_eq!((rig.cpu.regs[3], rig.cpu.regs[1]), (45 * 1000 + 60, 2));
 }
 
 /// The page that a function returns to is another one than the page that it was called from.
