@@ -109,6 +109,7 @@ pub fn outcome(result: &Result<Image, LoadError>) -> &'static str {
     assert!(!text.contains('\n') && text.len() < 4096, "an error that is not one line: {text}");
     match error {
         LoadError::Read { .. } | LoadError::TooLarge { .. } => "unreadable",
+        LoadError::Arguments { .. } => "arguments",
         LoadError::NotBootable { .. } => "not bootable",
         LoadError::WrongArchitecture { .. } => "wrong architecture",
         LoadError::Truncated { .. } => "truncated",
@@ -128,10 +129,11 @@ pub fn run(random: &mut Random) -> &'static str {
     random.damage(Arc::make_mut(&mut kernel.data), HOT);
     let pages = if random.one_in(2) { 0x4000 } else { 0x200 + random.below(0x10_0000) as u64 };
     let memory = MemoryMap::pc(pages * 4096).expect("2 MiB to 4 GiB");
+    let has_arguments = random.one_in(2);
     let modules = (0..random.pick(&[0, 0, 1, 1, 2, 5]))
         .map(|_| {
             let size = if random.one_in(16) { 1 << 20 } else { random.below(0x3000) };
-            let length = random.below(20);
+            let length = if has_arguments { random.below(20) } else { 0 };
             let arguments = random.text(length).replace('\0', "");
             BootFile { arguments, ..BootFile::new("a/module", vec![0x5a; size]) }
         })
