@@ -431,15 +431,16 @@ impl AccessBytes<'_> {
 }
 
 impl Cpu {
-    /// Copies `n` elements upwards as a string move does, if both ranges lie in pages that the fast path may access and
-    /// the copy does not read what it has written; says if it did.
-    pub(crate) fn copy_forward<T: MemValue>(
+    /// Copies `n` elements as a string move does, upwards or downwards, if both ranges lie in pages that the fast path may
+    /// access and the copy does not read what it has written; says if it did.
+    pub(crate) fn copy_elements<T: MemValue>(
         &mut self,
         from_segment: u8,
         from: u64,
         to_segment: u8,
         to: u64,
         n: u64,
+        down: bool,
     ) -> bool {
         let last = T::SIZE * (n - 1);
         let (Some(source), Some(_), Some(target), Some(_)) = (
@@ -451,7 +452,8 @@ impl Cpu {
             return false;
         };
         let len = (T::SIZE * n) as usize;
-        let gap = (target as usize).wrapping_sub(source as usize);
+        let (source_at, target_at) = (source as usize, target as usize);
+        let gap = if down { source_at.wrapping_sub(target_at) } else { target_at.wrapping_sub(source_at) };
         if gap < len {
             return false;
         }
@@ -460,8 +462,8 @@ impl Cpu {
         true
     }
 
-    /// Stores `value` to `n` elements upwards, if they lie in a page that the fast path may access; says if it did.
-    pub(crate) fn fill_forward<T: MemValue>(&mut self, segment: u8, to: u64, value: T, n: u64) -> bool {
+    /// Stores `value` to `n` elements, if they lie in a page that the fast path may access; says if it did.
+    pub(crate) fn fill_elements<T: MemValue>(&mut self, segment: u8, to: u64, value: T, n: u64) -> bool {
         let last = T::SIZE * (n - 1);
         let (Some(target), Some(_)) = (
             self.fast_pointer::<T>(segment, to, Kind::Write),

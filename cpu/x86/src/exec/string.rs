@@ -110,9 +110,15 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
-/// How many elements from `offset` on, going up, stay in its page and below the wrap of the address size.
-fn in_page<T: Int>(offset: u64) -> u64 {
-    (0x1000 - (offset & 0xfff)) / T::SIZE
+/// How many elements from `offset` on, going up or down, stay in its page and this side of the wrap of the address size.
+fn in_page<T: Int>(offset: u64, down: bool) -> u64 {
+    let at = offset & 0xfff;
+    if down { at / T::SIZE + 1 } else { (0x1000 - at) / T::SIZE }
+}
+
+/// The lowest of `n` elements from `offset` on.
+fn lowest<T: Int>(offset: u64, n: u64, down: bool) -> u64 {
+    if down { offset - T::SIZE * (n - 1) } else { offset }
 }
 
 struct Movs;
@@ -123,9 +129,11 @@ impl Step for Movs {
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop> {
         let (from, to) = (masked(cpu, i, RSI), masked(cpu, i, RDI));
         let mut n = 1;
-        if most > 1 && !cpu.flags.has(bits::DF) {
-            let many = most.min(in_page::<T>(from)).min(in_page::<T>(to));
-            if many > 1 && cpu.copy_forward::<T>(i.segment(), from, es(cpu), to, many) {
+        if most > 1 {
+            let down = cpu.flags.has(bits::DF);
+            let many = most.min(in_page::<T>(from, down)).min(in_page::<T>(to, down));
+            let (low_from, low_to) = (lowest::<T>(from, many, down), lowest::<T>(to, many, down));
+            if many > 1 && cpu.copy_elements::<T>(i.segment(), low_from, es(cpu), low_to, many, down) {
                 n = many;
             }
         }
@@ -149,9 +157,10 @@ impl Step for Stos {
         let to = masked(cpu, i, RDI);
         let value = T::get(cpu, RAX as u8);
         let mut n = 1;
-        if most > 1 && !cpu.flags.has(bits::DF) {
-            let many = most.min(in_page::<T>(to));
-            if many > 1 && cpu.fill_forward(es(cpu), to, value, many) {
+        if most > 1 {
+            let down = cpu.flags.has(bits::DF);
+            let many = most.min(in_page::<T>(to, down));
+            if many > 1 && cpu.fill_elements(es(cpu), lowest::<T>(to, many, down), value, many) {
                 n = many;
             }
         }

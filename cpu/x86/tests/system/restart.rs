@@ -285,3 +285,43 @@ fn bits_that_modes_define() {
         assert_eq!(cause(rig.bytes(&[0x8b, 0x03])), expected, "{nxe} {entry:#x}");
     }
 }
+
+/// String moves and fills in both directions do what they do element by element, however the ranges overlap and wherever
+/// pages end.
+#[test]
+fn strings_go_both_ways() {
+    const COUNT: u64 = 700;
+    for (down, opcode, size) in
+        [(false, 0xa4, 1), (true, 0xa4, 1), (true, 0xa5, 4), (true, 0xaa, 1), (true, 0xab, 4)]
+    {
+        for gap in [-3000_i64, -9, -4, 0, 3, 8, 1111, 3000] {
+            let base = 0x2345_u64;
+            let from = base + if down { size * (COUNT - 1) } else { 0 };
+            let to = from.wrapping_add_signed(gap);
+            let mut expected: Vec<u8> = (0..0x4000_u32).map(|n| (n * 37 >> 3) as u8).collect();
+            let mut rig = Rig::long();
+            rig.load(DATA, &expected);
+            rig.load(CODE, &[if down { 0xfd } else { 0xfc }, 0xf3, opcode, 0xf4]);
+            (rig.cpu.regs[1], rig.cpu.regs[6], rig.cpu.regs[7]) = (COUNT, DATA + from, DATA + to);
+            rig.cpu.regs[0] = 0x8765_4321;
+            for n in 0..COUNT {
+                let by = if down { (n * size).wrapping_neg() } else { n * size };
+                let (from, to) = (from.wrapping_add(by) as usize, to.wrapping_add(by) as usize);
+                let element = if opcode < 0xa8 {
+                    expected[from..from + size as usize].to_vec()
+                } else {
+                    0x8765_4321_u32.to_le_bytes()[..size as usize].to_vec()
+                };
+                expected[to..to + size as usize].copy_from_slice(&element);
+            }
+            rig.run(COUNT + 10);
+            let mut found = vec![0; expected.len()];
+            rig.cpu.memory.read(ringworld_core::GuestPhys(DATA), &mut found).expect("in memory");
+            assert!(found == expected, "{opcode:#x}, down: {down}, gap {gap}");
+            assert_eq!(
+                (rig.cpu.regs[1], rig.cpu.regs[7]),
+                (0, if down { DATA + to - COUNT * size } else { DATA + to + COUNT * size })
+            );
+        }
+    }
+}
