@@ -57,7 +57,7 @@ const fn busybox(name: &'static str, work: u64, pipeline: &'static str) -> Progr
     Program { name, group: Group::Busybox, work, kind: Kind::Busybox(pipeline) }
 }
 
-const C_PROGRAMS: [Program; 26] = c_programs! {
+const C_PROGRAMS: [Program; 29] = c_programs! {
     sieve Integer 120;
     matrix Integer 320;
     sort Integer 36;
@@ -70,13 +70,16 @@ const C_PROGRAMS: [Program; 26] = c_programs! {
     fib Control 400;
     interpreter Control 1200;
     pointers Control 700;
+    coroutine Control 6600;
     nbody Float 2000;
     mandelbrot Float 80;
     stencil Float 1500;
     fft Float 2400;
     transcend Float 2800;
+    x87 Float 240;
     sse Vector 15000;
     avx2 Vector 5000;
+    gather Vector 25000;
     getpid Kernel 200;
     pagefault Kernel 120;
     pipe Kernel 60;

@@ -79,7 +79,7 @@ pub struct FpEnv {
     pub masks: FpFlags,
     /// The exceptions raised since the environment was made.
     pub flags: FpFlags,
-    /// AMD's choices where processors of the two vendors differ: DPPS and DPPD of several NaNs, VREDUCEPS under FTZ, VCVTPS2PH of
+    /// AMD's choices where processors of the two vendors differ: VREDUCEPS under FTZ, VCVTPS2PH of
     /// denormal operands.
     pub amd: bool,
     /// PE need not be reported: it is masked and MXCSR has it already. A hint that saves time.

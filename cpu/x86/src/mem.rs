@@ -323,6 +323,12 @@ impl Cpu {
             return Ok(());
         }
         let in_first = ((PAGE_MASK + 1 - (linear & PAGE_MASK)) as usize).min(len);
+        if in_first < len
+            && who == Privilege::Current
+            && self.access_across(linear, kind, in_first, &mut bytes)
+        {
+            return Ok(());
+        }
         let first = self.translate(linear, kind, who)?;
         let second = if in_first < len {
             let mask = if who == Privilege::Current { self.operand_mask() } else { self.linear_mask() };
@@ -342,6 +348,46 @@ impl Cpu {
             self.move_bytes(second, bytes.part(in_first, len));
         }
         Ok(())
+    }
+
+    /// An access of which `in_first` bytes are in its first page, if the fast path may access both pages; says if it did.
+    fn access_across(
+        &mut self,
+        linear: u64,
+        kind: Kind,
+        in_first: usize,
+        bytes: &mut AccessBytes<'_>,
+    ) -> bool {
+        let next = linear.wrapping_add(in_first as u64) & self.operand_mask();
+        let (arrays, rest) = (self.tlb.current(), (bytes.len() - in_first) as u64);
+        let pointers = match kind {
+            Kind::Write => (arrays.write_pointer(linear, in_first as u64), arrays.write_pointer(next, rest)),
+            _ => (arrays.read_pointer(linear, in_first as u64), arrays.read_pointer(next, rest)),
+        };
+        let (Some(first), Some(second)) = pointers else { return false };
+        // SAFETY: matching tags mean that each part lies in a page of mapped guest RAM, and with write tags in one that is dirty
+        // already and holds no decoded code; guest memory is never borrowed.
+        unsafe {
+            match bytes {
+                AccessBytes::Read(data) => {
+                    core::ptr::copy_nonoverlapping(first, data.as_mut_ptr(), in_first);
+                    core::ptr::copy_nonoverlapping(
+                        second,
+                        data.as_mut_ptr().add(in_first),
+                        data.len() - in_first,
+                    );
+                }
+                AccessBytes::Write(data) => {
+                    core::ptr::copy_nonoverlapping(data.as_ptr(), first, in_first);
+                    core::ptr::copy_nonoverlapping(
+                        data.as_ptr().add(in_first),
+                        second,
+                        data.len() - in_first,
+                    );
+                }
+            }
+        }
+        true
     }
 
     fn move_bytes(&mut self, target: Target, bytes: AccessBytes<'_>) {

@@ -1,7 +1,9 @@
-//! What the manuals leave undefined is as on the host's silicon.
+//! What the manuals leave undefined, or to the processor, is as on the host's silicon.
 //!
 //! Translated code runs the host's own instructions, with the host's flags. Both engines have to agree to the last bit, so the
 //! functions of instructions give the same, whichever vendor's processor is emulated.
+
+use std::sync::LazyLock;
 
 /// Families of processors by what they do with undefined status flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,4 +30,36 @@ impl Silicon {
         }
         Self::Intel
     }
+}
+
+/// The host's, asked once.
+static HOST: LazyLock<Silicon> = LazyLock::new(Silicon::host);
+
+/// Whether DPPS adds as AMD's processors do.
+pub(crate) fn adds_as_amd() -> bool {
+    *HOST == Silicon::Amd
+}
+
+/// RCPSS: approximations are within an error that the manual gives (SDM 2B), and differ between vendors.
+pub(crate) fn rcp(a: u32) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_mm_cvtss_f32, _mm_rcp_ss, _mm_set_ss};
+        // SAFETY: every 64-bit processor has SSE.
+        return unsafe { _mm_cvtss_f32(_mm_rcp_ss(_mm_set_ss(f32::from_bits(a)))) }.to_bits();
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    ringworld_fp::rcp(a)
+}
+
+/// RSQRTSS: as [`rcp`].
+pub(crate) fn rsqrt(a: u32) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_mm_cvtss_f32, _mm_rsqrt_ss, _mm_set_ss};
+        // SAFETY: every 64-bit processor has SSE.
+        return unsafe { _mm_cvtss_f32(_mm_rsqrt_ss(_mm_set_ss(f32::from_bits(a)))) }.to_bits();
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    ringworld_fp::rsqrt(a)
 }

@@ -119,6 +119,8 @@ pub(crate) const FRAMEBUFFER: Framebuffer =
 /// Sets the graphics card to [`FRAMEBUFFER`]'s mode by its display interface, as firmware does.
 pub(crate) fn set_screen(board: &Board, now: VirtualTime) {
     let ctx = IoContext { cpu: CpuId(0), now };
+    // The CRT controller where colour cards have it, whoever looks.
+    board.port_write(ctx, 0x3c2, &[0x67]);
     // Width, height, bits a pixel; enabled, linear.
     for (index, value) in [(1u16, FRAMEBUFFER.width), (2, FRAMEBUFFER.height), (3, 32), (4, 0x41)] {
         board.port_write(ctx, 0x1ce, &index.to_le_bytes());

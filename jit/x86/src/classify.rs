@@ -25,6 +25,10 @@ pub enum Emit {
     String(StringOp),
     /// BT, BTS, BTR and BTC with the bit's number in a register.
     BitString,
+    /// CLFLUSH and its like, which only look whether the line may be read.
+    Flush,
+    /// DIV of 8 and 16 bits.
+    DivideNarrow,
     /// DIV and IDIV of 32 and 64 bits.
     Divide {
         /// IDIV.
@@ -157,6 +161,9 @@ const NOTHING: &[Mnemonic] = {
         Prefetcht0,
         Prefetcht1,
         Prefetcht2,
+        Prefetchit0,
+        Prefetchit1,
+        Cldemote,
         Reservednop,
     ]
 };
@@ -166,18 +173,6 @@ const NOTHING: &[Mnemonic] = {
 const VECTOR_EXCEPT: &[Mnemonic] = {
     use Mnemonic::*;
     &[
-        Dpps,
-        Dppd,
-        Vdpps,
-        Vdppd,
-        Rcpss,
-        Rcpps,
-        Rsqrtss,
-        Rsqrtps,
-        Vrcpss,
-        Vrcpps,
-        Vrsqrtss,
-        Vrsqrtps,
         Vrcp14ss,
         Vrcp14ps,
         Vrcp14sd,
@@ -188,10 +183,6 @@ const VECTOR_EXCEPT: &[Mnemonic] = {
         Vrsqrt14pd,
         Maskmovdqu,
         Vmaskmovdqu,
-        Vmaskmovps,
-        Vmaskmovpd,
-        Vpmaskmovd,
-        Vpmaskmovq,
         Movq2dq,
         Movdq2q,
         Cvtpi2ps,
@@ -322,6 +313,8 @@ fn classify(code: Code) -> Option<Emit> {
         Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg => {
             return Some(Emit::System(System::Selector));
         }
+        Code::Clflush_m8 | Code::Clflushopt_m8 | Code::Clwb_m8 => return Some(Emit::Flush),
+        Code::Div_rm8 | Code::Div_rm16 => return Some(Emit::DivideNarrow),
         Code::Div_rm32 | Code::Div_rm64 => return Some(Emit::Divide { signed: false }),
         Code::Idiv_rm32 | Code::Idiv_rm64 => return Some(Emit::Divide { signed: true }),
         Code::Serialize => return Some(Emit::Nothing),

@@ -1,7 +1,7 @@
 //! Control flow and the stack.
 
 use crate::classify::{Emit, emit_of};
-use crate::emit::{Emitter, Guest, Unsupported};
+use crate::emit::{Emitter, Guest, Unsupported, access_of};
 use crate::frame::{GUEST_RCX, Home, TLB_BIAS, at, home};
 use crate::islands::{CHECK, PLAIN};
 use crate::memory::Access;
@@ -221,6 +221,7 @@ impl Emitter<'_> {
     pub(crate) fn counted_branch(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let target = self.near_target(i)?;
         let wide = !self.narrow();
+        self.end_shadow();
         let (zero, counted) = if i.is_jcx_short() { (target, i.next_ip()) } else { (i.next_ip(), target) };
         if !i.is_jcx_short() {
             self.lea_base(GUEST_RCX, wide, GUEST_RCX, -1);
@@ -480,7 +481,7 @@ impl Emitter<'_> {
 
     pub(crate) fn pop(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         if i.op0_kind() != OpKind::Register {
-            return Err(Unsupported);
+            return self.pop_to_memory(i);
         }
         let guest = i.op0_register().full_register().number();
         let slow = self.stack(0, false);
@@ -501,6 +502,30 @@ impl Emitter<'_> {
             }
         }
         self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::Exec);
+        Ok(())
+    }
+
+    /// POP to memory in 64-bit code. An address off the stack pointer would be one off the pointer after the pop.
+    fn pop_to_memory(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let off_stack = i.memory_base().full_register() == Register::RSP;
+        if self.narrow() || off_stack || i.memory_size().size() != 8 {
+            return Err(Unsupported);
+        }
+        let mut froms: Vec<usize> = self.stack(0, false).into_iter().collect();
+        self.load_top();
+        dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TARGET as i8)], r14);
+        self.let_go();
+        let fixed = self.address(i);
+        froms.push(self.check(access_of(i, OpAccess::Write, fixed)?));
+        dynasm!(self.s
+            ; .arch x64
+            ; lea rcx, [rcx + r14]
+            ; mov r14, [BYTE rsp + (at::TARGET as i8)]
+            ; mov [rcx], r14
+        );
+        self.move_stack(8);
+        self.let_go();
+        self.slow(&froms, Kind::Exec);
         Ok(())
     }
 

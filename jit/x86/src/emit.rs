@@ -435,6 +435,14 @@ impl<'a> Emitter<'a> {
                 self.need(live);
                 self.same(i)?;
             }
+            Emit::Flush => {
+                let fixed = self.address(i);
+                let access = Access { size: 1, write: false, alignment: None, fixed };
+                let slow = self.check(access);
+                self.let_go();
+                self.slow(&[slow], Kind::Exec);
+            }
+            Emit::DivideNarrow => self.divide_narrow(i)?,
             Emit::Gather => self.gather(i)?,
             Emit::X87(what) => self.x87(i, what)?,
             Emit::Lea => self.lea_instruction(i),

@@ -5,7 +5,7 @@
 
 use crate::classify::{Live, System};
 use crate::emit::{Emitter, Unsupported, access_of};
-use crate::frame::{GUEST_RCX, Home, at, home};
+use crate::frame::{GUEST_RCX, Home, at, home, is_high_byte};
 use crate::memory::{Access, address_is_64};
 use crate::site::Kind;
 use crate::translator::MASKS;
@@ -401,6 +401,47 @@ impl Emitter<'_> {
 
     /// DIV and IDIV of 32 and 64 bits, where they cannot overflow: the dividend's upper half is no more than an extension
     /// of its lower half, and the divisor not 0 (nor −1, if signed).
+    /// DIV of AX or DX:AX, if the upper half is zero: it cannot overflow then.
+    pub(crate) fn divide_narrow(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let mut slow = Vec::with_capacity(3);
+        let size = match i.op0_kind() {
+            OpKind::Register if is_high_byte(i.op0_register()) => return Err(Unsupported),
+            OpKind::Register => {
+                let register = i.op0_register();
+                let from = self.value(register.full_register().number(), 14);
+                match register.size() {
+                    1 => dynasm!(self.s ; .arch x64 ; movzx r14d, Rb(from)),
+                    _ => dynasm!(self.s ; .arch x64 ; movzx r14d, Rw(from)),
+                }
+                register.size()
+            }
+            OpKind::Memory => {
+                let fixed = self.address(i);
+                slow.push(self.check(access_of(i, OpAccess::Read, fixed)?));
+                match i.memory_size().size() {
+                    1 => dynasm!(self.s ; .arch x64 ; movzx r14d, BYTE [rcx + r14]),
+                    _ => dynasm!(self.s ; .arch x64 ; movzx r14d, WORD [rcx + r14]),
+                }
+                i.memory_size().size()
+            }
+            _ => return Err(Unsupported),
+        };
+        match size {
+            1 => dynasm!(self.s ; .arch x64 ; movzx ecx, ah),
+            _ => dynasm!(self.s ; .arch x64 ; movzx ecx, dx),
+        }
+        slow.push(self.unless_rcx_zero());
+        dynasm!(self.s ; .arch x64 ; mov rcx, r14);
+        slow.push(self.if_rcx_zero());
+        match size {
+            1 => dynasm!(self.s ; .arch x64 ; div r14b),
+            _ => dynasm!(self.s ; .arch x64 ; div r14w),
+        }
+        self.let_go();
+        self.slow(&slow, Kind::Exec);
+        Ok(())
+    }
+
     pub(crate) fn divide(&mut self, i: &Instruction, signed: bool) -> Result<(), Unsupported> {
         self.held = None;
         let mut slow = Vec::with_capacity(4);

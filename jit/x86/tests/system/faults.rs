@@ -142,6 +142,44 @@ fn a_push_from_a_new_page_leaves_the_stacks_check_valid() {
     assert_eq!(rig.cpu.regs[3], 64 * 65 / 2);
 }
 
+/// Pops to memory: off each kind of address, into a page that is missing, off the stack pointer; narrow divisions that
+/// overflow or not; lines that are flushed.
+#[test]
+fn pops_to_memory_and_narrow_divisions() {
+    let rig = run(|| {
+        program(|a| {
+            let mut again = a.create_label();
+            a.mov(r15, DATA)?;
+            a.mov(ecx, 40)?;
+            a.set_label(&mut again)?;
+            a.push(rcx)?;
+            a.pop(qword_ptr(r15 + rcx * 8))?;
+            a.push(qword_ptr(r15 + rcx * 8))?;
+            a.push(rcx)?;
+            a.pop(qword_ptr(rsp))?;
+            a.pop(qword_ptr(r15 + 0xffc))?;
+            a.clflush(byte_ptr(r15 + rcx))?;
+            a.lea(eax, ptr(rcx + 200))?;
+            a.div(cl)?;
+            a.add(r8, rax)?;
+            a.mov(ax, cx)?;
+            a.xor(edx, edx)?;
+            a.div(word_ptr(r15 + rcx * 8))?;
+            a.add(r8, rdx)?;
+            a.add(r15, 113)?;
+            a.dec(ecx)?;
+            a.cmp(ecx, 1)?;
+            a.ja(again)?;
+            a.push(7)?;
+            a.mov(rdi, 1_u64 << 30)?;
+            a.pop(qword_ptr(rdi))?;
+            a.hlt()
+        })
+    });
+    // The page fault's frame, above which what was pushed is still there.
+    assert_eq!(rig.cpu.cr2, 1 << 30);
+}
+
 /// A table of jumps and calls through registers and memory, returns, and a return to elsewhere than the call.
 #[test]
 fn indirect_branches_find_their_code() {

@@ -4,6 +4,7 @@ use super::float::{Alternating, Element, Float, element};
 use super::plumbing::{Operate, Operation, Ops};
 use super::table;
 use crate::row::Rows;
+use crate::silicon;
 use core::marker::PhantomData;
 use iced_x86::Mnemonic as M;
 use ringworld_fp::{self as fp, FmaNegate, FpEnv};
@@ -41,8 +42,8 @@ elements! {
     ScaleF(2), |env, _d, a, b, _i| fp::scalef(env, a, b);
     Rcp14(1) [REPORTS = false], |env, _d, _a, b, _i| fp::rcp14(env, b);
     Rsqrt14(1) [REPORTS = false], |env, _d, _a, b, _i| fp::rsqrt14(env, b);
-    Rcp(1) [REPORTS = false], |_env, _d, _a, b, _i| F::from_bits(fp::rcp(b.to_bits() as u32).into());
-    Rsqrt(1) [REPORTS = false], |_env, _d, _a, b, _i| F::from_bits(fp::rsqrt(b.to_bits() as u32).into());
+    Rcp(1) [REPORTS = false], |_env, _d, _a, b, _i| F::from_bits(silicon::rcp(b.to_bits() as u32).into());
+    Rsqrt(1) [REPORTS = false], |_env, _d, _a, b, _i| F::from_bits(silicon::rsqrt(b.to_bits() as u32).into());
     FixupImm(3) [UPPER_FROM_A = true], |env, d, a, b, imm| fp::fixupimm(env, d, a, b.to_bits() as u32, imm);
 }
 
@@ -103,6 +104,7 @@ fn dot<F: Float>(o: &mut Ops) {
         products[n] = fp::mul(&mut o.env, F::lanes(&o.a)[n], F::lanes(&o.b)[n]);
     }
     let mut sums = products;
+    let amd = silicon::adds_as_amd();
     let mut width = 1;
     while width < in_block {
         if !o.step() {
@@ -113,7 +115,7 @@ fn dot<F: Float>(o: &mut Ops) {
         let before = sums;
         for n in 0..lanes {
             let (own, other) = (before[n], before[n ^ width]);
-            let swapped = if o.env.amd { n & width != 0 } else { width == 1 && in_block == 4 };
+            let swapped = if amd { n & width != 0 } else { width == 1 && in_block == 4 };
             let (x, y) = if swapped { (other, own) } else { (own, other) };
             sums[n] = fp::add(&mut o.env, x, y);
         }
