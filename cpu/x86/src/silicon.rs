@@ -40,26 +40,21 @@ pub(crate) fn adds_as_amd() -> bool {
     *HOST == Silicon::Amd
 }
 
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) use ringworld_fp::{rcp, rsqrt};
+
 /// RCPSS: approximations are within an error that the manual gives (SDM 2B), and differ between vendors.
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn rcp(a: u32) -> u32 {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use core::arch::x86_64::{_mm_cvtss_f32, _mm_rcp_ss, _mm_set_ss};
-        // SAFETY: every 64-bit processor has SSE.
-        return unsafe { _mm_cvtss_f32(_mm_rcp_ss(_mm_set_ss(f32::from_bits(a)))) }.to_bits();
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    ringworld_fp::rcp(a)
+    use core::arch::x86_64::{_mm_cvtss_f32, _mm_rcp_ss, _mm_set_ss};
+    // SAFETY: every 64-bit processor has SSE.
+    unsafe { _mm_cvtss_f32(_mm_rcp_ss(_mm_set_ss(f32::from_bits(a)))) }.to_bits()
 }
 
 /// RSQRTSS: as [`rcp`].
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn rsqrt(a: u32) -> u32 {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use core::arch::x86_64::{_mm_cvtss_f32, _mm_rsqrt_ss, _mm_set_ss};
-        // SAFETY: every 64-bit processor has SSE.
-        return unsafe { _mm_cvtss_f32(_mm_rsqrt_ss(_mm_set_ss(f32::from_bits(a)))) }.to_bits();
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    ringworld_fp::rsqrt(a)
+    use core::arch::x86_64::{_mm_cvtss_f32, _mm_rsqrt_ss, _mm_set_ss};
+    // SAFETY: every 64-bit processor has SSE.
+    unsafe { _mm_cvtss_f32(_mm_rsqrt_ss(_mm_set_ss(f32::from_bits(a)))) }.to_bits()
 }
