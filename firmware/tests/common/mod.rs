@@ -4,7 +4,9 @@
 
 pub mod kernels;
 
-use ringworld_firmware::{AcpiConfig, BootFile, BootRequest, Image, Kind, LoadError, MemoryMap, load};
+use ringworld_firmware::{
+    AcpiConfig, BootFile, BootRequest, Image, Kind, LoadError, MemoryMap, detect, load,
+};
 
 pub const MIB: u64 = 1 << 20;
 
@@ -40,7 +42,7 @@ impl Guest {
     }
 }
 
-/// Loads a kernel with modules of these sizes into a guest with `ram` bytes.
+/// Loads a kernel with modules of these sizes, with arguments if its protocol has any, into a guest with `ram` bytes.
 pub fn try_load(
     kernel: BootFile,
     ram: u64,
@@ -49,8 +51,10 @@ pub fn try_load(
     kind: Option<Kind>,
 ) -> Result<Guest, LoadError> {
     let memory = MemoryMap::pc(ram).unwrap();
+    let kind = kind.or_else(|| detect(&kernel).ok());
+    let has_arguments = matches!(kind, Some(Kind::Multiboot | Kind::Pvh));
     let module = |&size: &usize| BootFile {
-        arguments: "-x 1".into(),
+        arguments: if has_arguments { "-x 1".into() } else { String::new() },
         ..BootFile::new("/some where/initrd", vec![0xab; size])
     };
     let modules = modules.iter().map(module).collect();

@@ -202,7 +202,7 @@ const X87_POINTS: &[Mnemonic] = {
         Fidiv, Fdivr, Fdivrp, Fidivr, Fld, Fild, Fst, Fstp, Fist, Fistp, Fisttp, Fxch, Fcmovb, Fcmove,
         Fcmovbe, Fcmovu, Fcmovnb, Fcmovne, Fcmovnbe, Fcmovnu, Fld1, Fldl2t, Fldl2e, Fldpi, Fldlg2, Fldln2,
         Fldz, Fchs, Fabs, Fsqrt, Frndint, Fcom, Fcomp, Fcompp, Fucom, Fucomp, Fucompp, Fcomi, Fcomip, Fucomi,
-        Fucomip, Ficom, Ficomp, Ftst, Fxam, Fincstp, Fdecstp, Ffree,
+        Fucomip, Ficom, Ficomp, Ftst, Fxam, Fscale, Fprem, Fprem1, Fxtract, Fincstp, Fdecstp, Ffree,
     ]
 };
 
