@@ -17,6 +17,11 @@ pub enum Silicon {
 impl Silicon {
     /// The host's.
     pub fn host() -> Self {
+        static HOST: LazyLock<Silicon> = LazyLock::new(Silicon::ask);
+        *HOST
+    }
+
+    fn ask() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             let id = core::arch::x86_64::__cpuid(0);
@@ -30,14 +35,6 @@ impl Silicon {
         }
         Self::Intel
     }
-}
-
-/// The host's, asked once.
-static HOST: LazyLock<Silicon> = LazyLock::new(Silicon::host);
-
-/// Whether DPPS adds as AMD's processors do.
-pub(crate) fn adds_as_amd() -> bool {
-    *HOST == Silicon::Amd
 }
 
 #[cfg(not(target_arch = "x86_64"))]

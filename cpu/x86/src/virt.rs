@@ -277,10 +277,10 @@ impl Cpu {
     }
 
     /// MOV to or from debug register `n`, from or to general register `register`.
-    #[inline(always)]
     ///
     /// Exits from VMX come before the checks of CR4.DE and of the privilege (SDM 3C 26.1.3); those from SVM are taken to come
-    /// after all, general detection included.
+    /// after all, general detection included: it is asked twice, before the checks and when they are done.
+    #[inline(always)]
     pub(crate) fn intercept_dr(
         &mut self,
         n: u8,

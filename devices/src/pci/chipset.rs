@@ -77,8 +77,8 @@ pub(super) fn lpc_bridge(pm_base: u16) -> ConfigSpace {
         .register(0x44, 1, 0x80, 0x80)
         .register(PIRQ[0], 4, UNROUTED * 0x0101_0101, 0x8f8f_8f8f)
         .register(PIRQ[1], 4, UNROUTED * 0x0101_0101, 0x8f8f_8f8f)
-        // LPC_I/O_DEC, LPC_EN: COM1 at 0x3f8 and COM2 at 0x2f8 are decoded, whatever is written.
-        .register(0x80, 4, 0x0003_0010, 0)
+        // LPC_I/O_DEC, LPC_EN: COM1 is decoded at 0x3f8, whatever is written.
+        .register(0x80, 4, 0x0001_0000, 0)
         // RCBA: base, enable. Nothing is behind it.
         .register(0xf0, 4, 0, 0xffff_c001)
         .seal()

@@ -67,12 +67,11 @@ pub fn machine(args: &RunArgs) -> anyhow::Result<MachineConfig> {
 
 /// What `--initrd` names: a file, and after the first space its arguments, unless that is all a file's name.
 fn module(text: &Path) -> Module {
-    let whole = || Module::new(Source::Path(text.to_path_buf()));
     match text.to_str().and_then(|text| text.split_once(' ')) {
         Some((path, arguments)) if !text.exists() => {
             Module { file: Source::Path(path.into()), arguments: arguments.into() }
         }
-        _ => whole(),
+        _ => Module::new(Source::Path(text.to_path_buf())),
     }
 }
 

@@ -27,9 +27,7 @@ pub enum Emit {
     BitString,
     /// CLFLUSH and its like, which only look whether the line may be read.
     Flush,
-    /// DIV of 8 and 16 bits.
-    DivideNarrow,
-    /// DIV and IDIV of 32 and 64 bits.
+    /// DIV, and IDIV of 32 and 64 bits.
     Divide {
         /// IDIV.
         signed: bool,
@@ -206,12 +204,6 @@ const X87_POINTS: &[Mnemonic] = {
     ]
 };
 
-/// MMX instructions that also use vector registers, or memory implicitly.
-const MMX_EXCEPT: &[Mnemonic] = {
-    use Mnemonic::*;
-    &[Maskmovq, Movq2dq, Movdq2q, Cvtpi2ps, Cvtpi2pd, Cvtps2pi, Cvttps2pi, Cvtpd2pi, Cvttpd2pi]
-};
-
 /// What only 32-bit code has.
 const ONLY_32: &[Code] = &[
     Code::Jmp_rel8_32,
@@ -314,8 +306,9 @@ fn classify(code: Code) -> Option<Emit> {
             return Some(Emit::System(System::Selector));
         }
         Code::Clflush_m8 | Code::Clflushopt_m8 | Code::Clwb_m8 => return Some(Emit::Flush),
-        Code::Div_rm8 | Code::Div_rm16 => return Some(Emit::DivideNarrow),
-        Code::Div_rm32 | Code::Div_rm64 => return Some(Emit::Divide { signed: false }),
+        Code::Div_rm8 | Code::Div_rm16 | Code::Div_rm32 | Code::Div_rm64 => {
+            return Some(Emit::Divide { signed: false });
+        }
         Code::Idiv_rm32 | Code::Idiv_rm64 => return Some(Emit::Divide { signed: true }),
         Code::Serialize => return Some(Emit::Nothing),
         _ if info.mode64() && !row.cpl0 && NOTHING.contains(&code.mnemonic()) => return Some(Emit::Nothing),
@@ -354,7 +347,8 @@ fn classify(code: Code) -> Option<Emit> {
             return X87_POINTS.contains(&mnemonic).then_some(Emit::X87(X87::Points));
         }
         _ if row.group == Group::Mmx => {
-            return (!MMX_EXCEPT.contains(&mnemonic)).then_some(Emit::X87(X87::Mmx));
+            // It stores off RDI.
+            return (mnemonic != Mnemonic::Maskmovq).then_some(Emit::X87(X87::Mmx));
         }
         _ => {}
     }

@@ -442,7 +442,6 @@ impl<'a> Emitter<'a> {
                 self.let_go();
                 self.slow(&[slow], Kind::Exec);
             }
-            Emit::DivideNarrow => self.divide_narrow(i)?,
             Emit::Gather => self.gather(i)?,
             Emit::X87(what) => self.x87(i, what)?,
             Emit::Lea => self.lea_instruction(i),

@@ -45,22 +45,16 @@ impl Emitter<'_> {
         self.need(Live::Full);
         self.let_go();
         self.move_vector(index.number(), lanes * index_size, INDICES, true)?;
-        let (all, number) = ((1_i32 << lanes) - 1, mask.number() as u8);
-        let code = match (evex, size) {
-            (true, _) => Code::VEX_Kmovw_r32_kr,
-            (_, 4) if lanes > 4 => Code::VEX_Vmovmskps_r32_ymm,
-            (_, 4) => Code::VEX_Vmovmskps_r32_xmm,
-            (_, _) if lanes > 2 => Code::VEX_Vmovmskpd_r32_ymm,
-            _ => Code::VEX_Vmovmskpd_r32_xmm,
+        let all = (1_i32 << lanes) - 1;
+        let n = mask.number() as u32;
+        let (code, mask_bits) = match (evex, size) {
+            (true, _) => (Code::VEX_Kmovw_r32_kr, mask),
+            (_, 4) if lanes > 4 => (Code::VEX_Vmovmskps_r32_ymm, Register::YMM0 + n),
+            (_, 4) => (Code::VEX_Vmovmskps_r32_xmm, Register::XMM0 + n),
+            (_, _) if lanes > 2 => (Code::VEX_Vmovmskpd_r32_ymm, Register::YMM0 + n),
+            _ => (Code::VEX_Vmovmskpd_r32_xmm, Register::XMM0 + n),
         };
-        let whole = match code {
-            Code::VEX_Vmovmskps_r32_ymm | Code::VEX_Vmovmskpd_r32_ymm => {
-                Register::YMM0 + mask.number() as u32
-            }
-            Code::VEX_Kmovw_r32_kr => mask,
-            _ => Register::XMM0 + mask.number() as u32,
-        };
-        let bits = Instruction::with2(code, Register::ECX, whole).map_err(|_| Unsupported)?;
+        let bits = Instruction::with2(code, Register::ECX, mask_bits).map_err(|_| Unsupported)?;
         self.encode(&bits)?;
         dynasm!(self.s
             ; .arch x64
@@ -92,12 +86,10 @@ impl Emitter<'_> {
         }
         self.move_vector(to.number(), lanes * size, ELEMENTS, false)?;
         if evex {
-            let mut clear =
-                Instruction::with3(Code::VEX_Kxorw_kr_kr_kr, mask, mask, mask).map_err(|_| Unsupported)?;
-            clear.set_op_mask(Register::None);
-            self.encode(&clear)?;
+            let clear = Instruction::with3(Code::VEX_Kxorw_kr_kr_kr, mask, mask, mask);
+            self.encode(&clear.map_err(|_| Unsupported)?)?;
         } else {
-            dynasm!(self.s ; .arch x64 ; vpxor Rx(number), Rx(number), Rx(number));
+            dynasm!(self.s ; .arch x64 ; vpxor Rx(n as u8), Rx(n as u8), Rx(n as u8));
         }
         self.let_go();
         self.slow(&slow, Kind::Exec);

@@ -399,11 +399,11 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// DIV and IDIV of 32 and 64 bits, where they cannot overflow: the dividend's upper half is no more than an extension
+    /// DIV, and IDIV of 32 and 64 bits, where they cannot overflow: the dividend's upper half is no more than an extension
     /// of its lower half, and the divisor not 0 (nor −1, if signed).
-    /// DIV of AX or DX:AX, if the upper half is zero: it cannot overflow then.
-    pub(crate) fn divide_narrow(&mut self, i: &Instruction) -> Result<(), Unsupported> {
-        let mut slow = Vec::with_capacity(3);
+    pub(crate) fn divide(&mut self, i: &Instruction, signed: bool) -> Result<(), Unsupported> {
+        self.held = None;
+        let mut slow = Vec::with_capacity(4);
         let size = match i.op0_kind() {
             OpKind::Register if is_high_byte(i.op0_register()) => return Err(Unsupported),
             OpKind::Register => {
@@ -411,7 +411,9 @@ impl Emitter<'_> {
                 let from = self.value(register.full_register().number(), 14);
                 match register.size() {
                     1 => dynasm!(self.s ; .arch x64 ; movzx r14d, Rb(from)),
-                    _ => dynasm!(self.s ; .arch x64 ; movzx r14d, Rw(from)),
+                    2 => dynasm!(self.s ; .arch x64 ; movzx r14d, Rw(from)),
+                    _ if from != 14 => dynasm!(self.s ; .arch x64 ; mov r14, Rq(from)),
+                    _ => {}
                 }
                 register.size()
             }
@@ -420,62 +422,29 @@ impl Emitter<'_> {
                 slow.push(self.check(access_of(i, OpAccess::Read, fixed)?));
                 match i.memory_size().size() {
                     1 => dynasm!(self.s ; .arch x64 ; movzx r14d, BYTE [rcx + r14]),
-                    _ => dynasm!(self.s ; .arch x64 ; movzx r14d, WORD [rcx + r14]),
+                    2 => dynasm!(self.s ; .arch x64 ; movzx r14d, WORD [rcx + r14]),
+                    4 => dynasm!(self.s ; .arch x64 ; mov r14d, [rcx + r14]),
+                    _ => dynasm!(self.s ; .arch x64 ; mov r14, [rcx + r14]),
                 }
                 i.memory_size().size()
             }
             _ => return Err(Unsupported),
         };
-        match size {
-            1 => dynasm!(self.s ; .arch x64 ; movzx ecx, ah),
-            _ => dynasm!(self.s ; .arch x64 ; movzx ecx, dx),
-        }
-        slow.push(self.unless_rcx_zero());
-        dynasm!(self.s ; .arch x64 ; mov rcx, r14);
-        slow.push(self.if_rcx_zero());
-        match size {
-            1 => dynasm!(self.s ; .arch x64 ; div r14b),
-            _ => dynasm!(self.s ; .arch x64 ; div r14w),
-        }
-        self.let_go();
-        self.slow(&slow, Kind::Exec);
-        Ok(())
-    }
-
-    pub(crate) fn divide(&mut self, i: &Instruction, signed: bool) -> Result<(), Unsupported> {
-        self.held = None;
-        let mut slow = Vec::with_capacity(4);
-        let wide = match i.op0_kind() {
-            OpKind::Register => {
-                let register = i.op0_register();
-                let from = self.value(register.full_register().number(), 14);
-                if from != 14 {
-                    dynasm!(self.s ; .arch x64 ; mov r14, Rq(from));
-                }
-                register.size()
-            }
-            OpKind::Memory => {
-                let fixed = self.address(i);
-                slow.push(self.check(access_of(i, OpAccess::Read, fixed)?));
-                match i.memory_size().size() {
-                    8 => dynasm!(self.s ; .arch x64 ; mov r14, [rcx + r14]),
-                    _ => dynasm!(self.s ; .arch x64 ; mov r14d, [rcx + r14]),
-                }
-                i.memory_size().size()
-            }
-            _ => return Err(Unsupported),
-        } == 8;
-        match (signed, wide) {
-            (false, true) => dynasm!(self.s ; .arch x64 ; mov rcx, rdx),
-            (false, false) => dynasm!(self.s ; .arch x64 ; mov ecx, edx),
-            (true, true) => dynasm!(self.s
+        let wide = size == 8;
+        // What the upper half has that the lower one's extension has not.
+        match (signed, size) {
+            (false, 1) => dynasm!(self.s ; .arch x64 ; movzx ecx, ah),
+            (false, 2) => dynasm!(self.s ; .arch x64 ; movzx ecx, dx),
+            (false, 4) => dynasm!(self.s ; .arch x64 ; mov ecx, edx),
+            (false, _) => dynasm!(self.s ; .arch x64 ; mov rcx, rdx),
+            (true, 8) => dynasm!(self.s
                 ; .arch x64
                 ; mov ecx, 63
                 ; sarx rcx, rax, rcx
                 ; not rcx
                 ; lea rcx, [rcx + rdx + 1]
             ),
-            (true, false) => dynasm!(self.s
+            (true, _) => dynasm!(self.s
                 ; .arch x64
                 ; mov ecx, 31
                 ; sarx ecx, eax, ecx
@@ -498,11 +467,13 @@ impl Emitter<'_> {
             }
             slow.push(self.if_rcx_zero());
         }
-        match (signed, wide) {
-            (false, true) => dynasm!(self.s ; .arch x64 ; div r14),
-            (false, false) => dynasm!(self.s ; .arch x64 ; div r14d),
-            (true, true) => dynasm!(self.s ; .arch x64 ; idiv r14),
-            (true, false) => dynasm!(self.s ; .arch x64 ; idiv r14d),
+        match (signed, size) {
+            (false, 1) => dynasm!(self.s ; .arch x64 ; div r14b),
+            (false, 2) => dynasm!(self.s ; .arch x64 ; div r14w),
+            (false, 4) => dynasm!(self.s ; .arch x64 ; div r14d),
+            (false, _) => dynasm!(self.s ; .arch x64 ; div r14),
+            (true, 8) => dynasm!(self.s ; .arch x64 ; idiv r14),
+            (true, _) => dynasm!(self.s ; .arch x64 ; idiv r14d),
         }
         self.slow(&slow, Kind::Exec);
         Ok(())

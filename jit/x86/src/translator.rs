@@ -10,7 +10,7 @@ use crate::perf_map::PerfMap;
 use crate::site::{self, Kind, Link, LinkDraft, Run, Site};
 use crate::stubs::{self, Start, Stubs};
 use crate::trace::{Extent, Trace};
-use crate::x87::{self, X87Frame};
+use crate::x87::X87Frame;
 use core::ops::Range;
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
 use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE};
@@ -618,11 +618,18 @@ impl Translator {
                     return self.go_on(frame, cpu);
                 }
                 cpu.end_shadow();
-                if kind != Kind::ExecLast
-                    && cpu.block_end != 0
-                    && cpu.mxcsr & (MASKS | mxcsr::MM) == MASKS
-                    && (!x87 && kind != Kind::ExecX87 || frame.x87.load(cpu) || kind == Kind::Exec)
-                {
+                let goes_on = match kind {
+                    Kind::ExecLast => false,
+                    _ if cpu.block_end == 0 || cpu.mxcsr & (MASKS | mxcsr::MM) != MASKS => false,
+                    Kind::ExecX87 => frame.x87.load(cpu),
+                    Kind::Exec if x87 => {
+                        // If it cannot be live any more, the block asks again.
+                        frame.x87.load(cpu);
+                        true
+                    }
+                    _ => true,
+                };
+                if goes_on {
                     frame.reload = reload;
                     refresh(frame, cpu);
                     return frame.resume as usize;
@@ -692,9 +699,8 @@ impl Translator {
         let Some(id) = id else { return 0 };
         refresh(frame, cpu);
         frame.reload = reload;
-        if x87 {
-            frame.x87.load(cpu);
-        }
+        // The image is still that of the CPU.
+        frame.x87.reload = x87.into();
         self.blocks[id as usize].entry
     }
 
@@ -882,7 +888,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         tsc_known: 0,
         no_pku: 0,
         return_bits: RETURN_BITS,
-        x87: X87Frame { masks: x87::MASKS.into(), ..X87Frame::default() },
+        x87: X87Frame::EMPTY,
     };
     refresh_all(&mut new, cpu);
     // SAFETY: `frame` is the space that the entry stub has made on the stack.

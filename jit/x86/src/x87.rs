@@ -6,7 +6,7 @@
 
 use crate::classify::X87 as What;
 use crate::emit::{Emitter, Unsupported, access_of};
-use crate::frame::{Frame, at};
+use crate::frame::at;
 use crate::site::Kind;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, OpAccess, OpKind, Register};
@@ -17,22 +17,21 @@ use ringworld_x86::x87::fsw;
 
 /// The control word's exception masks.
 pub const MASKS: u16 = fsw::EXCEPTIONS;
-/// Words of FNSAVE's image: 28 bytes of environment, and eight registers of ten bytes.
-pub const IMAGE: usize = 14;
+/// Bytes of FNSAVE's image: the environment, and eight registers of ten bytes.
+const IMAGE: usize = REGISTERS + 80;
 const REGISTERS: usize = 28;
 /// No instruction has had an operand in memory.
 const NO_SEGMENT: u64 = u64::MAX;
 
 /// What the frame keeps of the x87 unit.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
 pub struct X87Frame {
     /// Not zero while the host's unit holds the guest's state.
     pub live: u64,
     /// Not zero if it did when translated code was left, or shall when that goes on.
     pub reload: u64,
     /// The state as FNSAVE writes it.
-    pub image: [u64; IMAGE],
+    pub image: [u8; IMAGE],
     /// Address of the last instruction that is not a control instruction.
     pub fip: u64,
     /// Not zero if one has run since the state was loaded.
@@ -45,34 +44,26 @@ pub struct X87Frame {
     pub masks: u64,
 }
 
-/// The environment's words are the lower halves of doublewords.
-fn word(image: &[u8], n: usize) -> u16 {
-    u16::from_le_bytes([image[4 * n], image[4 * n + 1]])
-}
-
 impl X87Frame {
-    fn bytes(&self) -> [u8; 8 * IMAGE] {
-        let mut bytes = [0; 8 * IMAGE];
-        for (to, from) in bytes.chunks_exact_mut(8).zip(self.image) {
-            to.copy_from_slice(&from.to_le_bytes());
-        }
-        bytes
-    }
+    /// Nothing is live.
+    pub const EMPTY: Self =
+        Self { live: 0, reload: 0, image: [0; IMAGE], fip: 0, ran: 0, fdp: 0, fds: 0, masks: MASKS as u64 };
 
     /// Writes the state that was live to the CPU.
     pub fn store(&self, cpu: &mut Cpu) {
-        let image = self.bytes();
+        // The environment's words are the lower halves of doublewords.
+        let word = |n: usize| u16::from_le_bytes([self.image[4 * n], self.image[4 * n + 1]]);
         let x87 = &mut cpu.x87;
-        x87.set_control(word(&image, 0));
-        x87.status = word(&image, 1) & !(fsw::ES | fsw::B);
-        let tags = word(&image, 2);
+        x87.set_control(word(0));
+        x87.status = word(1) & !(fsw::ES | fsw::B);
+        let tags = word(2);
         x87.valid = (0..8).filter(|r| tags >> (2 * r) & 3 != 3).fold(0, |valid, r| valid | 1 << r);
         let top = usize::from(x87.top());
-        for (n, register) in image[REGISTERS..].chunks_exact(10).take(8).enumerate() {
-            let [low @ .., l, h] = register else { continue };
+        for (n, register) in self.image[REGISTERS..].chunks_exact(10).enumerate() {
+            let (Some(low), Some(high)) = (register.first_chunk(), register.last_chunk()) else { continue };
             let r = (top + n) & 7;
-            x87.significand[r] = low.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
-            x87.exponent[r] = u16::from_le_bytes([*l, *h]);
+            x87.significand[r] = u64::from_le_bytes(*low);
+            x87.exponent[r] = u16::from_le_bytes(*high);
         }
         let selectors = !cpu.model.has(Feature::ZeroFcsFds);
         cpu.x87.fip = self.fip;
@@ -94,20 +85,16 @@ impl X87Frame {
         if x87.control & MASKS != MASKS || x87.status & fsw::ES != 0 || x87.ferr {
             return false;
         }
-        let mut image = [0; 8 * IMAGE];
         // All that counts of a tag is whether it says that the register is empty.
         let tags = (0..8).filter(|r| x87.valid >> r & 1 == 0).fold(0, |tags, r| tags | 3_u16 << (2 * r));
         for (n, value) in [x87.control, x87.status, tags].into_iter().enumerate() {
-            image[4 * n..][..2].copy_from_slice(&value.to_le_bytes());
+            self.image[4 * n..][..2].copy_from_slice(&value.to_le_bytes());
         }
         let top = usize::from(x87.top());
-        for (n, register) in image[REGISTERS..].chunks_exact_mut(10).take(8).enumerate() {
+        for (n, register) in self.image[REGISTERS..].chunks_exact_mut(10).enumerate() {
             let r = (top + n) & 7;
             register[..8].copy_from_slice(&x87.significand[r].to_le_bytes());
             register[8..].copy_from_slice(&x87.exponent[r].to_le_bytes());
-        }
-        for (to, from) in self.image.iter_mut().zip(image.chunks_exact(8)) {
-            *to = from.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
         }
         (self.fip, self.ran, self.fds, self.reload) = (x87.fip, 0, NO_SEGMENT, 1);
         true
@@ -199,6 +186,3 @@ impl Emitter<'_> {
         Ok(())
     }
 }
-
-const _: () = assert!(size_of::<[u64; IMAGE]>() >= REGISTERS + 80, "FNSAVE's image");
-const _: usize = core::mem::offset_of!(Frame, x87);

@@ -176,7 +176,7 @@ fn pops_to_memory_and_narrow_divisions() {
             a.hlt()
         })
     });
-    // The page fault's frame, above which what was pushed is still there.
+    // The last pop faults.
     assert_eq!(rig.cpu.cr2, 1 << 30);
 }
 

@@ -33,6 +33,7 @@ mod tasks;
 mod transfers;
 #[path = "../../../../cpu/x86/tests/system/v8086.rs"]
 mod v8086;
+mod vectors;
 mod x87;
 
 use ringworld_jit_x86::{JitOptions, Translator};

@@ -75,7 +75,7 @@ fn a_function_takes_another_stack() {
     assert!(stats(&rig).executed < 50, "{}", stats(&rig).executed);
 }
 
-/// A function that the block goes on with returns elsewhere now and then.
+/// A function that the block goes on with returns elsewhere now and then; around it LOOP, and JRCXZ and LOOPNE.
 #[test]
 fn a_return_skips_its_caller() {
     let rig = run(|| {

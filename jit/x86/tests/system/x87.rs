@@ -4,7 +4,7 @@ use crate::common::*;
 use crate::pair::{put, run, stats};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use ringworld_x86::control::{cr0, cr4};
+use ringworld_x86::control::cr0;
 use ringworld_x86::model::Model;
 use std::sync::Arc;
 
@@ -152,67 +152,4 @@ fn mmx_and_x87_share_their_registers() {
         })
     });
     assert!(stats(&rig).executed < 1000, "{}", stats(&rig).executed);
-}
-
-/// Gathers of all sizes: whole masks, others, and elements that straddle or are nowhere.
-#[test]
-fn gathers_are_all_or_nothing() {
-    let rig = run(|| {
-        let mut rig = program("max", |a| {
-            let mut again = a.create_label();
-            a.mov(rsi, DATA + 0xf80)?;
-            a.mov(r11, DATA + 0x100)?;
-            a.mov(ecx, 24)?;
-            a.vmovdqu(ymm1, ymmword_ptr(DATA + 0x2800))?;
-            a.set_label(&mut again)?;
-            a.vpcmpeqd(ymm2, ymm2, ymm2)?;
-            a.vpgatherdd_3(ymm0, ptr(rsi + ymm1 * 4), ymm2)?;
-            a.vpcmpeqd(ymm2, ymm2, ymm2)?;
-            a.vgatherqpd_3(ymm3, ptr(r11 + ymm1 * 1 + 8), ymm2)?;
-            a.vpcmpeqd(xmm2, xmm2, xmm2)?;
-            a.vgatherqps_3(xmm4, ptr(rsi + ymm1 * 2), xmm2)?;
-            a.vpcmpgtd(ymm2, ymm1, ymm5)?;
-            a.vpgatherdq_3(ymm5, ptr(rsi + xmm1 * 8), ymm2)?;
-            a.vpxor(ymm1, ymm1, ymmword_ptr(DATA + 0x2820))?;
-            a.add(rsi, 7)?;
-            a.dec(ecx)?;
-            a.jnz(again)?;
-            a.hlt()
-        });
-        rig.cpu.cr4 |= cr4::OSXSAVE;
-        rig.cpu.xcr0 = 7;
-        rig.cpu.update_mode();
-        for (n, index) in [3_u64, 70 << 32 | 9, 500 << 32, 11 << 32 | 12].into_iter().enumerate() {
-            rig.poke(DATA + 0x2800 + 8 * n as u64, index & 0x1ff);
-            rig.poke(DATA + 0x2820 + 8 * n as u64, 0x11 * n as u64);
-        }
-        rig
-    });
-    assert!(stats(&rig).executed < 100, "{}", stats(&rig).executed);
-}
-
-/// The index of PCMPxSTRI is in ECX, with operands that need no alignment.
-#[test]
-fn string_comparisons_leave_their_index() {
-    run(|| {
-        program("max", |a| {
-            let mut again = a.create_label();
-            a.mov(rsi, DATA + 0xff0 - 40)?;
-            a.mov(r8d, 50)?;
-            a.mov(eax, 9)?;
-            a.mov(edx, 12)?;
-            a.movdqu(xmm1, xmmword_ptr(rsi))?;
-            a.set_label(&mut again)?;
-            a.mov(rcx, !0_u64)?;
-            a.pcmpistri(xmm1, xmmword_ptr(rsi), 0)?;
-            a.adc(r9, rcx)?;
-            a.pcmpestri(xmm1, xmmword_ptr(rsi + 1), 12)?;
-            a.adc(r10, rcx)?;
-            a.pcmpistrm(xmm1, xmmword_ptr(rsi), 0x40)?;
-            a.inc(rsi)?;
-            a.dec(r8d)?;
-            a.jnz(again)?;
-            a.hlt()
-        })
-    });
 }

@@ -4,7 +4,7 @@ use super::float::{Alternating, Element, Float, element};
 use super::plumbing::{Operate, Operation, Ops};
 use super::table;
 use crate::row::Rows;
-use crate::silicon;
+use crate::silicon::{self, Silicon};
 use core::marker::PhantomData;
 use iced_x86::Mnemonic as M;
 use ringworld_fp::{self as fp, FmaNegate, FpEnv};
@@ -104,7 +104,7 @@ fn dot<F: Float>(o: &mut Ops) {
         products[n] = fp::mul(&mut o.env, F::lanes(&o.a)[n], F::lanes(&o.b)[n]);
     }
     let mut sums = products;
-    let amd = silicon::adds_as_amd();
+    let amd = Silicon::host() == Silicon::Amd;
     let mut width = 1;
     while width < in_block {
         if !o.step() {
