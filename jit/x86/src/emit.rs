@@ -4,7 +4,7 @@ use crate::classify::{Emit, Live, X87, alignment, emit_of, host_form, writes_ecx
 use crate::control::branch_opcode;
 use crate::frame::{GUEST_RCX, Home, at, home, is_high_byte, sized};
 use crate::framed::{is_overwritten, take_from_memory};
-use crate::group::{self, Accesses, Groups, Member, MemoryAccesses};
+use crate::group::{self, Accesses, Grouping, Groups, Member, MemoryAccesses};
 use crate::islands::{Islands, PLAIN};
 use crate::lent::Lent;
 use crate::memory::Access;
@@ -55,8 +55,9 @@ enum ColdKind {
     Back { to: usize },
     /// A branch that leaves in the middle: give back the rest of the block and go on at an address.
     Side { target: u64, refund: u8 },
-    /// Give back the rest of the block and go on at a link, of which this is the number among the block's and the site.
-    Ungroup { link: usize, site: u32 },
+    /// Give back the rest of the block and go on at a link, of which this is the number among the block's and the site; or at
+    /// another one if RCX has this value.
+    Ungroup { link: (usize, u32), straddling: Option<(i32, (usize, u32))> },
 }
 
 /// Kept to keep the buffers.
@@ -135,6 +136,7 @@ pub struct Emitter<'a> {
     /// The present instruction is a call, and the block goes on after its return.
     pub(crate) returns_here: bool,
     /// Memory accesses that share a check.
+    grouping: Grouping,
     pub(crate) groups: Groups,
     /// The groups whose checks have been emitted, by number; there are no more than [`group::GROUPS`].
     pub(crate) established: u128,
@@ -231,6 +233,7 @@ impl<'a> Emitter<'a> {
             jumps,
             returns,
             returns_here: false,
+            grouping: Grouping::None,
             groups: Groups::default(),
             established: 0,
             slots_read: 0,
@@ -247,14 +250,20 @@ impl<'a> Emitter<'a> {
         guests: &[Guest],
         own: (i32, i32),
         second: Option<(i32, i32)>,
-        (grouped, head): (bool, Option<usize>),
+        (grouping, head): (Grouping, Option<usize>),
         registers: &[u64],
     ) -> (usize, usize) {
-        let head = head.filter(|&head| grouped && Self::may_loop(guests, head));
-        if grouped {
-            let word = self.word();
-            self.groups = group::find_all(guests, word, head, registers, self.info, self.memory_accesses);
-        }
+        let head = head.filter(|&head| Self::may_loop(guests, head));
+        let word = self.word();
+        self.grouping = grouping;
+        self.groups = match grouping {
+            Grouping::None => Groups::default(),
+            _ => {
+                let by_page = grouping != Grouping::Whole;
+                let registers = (registers, by_page);
+                group::find_all(guests, word, head, registers, self.info, self.memory_accesses)
+            }
+        };
         self.reserve_islands();
         self.page_check(own, Kind::Page);
         let entry = self.s.len();
@@ -855,12 +864,13 @@ impl<'a> Emitter<'a> {
                 }
                 self.jump_back(resume);
             }
-            ColdKind::Ungroup { link, site } => {
-                self.give_back(self.drafts.links[link].refund);
-                // Linked later; until then it leads to the next instruction.
-                let end = near(self.s, 0);
-                self.drafts.links[link].patch = end as u32;
-                self.leave(site);
+            ColdKind::Ungroup { link, straddling } => {
+                let Some((straddles, by_page)) = straddling else { return self.link_cold(link) };
+                self.lea_base(1, true, 1, -straddles);
+                let one_page = jrcxz(self.s);
+                self.link_cold(link);
+                land8(self.s, one_page);
+                self.link_cold(by_page);
             }
             ColdKind::Return { site, resume } => {
                 self.call_stub(self.stubs.look_up[usize::from(self.mode.guest())]);
@@ -886,6 +896,15 @@ impl<'a> Emitter<'a> {
         }
     }
 
+    /// The way to a link's block from the middle of this one.
+    fn link_cold(&mut self, (link, site): (usize, u32)) {
+        self.give_back(self.drafts.links[link].refund);
+        // Linked later; until then it leads to the next instruction.
+        let end = near(self.s, 0);
+        self.drafts.links[link].patch = end as u32;
+        self.leave(site);
+    }
+
     /// Emits where callers of a stale block leave, and those who have taken its length from the budget; returns the offsets.
     pub fn stale_exits(&mut self) -> [usize; 2] {
         [Kind::Stale, Kind::Budget].map(|kind| {
@@ -901,17 +920,28 @@ impl<'a> Emitter<'a> {
         self.s.patch_i32(end - 4, to as i32 - end as i32);
     }
 
-    /// Sends the jump whose displacement ends at `from` out of the way, to a translation of this instruction and the rest of
-    /// the block that has no groups.
-    pub(crate) fn ungroup(&mut self, from: usize) {
+    /// Sends the jump of a group's check, whose displacement ends at `from`, out of the way, to a translation of this
+    /// instruction and the rest of the block: if the group reaches into the next page, to one whose groups end where pages
+    /// do, else, and from there, to one without groups.
+    pub(crate) fn ungroup(&mut self, from: usize, alignment: Option<u32>) {
         if self.in_shadow {
             // That translation would not know of the shadow.
             let site = self.exec_site(Kind::ExecLast);
             return self.cold_site(from, site);
         }
         let refund = (self.count - self.n + 1) as u8;
-        let (link, site) = self.link_site(Kind::LinkUngrouped, self.rip, refund);
-        self.push_cold(from, ColdKind::Ungroup { link, site });
+        let link = self.link_site(Kind::LinkUngrouped, self.rip, refund);
+        let by_page = match self.grouping {
+            Grouping::Whole => Some(Kind::LinkByPage),
+            Grouping::ByPage => Some(Kind::LinkByOtherPage),
+            _ => None,
+        };
+        let straddling = by_page.map(|kind| {
+            // The check finds one page more than it wants; LOOP has taken one, or nothing was wanted.
+            let straddles = alignment.unwrap_or(1) as i32;
+            (straddles, self.link_site(kind, self.rip, refund))
+        });
+        self.push_cold(from, ColdKind::Ungroup { link, straddling });
     }
 
     /// Where the present instruction's accesses stand in groups.

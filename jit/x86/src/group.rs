@@ -2,7 +2,7 @@
 //!
 //! The registers' values are followed ([`crate::values`]); accesses whose distance from each other is therefore known form
 //! a group, if they lie close together. The first one checks the whole range. If the range is not in one page, or not to be
-//! had without a slow path, the rest of the block is left for a translation without groups.
+//! had without a slow path, the rest of the block is left for a [translation](Grouping) with other groups, or without.
 //!
 //! What a check finds is kept in the frame as the group's *anchor*: what is missing from it to a member's host address is at
 //! most what the block's rounds, or the instruction itself, add to the registers.
@@ -19,6 +19,19 @@ use ringworld_core::{PAGE_MASK, PAGE_SHIFT};
 const SPAN: i64 = 1024;
 /// Slots in the frame for anchors of groups.
 pub const SLOTS: usize = 8;
+
+/// The groups that a translation has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Grouping {
+    /// As long as they may be: they are in one page more often than not.
+    Whole,
+    /// They end where pages do, by what the registers are when the block is translated.
+    ByPage,
+    /// The same, by other registers than those that another translation was made for.
+    ByOtherPage,
+    /// None.
+    None,
+}
 
 const NO_SLOT: usize = usize::MAX;
 /// Groups that may get members at a time.
@@ -194,7 +207,7 @@ impl Groups {
 struct Key {
     base: Option<Root>,
     index: Option<(Root, u8)>,
-    /// Of an address without registers: its page.
+    /// Of an address without registers: its page. So it is for all [by page](Grouping::ByPage), as far as it is known.
     page: Option<i64>,
 }
 
@@ -202,6 +215,9 @@ struct Key {
 #[derive(Default)]
 struct Search {
     values: Values,
+    /// What registers are at the start, if groups are to end [where pages do](Grouping::ByPage).
+    /// And what an address has of a sum.
+    by_page: Option<(Registers, u64)>,
     /// The groups that may still get members.
     open: [Option<(Key, usize)>; OPEN],
     groups: Vec<Group>,
@@ -228,9 +244,11 @@ impl Search {
         }
         let base = base.and_then(|value| value.root);
         let index = index.and_then(|(value, scale)| Some((value.root?, scale)));
-        let page = (base.is_none() && index.is_none()).then_some(from >> PAGE_SHIFT);
+        let fixed = base.is_none() && index.is_none();
+        let at = if fixed { Some(from) } else { self.likely(own) };
+        let page = at.map(|at| at >> PAGE_SHIFT);
         let key = Key { base, index, page };
-        if page.is_some_and(|page| page != (to - 1) >> PAGE_SHIFT) {
+        if at.is_some_and(|at| (at ^ at.wrapping_add(size - 1)) >> PAGE_SHIFT != 0) {
             return None;
         }
         let pinned = own.base.is_some_and(|n| matches!(home(n.into()), Home::Host(_)));
@@ -242,7 +260,7 @@ impl Search {
         {
             let group = &mut self.groups[number];
             let (min, max) = (group.min.min(from), group.max.max(to));
-            if page.is_some() || max.checked_sub(min).is_some_and(|span| span <= SPAN) {
+            if fixed || max.checked_sub(min).is_some_and(|span| span <= SPAN) {
                 (group.min, group.max) = (min, max);
                 group.write |= write;
                 group.members += 1;
@@ -285,6 +303,14 @@ impl Search {
             direct,
         });
         self.add(number, own, from, moved)
+    }
+
+    /// The address of an access, if groups are to end where pages do and it is likely to be this one.
+    fn likely(&self, own: Form) -> Option<i64> {
+        let (registers, mask) = self.by_page.as_ref()?;
+        let base = own.base.map_or(Some(0), |n| self.values.known(n, registers))?;
+        let index = own.index.map_or(Some(0), |(n, scale)| Some(self.values.known(n, registers)? << scale))?;
+        Some((base.wrapping_add(index).wrapping_add_signed(own.displacement) & mask) as i64)
     }
 
     fn add(&mut self, group: usize, own: Form, from: i64, moved: (i64, i64)) -> Option<u16> {
@@ -423,27 +449,27 @@ fn strides(values: &Values, form: Form) -> Option<(i64, i64)> {
 }
 
 /// Finds the groups of a block, whose end leads back to its instruction `head` if that is known.
-/// `registers` are the general ones, where the block is likely to begin.
+/// `registers` are the general ones, where the block is likely to begin, and whether groups are to end where pages do by them.
 pub fn find_all(
     guests: &[Guest],
     word: u32,
     head: Option<usize>,
-    registers: &[u64],
+    (registers, by_page): (&[u64], bool),
     factory: &mut InstructionInfoFactory,
     accesses: &mut MemoryAccesses,
 ) -> Groups {
     let mut registers: Registers = core::array::from_fn(|n| registers.get(n).copied());
     let Some(head) = head.filter(|&head| head > 0) else {
-        return find(guests, word, head.is_some(), &registers, factory, accesses);
+        return find(guests, word, head.is_some(), (&registers, by_page), factory, accesses);
     };
-    let mut all = find(&guests[..head], word, false, &registers, factory, accesses);
+    let mut all = find(&guests[..head], word, false, (&registers, by_page), factory, accesses);
     let mut values = Values::default();
     for guest in &guests[..head] {
         let emit = emit_of(guest.decoded.code()).filter(|_| !guest.barred);
         values.follow(&guest.decoded, emit, word, factory);
     }
     registers = core::array::from_fn(|n| values.known(n as u8, &registers));
-    let inner = find(&guests[head..], word, true, &registers, factory, accesses);
+    let inner = find(&guests[head..], word, true, (&registers, by_page), factory, accesses);
     all.accesses.resize(head, Accesses::default());
     let (groups, members) = (all.groups.len(), all.members.len());
     let number = |number: Option<u16>| number.map(|number| number + members as u16);
@@ -460,12 +486,12 @@ pub fn find_all(
 }
 
 /// Finds the groups of a part of a block of 64-bit code (`word` 8) or 32-bit code (4). If it is `looping`, its end leads to its start.
-/// `registers` are the general ones, where it is likely to begin.
+/// `registers` are the general ones, where it is likely to begin, and whether groups are to end where pages do by them.
 fn find(
     guests: &[Guest],
     word: u32,
     looping: bool,
-    registers: &Registers,
+    (registers, by_page): (&Registers, bool),
     factory: &mut InstructionInfoFactory,
     accesses: &mut MemoryAccesses,
 ) -> Groups {
@@ -484,7 +510,8 @@ fn find(
         return Groups::default();
     }
     let mut found = Vec::with_capacity(guests.len());
-    let mut search = Search::default();
+    let mask = if word == 8 { u64::MAX } else { 0xffff_ffff };
+    let mut search = Search { by_page: by_page.then_some((*registers, mask)), ..Search::default() };
     for (n, guest) in guests.iter().enumerate() {
         search.now = n;
         let i = &guest.decoded;

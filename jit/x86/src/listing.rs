@@ -52,6 +52,8 @@ impl Translator {
             Kind::ExecLast => ("exec-last", run()),
             Kind::ExecX87 => ("exec x87", run()),
             Kind::Link => ("link", link()),
+            Kind::LinkByPage => ("link by page", link()),
+            Kind::LinkByOtherPage => ("link by other page", link()),
             Kind::LinkUngrouped => ("link ungrouped", link()),
             Kind::Budget => ("budget", block()),
             Kind::Page => ("page", block()),

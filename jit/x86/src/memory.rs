@@ -314,7 +314,7 @@ impl Emitter<'_> {
                 self.check_into(Access { fixed, ..access }, into)
             }
         };
-        self.ungroup(from);
+        self.ungroup(from, group.alignment.map(|(alignment, _)| alignment));
         self.keep_in_reach(PLAIN);
         match group.anchor {
             Anchor::Distance => {}

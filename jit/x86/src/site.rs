@@ -11,6 +11,10 @@ pub enum Kind {
     ExecLast,
     /// A jump that is not linked (any more).
     Link,
+    /// As `Link`, to a translation whose groups of memory accesses end where pages do.
+    LinkByPage,
+    /// The same, but by other registers.
+    LinkByOtherPage,
     /// As `Link`, to a translation without groups of memory accesses.
     LinkUngrouped,
     /// The block is longer than the budget.
@@ -26,9 +30,9 @@ pub enum Kind {
     ExecX87,
 }
 
-const KINDS: [Kind; 9] = {
+const KINDS: [Kind; 11] = {
     use Kind::*;
-    [Exec, ExecLast, Link, LinkUngrouped, Budget, Page, Stale, Null, ExecX87]
+    [Exec, ExecLast, Link, LinkByPage, LinkByOtherPage, LinkUngrouped, Budget, Page, Stale, Null, ExecX87]
 };
 
 /// Bits of a site's number that say what it is about: a [`Run`], a [`Link`], or a block.

@@ -3,7 +3,7 @@
 use crate::control::fetch_slot;
 use crate::emit::{Drafts, Emitter, Numbers};
 use crate::frame::{Frame, TLB_BIAS};
-use crate::group::MemoryAccesses;
+use crate::group::{Grouping, MemoryAccesses};
 use crate::host;
 use crate::islands::LEAD;
 use crate::perf_map::PerfMap;
@@ -107,11 +107,8 @@ pub struct JitStats {
     pub by_code: Vec<u64>,
 }
 
-/// In the mode of a key: without groups of memory accesses.
-const UNGROUPED: u32 = 1 << 31;
-
-/// RIP, guest-physical page, mode.
-type Key = (u64, u64, u32);
+/// RIP, guest-physical page, mode, groups of memory accesses.
+type Key = (u64, u64, u32, Grouping);
 
 pub(crate) struct Block {
     pub(crate) key: Key,
@@ -298,14 +295,14 @@ impl Translator {
             })
     }
 
-    /// The code at the CPU's RIP, translated now if it is hot. Without groups of memory accesses it is in place of code that
-    /// is hot already.
-    fn find(&mut self, cpu: &mut Cpu, groups: bool) -> Option<u32> {
+    /// The code at the CPU's RIP, translated now if it is hot. Without whole groups of memory accesses it is in place of code
+    /// that is hot already.
+    fn find(&mut self, cpu: &mut Cpu, grouping: Grouping) -> Option<u32> {
         let rip = cpu.rip();
         if !cpu.mode.long64() && rip >= LAST_PAGE_32 {
             return None;
         }
-        if groups {
+        if grouping == Grouping::Whole {
             let n = hit(rip);
             let hits = &mut self.hits[n];
             if *hits < self.options.threshold.saturating_mul(1 << self.kills[n]) {
@@ -314,7 +311,7 @@ impl Translator {
             }
         }
         let page = cpu.code_page(rip)?;
-        let key = (rip, page.physical, cpu.mode.0 | if groups { 0 } else { UNGROUPED });
+        let key = (rip, page.physical, cpu.mode.0, grouping);
         let id = match self.by_key.get(&key).copied() {
             Some(id) if self.second_page_holds(cpu, id) => {
                 if self.blocks[id as usize].suspended.is_none() {
@@ -329,7 +326,7 @@ impl Translator {
             }
             _ => self.translate(cpu, key, &page)?,
         };
-        if groups {
+        if grouping == Grouping::Whole {
             self.jumps[usize::from(cpu.mode.guest())].insert(rip, self.blocks[id as usize].checked);
         }
         Some(id)
@@ -354,14 +351,14 @@ impl Translator {
         let rip = key.0;
         let offset = (rip & PAGE_MASK) as usize;
         let in_page = PAGE_SIZE as usize - offset;
-        let grouped = key.2 & UNGROUPED == 0;
+        let grouping = key.3;
         let mut trace = core::mem::take(&mut self.trace);
         let longest = self.options.max_block.clamp(1, MAX_BLOCK);
         // SAFETY: `code_page` gave a pointer into a mapped guest page. Nobody writes guest memory before the slice's end: one
         // host thread runs the CPUs and the devices.
         let memory =
             unsafe { core::slice::from_raw_parts(page.pointer.wrapping_sub(offset), PAGE_SIZE as usize) };
-        trace.decode(cpu, memory, rip, longest, grouped, &mut self.info);
+        trace.decode(cpu, memory, rip, longest, grouping != Grouping::None, &mut self.info);
         if !self.breakpoints.is_empty() && self.has_breakpoint(rip, &trace.extents) {
             self.trace = trace;
             return None;
@@ -418,7 +415,7 @@ impl Translator {
                 (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
                 (short, fdp),
             );
-            let entries = emitter.block(&trace.guests, own, second_check, (grouped, trace.head), &cpu.regs);
+            let entries = emitter.block(&trace.guests, own, second_check, (grouping, trace.head), &cpu.regs);
             let stale_exits = emitter.stale_exits();
             (!emitter.drafts.islands.lost).then_some((entries, stale_exits))
         };
@@ -576,10 +573,9 @@ impl Translator {
     }
 
     /// The block that a link leads to, if the jump has only to see that its page is still the same one, and it is.
-    fn linked(&self, cpu: &mut Cpu, link: Link, groups: bool) -> Option<u32> {
+    fn linked(&self, cpu: &mut Cpu, link: Link, grouping: Grouping) -> Option<u32> {
         let block = self.blocks.get(link.target as usize)?;
-        let mode = cpu.mode.0 | if groups { 0 } else { UNGROUPED };
-        let same = (block.key.0, block.key.2) == (link.rip, mode)
+        let same = (block.key.0, block.key.2, block.key.3) == (link.rip, cpu.mode.0, grouping)
             && !block.stale
             && block.suspended.is_none()
             && block.second.is_none();
@@ -637,17 +633,22 @@ impl Translator {
                 frame.taken -= refund;
                 self.go_on(frame, cpu)
             }
-            Kind::Link | Kind::LinkUngrouped => {
+            Kind::Link | Kind::LinkByPage | Kind::LinkByOtherPage | Kind::LinkUngrouped => {
                 let link = self.links[index as usize];
                 cpu.regs[REG_RIP as usize] = link.rip;
                 cpu.icount = frame.icount();
                 if frame.budget() == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
                 }
-                let groups = kind == Kind::Link;
-                let id = self.linked(cpu, link, groups).or_else(|| {
+                let grouping = match kind {
+                    Kind::LinkByPage => Grouping::ByPage,
+                    Kind::LinkByOtherPage => Grouping::ByOtherPage,
+                    Kind::LinkUngrouped => Grouping::None,
+                    _ => Grouping::Whole,
+                };
+                let id = self.linked(cpu, link, grouping).or_else(|| {
                     let forgotten = self.stats.flushes;
-                    let id = self.find(cpu, groups)?;
+                    let id = self.find(cpu, grouping)?;
                     if self.stats.flushes == forgotten {
                         self.link(cpu, index, id);
                     }
@@ -657,14 +658,14 @@ impl Translator {
             }
             Kind::Page => {
                 let block = self.blocks.get(index as usize);
-                let Some(&Block { key: (rip, _, mode), .. }) = block else { return 0 };
+                let Some(&Block { key: (rip, _, _, grouping), .. }) = block else { return 0 };
                 cpu.regs[REG_RIP as usize] = rip;
                 cpu.icount = frame.icount();
                 if frame.budget() == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
                 }
-                // One without groups is there because the other cannot go on.
-                let id = self.find(cpu, mode & UNGROUPED == 0);
+                // One without whole groups is there because the other cannot go on.
+                let id = self.find(cpu, grouping);
                 self.enter_block(frame, cpu, id, (reload, x87))
             }
             Kind::Null => {
@@ -718,7 +719,7 @@ impl Translator {
         let rip = cpu.rip();
         let code = match self.jumps[usize::from(cpu.mode.guest())].get(rip) {
             Some(code) => code,
-            None => match self.find(cpu, true) {
+            None => match self.find(cpu, Grouping::Whole) {
                 Some(id) => self.blocks[id as usize].entry,
                 None => return 0,
             },
@@ -736,7 +737,7 @@ impl Native for Translator {
         let rip = cpu.rip();
         let code = match self.jumps[usize::from(cpu.mode.guest())].get(rip) {
             Some(code) => code,
-            None => match self.find(cpu, true) {
+            None => match self.find(cpu, Grouping::Whole) {
                 Some(id) => self.blocks[id as usize].entry,
                 None => return false,
             },
