@@ -92,6 +92,7 @@ impl Bench {
 
     /// How the engines differ on a case.
     pub fn engines(&mut self, case: &Case, cut: Option<u64>) -> Result<Option<Mismatch>> {
+        let case = &self.native.confined(case);
         let Some(engines) = &mut self.engines else { return Ok(None) };
         let differences = engines.compare(case, cut)?;
         Ok((!differences.is_empty()).then(|| Mismatch {
@@ -105,6 +106,7 @@ impl Bench {
 
     /// Runs a case on both; `None` if they agree. With true the host raised an exception.
     pub fn compare(&mut self, case: &Case) -> (Option<Mismatch>, bool) {
+        let case = &self.native.confined(case);
         let host = self.native.run(case);
         let faulted = host.fault.is_some();
         let host_memory = self.native.window();

@@ -4,13 +4,13 @@
 use crate::case::{
     CODE, CODE_SIZE, Case, DATA, DATA_SELECTOR, DATA_SIZE, Fault, Mode, Outcome, State, WRITABLE, X87State,
 };
-use crate::forms::host_model;
+use crate::forms::{host_model, host_state};
 use anyhow::Result;
 use iced_x86::{Decoder, FlowControl, Instruction};
 use ringworld_core::{CpuId, GuestPhys, NoDevices};
 use ringworld_jit_x86::{JitOptions, JitStats, Translator};
 use ringworld_mmu::{GuestMemory, MemoryRegion, RegionKind};
-use ringworld_x86::control::{cr0, cr4, efer, xcr0};
+use ringworld_x86::control::{cr0, cr4, efer};
 use ringworld_x86::decode::{Decoded, decode};
 use ringworld_x86::insn::seg;
 use ringworld_x86::interp::{Interpreter, NoObserver};
@@ -133,7 +133,7 @@ impl Emulated {
             | cr4::FSGSBASE
             | cr4::OSXSAVE;
         cpu.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
-        cpu.xcr0 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512;
+        cpu.xcr0 = host_state();
         cpu.gdtr = TableRegister { base: SYSTEM, limit: 8 * DESCRIPTORS.len() as u16 - 1 };
         cpu.idtr = TableRegister { base: SYSTEM + IDT, limit: (16 * VECTORS - 1) as u16 };
         // A TSS without an I/O permission map: it would begin beyond the limit (SDM 1 19.5.2).

@@ -3,6 +3,7 @@
 use crate::case::Mode;
 use iced_x86::{Code, CpuidFeature, DecoderOptions, Mnemonic};
 use ringworld_x86::Silicon;
+use ringworld_x86::control::xcr0;
 use std::sync::LazyLock;
 
 /// Why a form is not run.
@@ -39,6 +40,7 @@ fn excluded(code: Code) -> Option<&'static str> {
         Cpuid => "the answer is the CPU model's",
         Rdtsc | Rdtscp | Rdpmc => "time and counters never agree",
         Rdrand | Rdseed => "random",
+        Rdpkru | Wrpkru if host_has(CpuidFeature::PKU) => "protection keys are the operating system's",
         Rdpid => "the answer is the operating system's TSC_AUX",
         Sgdt | Sidt | Sldt | Smsw | Str => "UMIP: Linux emulates it for user mode",
         Syscall | Sysenter | Int | Int1 | Int3 | Into => "enters the operating system",
@@ -169,6 +171,23 @@ fn host_has(feature: CpuidFeature) -> bool {
         _ => bit_of(feature)
             .is_some_and(|(leaf, subleaf, register, bit)| cpuid(leaf, subleaf)[register] & 1 << bit != 0),
     }
+}
+
+/// The components of extended state that cases have and that the host's operating system has enabled: bits of XCR0.
+pub fn host_state() -> u64 {
+    const KNOWN: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512;
+    #[cfg(target_arch = "x86_64")]
+    if cpuid(1, 0)[2] & 1 << 27 != 0 {
+        let low: u32;
+        // SAFETY: OSXSAVE says that XGETBV may be used, and XCR0 is there always.
+        unsafe {
+            core::arch::asm!(
+                "xgetbv", in("ecx") 0, out("eax") low, out("edx") _, options(nomem, nostack, preserves_flags)
+            );
+        }
+        return u64::from(low) & KNOWN;
+    }
+    KNOWN
 }
 
 static INTEL: LazyLock<bool> = LazyLock::new(|| Silicon::host() == Silicon::Intel);

@@ -37,6 +37,27 @@ impl Silicon {
     }
 }
 
+/// Whether BSF and BSR change no flag but ZF, as on Zen 3; on Zen 4 the others are those of a logical instruction.
+pub(crate) fn scans_keep_flags() -> bool {
+    static KEEP: LazyLock<bool> = LazyLock::new(|| {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let carry: u8;
+            // SAFETY: it computes with registers alone.
+            unsafe {
+                core::arch::asm!(
+                    "stc", "bsf {n}, {n}", "setc {carry}",
+                    n = inout(reg) 1_u64 => _, carry = out(reg_byte) carry, options(nomem, nostack)
+                );
+            }
+            return carry != 0;
+        }
+        #[allow(unreachable_code)]
+        false
+    });
+    *KEEP
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) use ringworld_fp::{rcp, rsqrt};
 

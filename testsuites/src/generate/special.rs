@@ -3,6 +3,7 @@
 use super::values::{self, integer};
 use super::{Builder, Mode};
 use crate::case::{CODE, DATA};
+use crate::forms::host_state;
 use iced_x86::{Code, Mnemonic, OpKind};
 use ringworld_x86::flags::bits;
 
@@ -289,9 +290,9 @@ impl Builder<'_> {
         self.patch_target(bytes);
     }
 
-    /// The components that XSAVE and XRSTOR are asked for: those that every host with AVX-512 has.
+    /// The components that XSAVE and XRSTOR are asked for: those that cases have, if the host does.
     fn xsave_features(&mut self) {
-        let asked = if self.random.chance(30) { 0xe7 } else { self.random.bits() & 0xe7 };
+        let asked = if self.random.chance(30) { host_state() } else { self.random.bits() & host_state() };
         self.state.gpr[RAX] = asked;
         self.state.gpr[RDX] = 0;
         if let Some(target) = self.target.filter(|_| self.random.chance(90)) {
@@ -305,7 +306,7 @@ impl Builder<'_> {
     fn xsave_image(&mut self) {
         self.xsave_features();
         let mut bytes = self.legacy_image();
-        let present = if self.random.chance(30) { 0xe7 } else { self.random.bits() & 0xe7 };
+        let present = if self.random.chance(30) { host_state() } else { self.random.bits() & host_state() };
         bytes.extend(present.to_le_bytes());
         let reserved = if self.random.chance(3) { self.random.bits() } else { 0 };
         bytes.extend(reserved.to_le_bytes());

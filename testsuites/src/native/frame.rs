@@ -113,6 +113,21 @@ impl Layout {
         self.has(AVX | OPMASK | ZMM_HI256 | HI16_ZMM)
     }
 
+    /// Makes zero of the state that the host has not.
+    pub fn confine(&self, state: &mut State) {
+        let components = [(AVX, 16, 2..4), (ZMM_HI256, 16, 4..8), (HI16_ZMM, 32, 0..8)];
+        for (component, end, quads) in components.into_iter().filter(|(component, ..)| !self.has(*component))
+        {
+            let begin = if component == HI16_ZMM { 16 } else { 0 };
+            for register in &mut state.zmm[begin..end] {
+                register[quads.clone()].fill(0);
+            }
+        }
+        if !self.has(OPMASK) {
+            state.k = [0; 8];
+        }
+    }
+
     /// Fills an XSAVE area.
     pub fn write(&self, area: &mut [u8], state: &State) {
         area[..LEGACY_SIZE + 64].fill(0);

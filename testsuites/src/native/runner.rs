@@ -83,6 +83,13 @@ impl Native {
         self.layout.has_avx512()
     }
 
+    /// A case without the state that the host has not.
+    pub fn confined(&self, case: &Case) -> Case {
+        let mut case = case.clone();
+        self.layout.confine(&mut case.state);
+        case
+    }
+
     /// Runs one case.
     pub fn run(&mut self, case: &Case) -> Outcome {
         self.window.write_data(&case.window());

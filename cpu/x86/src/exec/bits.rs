@@ -2,7 +2,7 @@
 
 use super::operand::*;
 use crate::row::{Group, Rows};
-use crate::{Cpu, Insn, Silicon, Stop};
+use crate::{Cpu, Insn, Silicon, Stop, silicon};
 use iced_x86::Code;
 
 /// What BT, BTS, BTR and BTC do to the bit.
@@ -75,11 +75,14 @@ fn bit_string<O: BitOp, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
 /// undefined.
 fn scan<T: Int, S: Source, const REVERSE: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let value = S::read::<T>(cpu, i)?.zx();
+    let keeps = cpu.silicon == Silicon::Amd && silicon::scans_keep_flags();
     if value != 0 {
         let n = if REVERSE { 63 - value.leading_zeros() } else { value.trailing_zeros() };
         T::set(cpu, i.r[0], T::of(n.into()));
-        cpu.set_logic(T::of(n.into()));
-    } else {
+        if !keeps {
+            cpu.set_logic(T::of(n.into()));
+        }
+    } else if !keeps {
         cpu.set_logic(T::of(0));
     }
     cpu.flags.set_zf_only(value == 0);

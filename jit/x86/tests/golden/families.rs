@@ -1,7 +1,9 @@
 //! The samples: instructions in several shapes, and idioms.
 
 use iced_x86::code_asm::*;
-use iced_x86::{Code, IcedError, Instruction, MemoryOperand, Mnemonic, OpCodeOperandKind, Register};
+use iced_x86::{
+    Code, EncodingKind, IcedError, Instruction, MemoryOperand, Mnemonic, OpCodeOperandKind, Register,
+};
 use ringworld_jit_x86::emit_of;
 
 /// Where samples start in the guest.
@@ -55,6 +57,11 @@ pub fn samples(family: &Family) -> Vec<Vec<u8>> {
             continue;
         }
         let info = code.op_code();
+        // The same mnemonics have longer forms on some hosts.
+        let evex = info.encoding() == EncodingKind::EVEX;
+        if family.name == "avx" && evex || family.name == "evex" && !evex {
+            continue;
+        }
         // One width of the general forms says enough, but for narrow ones that need care.
         let scalar = info.operand_size() == 64 || family.name != "arithmetic" || info.operand_size() == 0;
         if !scalar {
@@ -71,7 +78,7 @@ pub fn samples(family: &Family) -> Vec<Vec<u8>> {
             }
             // Vector forms: one shape of memory.
             let vector = family.mnemonics.len() > 12 && !matches!(shape, Shape::Pinned | Shape::Base);
-            if vector && matches!(family.name, "sse" | "avx" | "avx512") {
+            if vector && matches!(family.name, "sse" | "avx" | "evex" | "avx512") {
                 continue;
             }
             if let Some(bytes) = instruction(code, shape).and_then(|instruction| encode(&instruction)) {
@@ -201,6 +208,28 @@ fn immediate(instruction: &mut Instruction, n: u32, kind: iced_x86::OpKind) {
     instruction.set_op_kind(n, kind);
     instruction.set_immediate_u64(n, 5);
 }
+
+/// Of AVX; some have EVEX forms, too.
+const AVX: &[Mnemonic] = {
+    use Mnemonic::*;
+    &[
+        Vpcmpistri,
+        Vmovdqu,
+        Vmovaps,
+        Vaddps,
+        Vmulsd,
+        Vpaddd,
+        Vpshufb,
+        Vpand,
+        Vfmadd213pd,
+        Vbroadcastss,
+        Vzeroupper,
+        Vzeroall,
+        Vpmovmskb,
+        Vextracti128,
+        Vperm2i128,
+    ]
+};
 
 /// All families.
 pub const FAMILIES: &[Family] = {
@@ -550,24 +579,17 @@ pub const FAMILIES: &[Family] = {
             name: "avx",
             bits: 64,
             host_has: || std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma"),
-            mnemonics: &[
-                Vpcmpistri,
-                Vmovdqu,
-                Vmovaps,
-                Vaddps,
-                Vmulsd,
-                Vpaddd,
-                Vpshufb,
-                Vpand,
-                Vfmadd213pd,
-                Vbroadcastss,
-                Vzeroupper,
-                Vzeroall,
-                Vpmovmskb,
-                Vextracti128,
-                Vperm2i128,
-            ],
+            mnemonics: AVX,
             idioms: &[|a| a.vmovd(r10d, xmm3), |a| a.vpabsb(ymm1, ymmword_ptr(rsp))],
+        },
+        Family {
+            name: "evex",
+            bits: 64,
+            host_has: || {
+                std::is_x86_feature_detected!("avx512bw") && std::is_x86_feature_detected!("avx512vl")
+            },
+            mnemonics: AVX,
+            idioms: &[],
         },
         Family {
             name: "avx512",
