@@ -26,7 +26,8 @@ impl Mode {
     const AVX: u32 = 1024;
     const AVX512: u32 = 2048;
     const GUEST: u32 = 4096;
-    /// 32-bit code whose CS, DS, ES and SS begin at 0 and allow 4 GiB; and FS, GS, which allow as much from any base.
+    /// 32-bit code whose CS, DS, ES and SS begin at 0 and allow 4 GiB; and FS, GS, which allow as much from any base. 16-bit
+    /// code whose segments allow 64 KiB from any base, and whose stack pointer is SP.
     const FLAT: u32 = 1 << 13;
     const FLAT_FS: u32 = 1 << 14;
     const FLAT_GS: u32 = 1 << 15;
@@ -53,7 +54,13 @@ impl Mode {
     /// limit or rights, and offsets are linear addresses.
     #[inline(always)]
     pub const fn flat32(self) -> bool {
-        self.0 & Self::FLAT != 0
+        self.0 & (Self::FLAT | Self::CODE32) == Self::FLAT | Self::CODE32
+    }
+    /// 16-bit code in which no access by a 16-bit offset by way of CS (if it is allowed at all), DS, ES and SS can violate a
+    /// segment's limit or rights, unless it reaches beyond offset FFFFh; the stack pointer is SP.
+    #[inline(always)]
+    pub const fn whole16(self) -> bool {
+        self.0 & (Self::FLAT | Self::CODE32) == Self::FLAT
     }
     /// In such a mode: whether the same holds for FS or GS (see [`seg`]), but for a base.
     pub const fn flat_but_for_base(self, segment: u8) -> bool {
@@ -128,7 +135,7 @@ impl Cpu {
         let avx512 = avx && self.xcr0 & xcr0::AVX512 == xcr0::AVX512;
         let code32 = !long64 && cs.big() && !v8086;
         self.update_fast_segments();
-        let mut mode = if code32 && protected { self.flatness() } else { 0 };
+        let mut mode = if !long64 { self.flatness(code32) } else { 0 };
         for (set, bit) in [
             (code32, Mode::CODE32),
             (long64, Mode::CODE64),
@@ -168,20 +175,21 @@ impl Cpu {
         self.end_block();
     }
 
-    /// The mode bits that say which segments of 32-bit code in protected mode are flat.
-    fn flatness(&self) -> u32 {
-        const WHOLE: u64 = 1 << 32;
+    /// The mode bits that say which segments of 32-bit code in protected mode, or of 16-bit code, are flat or whole.
+    fn flatness(&self, code32: bool) -> u32 {
+        let end = if code32 { 1 << 32 } else { 1 << 16 };
         let whole = |n: u8| {
             let fast = &self.fast[n as usize];
-            fast.read_end == WHOLE && fast.write_end == WHOLE
+            fast.read_end >= end && fast.write_end >= end
         };
         let (cs, ss) = (&self.seg[seg::CS as usize], &self.seg[seg::SS as usize]);
-        let flat = |n: u8| whole(n) && self.fast[n as usize].base == 0;
-        if !(cs.base == 0
-            && cs.limit == u32::MAX
-            && ss.big()
-            && [seg::SS, seg::DS, seg::ES].into_iter().all(flat))
-        {
+        let flat = |n: u8| whole(n) && (!code32 || self.fast[n as usize].base == 0);
+        let code = if code32 {
+            self.protected() && cs.base == 0 && cs.limit == u32::MAX
+        } else {
+            self.fast[seg::CS as usize].read_end >= end
+        };
+        if !(code && ss.big() == code32 && [seg::SS, seg::DS, seg::ES].into_iter().all(flat)) {
             return 0;
         }
         let other = |n: u8, bit: u32| if whole(n) { bit } else { 0 };
@@ -192,7 +200,7 @@ impl Cpu {
     pub(crate) fn segment_changed(&mut self, n: u8) {
         let long64 = self.long64();
         self.update_fast_segment(n, long64);
-        if self.mode.bitness() == 32 && self.protected() && self.flatness() != self.mode.0 & Mode::FLATNESS {
+        if !long64 && self.flatness(self.mode.bitness() == 32) != self.mode.0 & Mode::FLATNESS {
             self.privilege_changed();
         }
     }

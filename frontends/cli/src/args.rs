@@ -3,7 +3,7 @@
 use crate::trace::TraceSpec;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringworld_guests::{Architecture, Guest};
-use ringworld_machine::{Loader, MachineConfig};
+use ringworld_machine::{Loader, MachineConfig, host_has_avx512};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -254,11 +254,18 @@ pub enum Switch {
     Off,
 }
 
+/// Everything that the engines run at full speed: without AVX-512 of its own, the host would run a guest's by functions, and the C
+/// library uses it wherever it is.
+pub fn default_cpu() -> &'static str {
+    if host_has_avx512() { "max" } else { "max,-avx512f" }
+}
+
 /// Options of every machine.
 #[derive(Debug, Args)]
 pub struct MachineArgs {
-    /// The CPU model, with features to add and to take away; see `ringworld cpus`
-    #[arg(long, value_name = "MODEL[,+FEATURE][,-FEATURE]", default_value = "max")]
+    /// The CPU model, with features to add and to take away; see `ringworld cpus`. By default everything, but for AVX-512 on
+    /// hosts that cannot run it
+    #[arg(long, value_name = "MODEL[,+FEATURE][,-FEATURE]", default_value = default_cpu())]
     pub cpu: String,
     /// The number of CPUs
     #[arg(long, visible_alias = "smp", value_name = "N", default_value_t = 1, value_parser = parse_cpus)]

@@ -6,6 +6,7 @@ use crate::run::{self, Usage};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use ringworld_machine::{Verdict, lockstep};
+use std::time::{Duration, Instant};
 
 /// Runs in place of the shell, for which nobody would type here: the guest switches off at once.
 const NOTHING: &str = "#!/bin/sh\n";
@@ -26,7 +27,26 @@ pub fn compare(args: &LockstepArgs) -> anyhow::Result<i32> {
     };
     let style = ProgressStyle::with_template("{human_pos} instructions compared, {per_sec}, {elapsed}")?;
     let bar = ProgressBar::no_length().with_style(style);
-    let verdict = lockstep(&config, args.step, machine.max_instructions, |count| bar.set_position(count))?;
+    // What would have no effect is not for this command.
+    let given = [
+        ("--stats", !machine.stats.is_empty()),
+        ("--trace", machine.trace.is_some()),
+        ("--snapshot-at", !machine.snapshot_at.is_empty()),
+        ("--record", machine.record.is_some()),
+        ("--replay", machine.replay.is_some()),
+        ("--control", machine.control.is_some()),
+        ("--gdb", machine.gdb.is_some()),
+        ("--monitor-script", machine.monitor_script.is_some()),
+        ("--perf-map", machine.perf_map),
+    ];
+    if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+        return Err(Usage(format!("lockstep: {option} has no effect here: leave it out")).into());
+    }
+    let end = machine.timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
+    let verdict = lockstep(&config, args.step, machine.max_instructions, |count| {
+        bar.set_position(count);
+        end.is_none_or(|end| Instant::now() < end)
+    })?;
     bar.finish_and_clear();
     match verdict {
         Verdict::Same { stop, instructions, state_hash } => {

@@ -1,6 +1,6 @@
 //! `ringworld boot nested`: a Debian kernel whose KVM runs the same kernel in QEMU's microvm, to any depth.
 
-use crate::args::{BootArgs, Switch, Virtualisation};
+use crate::args::{BootArgs, Switch, Virtualisation, default_cpu};
 use crate::run::{Script, config};
 use ringworld_firmware::USERSPACE_MARKER;
 use ringworld_guests::{Architecture, Guests, Nested, terminal_progress};
@@ -20,7 +20,7 @@ pub fn machine(args: &BootArgs, script: Option<&str>) -> anyhow::Result<(Machine
         guest_cpus: args.nested.guest_cpus,
         parameters: args.nested.kvm.clone(),
     };
-    if nested.amd && options.cpu == "max" {
+    if nested.amd && options.cpu == default_cpu() {
         // The model that shows everything is Intel's.
         options.cpu = "EPYC".into();
     }

@@ -64,6 +64,6 @@ pub use vsock::{Vsock, VsockError};
 pub use ringworld_devices::CharBackend;
 pub use ringworld_devices::storage::{DiskError, DiskOptions, ImageFormat};
 pub use ringworld_firmware::{BootFile, LoadError};
-pub use ringworld_jit_x86::host_can_translate;
+pub use ringworld_jit_x86::{host_can_translate, host_has_avx512};
 pub use ringworld_x86::interp::{NoObserver, Observer};
 pub use ringworld_x86::watch::Watchpoint;

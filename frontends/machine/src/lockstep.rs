@@ -34,7 +34,8 @@ pub enum Verdict {
 
 /// Runs the machine of `config` on the interpreter and on the translator, without input from outside, and compares the
 /// CPUs' states every `step` instructions (memory and devices less often, and at the end) up to `limit` instructions. A
-/// difference is narrowed down to one instruction. `progress` is told how many instructions have been compared.
+/// difference is narrowed down to one instruction. `progress` is told how many instructions have been
+/// compared, and says whether to go on.
 ///
 /// # Errors
 /// The machine cannot be built or run.
@@ -42,7 +43,7 @@ pub fn lockstep(
     config: &MachineConfig,
     step: u64,
     limit: Option<u64>,
-    mut progress: impl FnMut(u64),
+    mut progress: impl FnMut(u64) -> bool,
 ) -> Result<Verdict, MachineError> {
     let mut pair = Pair::new(config)?;
     let (mut step, mut agreed, mut differ) = (step.max(1), 0, None);
@@ -55,8 +56,9 @@ pub fn lockstep(
             let rips = pair.interpreter.cpus().map(|cpu| cpu.rip()).collect();
             let stops = pair.run(next)?;
             count += 1;
-            progress(next);
-            let ended = stops.0 != StopReason::InstructionLimit || limit == Some(next);
+            // Once there is a difference, it is found.
+            let enough = !progress(next) && differ.is_none();
+            let ended = stops.0 != StopReason::InstructionLimit || limit == Some(next) || enough;
             let whole = ended || differ.is_some() || count.is_multiple_of(WHOLE);
             if stops.0 != stops.1 || !pair.same(whole) {
                 break (next, rips, pair.differences(&stops));
@@ -67,7 +69,7 @@ pub fn lockstep(
             }
             if ended {
                 return Ok(Verdict::Same {
-                    stop: stops.0,
+                    stop: if enough { StopReason::Timeout } else { stops.0 },
                     instructions: pair.interpreter.instructions(),
                     state_hash: pair.interpreter.state_hash(),
                 });

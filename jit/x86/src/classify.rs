@@ -3,6 +3,7 @@
 use crate::string::StringOp;
 use crate::{gather, host};
 use iced_x86::{Code, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
+use ringworld_x86::mode::Mode;
 use ringworld_x86::row::{Group, row};
 use std::sync::LazyLock;
 
@@ -114,9 +115,39 @@ impl Emit {
     }
 }
 
-/// How a form is emitted; `None` if by a call of its function.
+/// How a form is emitted in 64- and 32-bit code; `None` if by a call of its function.
 pub fn emit_of(code: Code) -> Option<Emit> {
     TABLE[code as usize]
+}
+
+/// How a form is emitted in a mode.
+pub fn emit_in(code: Code, mode: Mode) -> Option<Emit> {
+    if mode.bitness() != 16 {
+        return emit_of(code);
+    }
+    emit_of_16(code).or_else(|| {
+        emit_of(code)
+            .filter(|emit| matches!(emit, Emit::Same | Emit::Nothing | Emit::Lea | Emit::Divide { .. }))
+    })
+}
+
+/// How control flow and the stack in words are emitted.
+fn emit_of_16(code: Code) -> Option<Emit> {
+    Some(match code {
+        Code::Jmp_rel8_16 | Code::Jmp_rel16 => Emit::Jump,
+        Code::Call_rel16 => Emit::Call,
+        Code::Jmp_rm16 => Emit::JumpIndirect,
+        Code::Call_rm16 => Emit::CallIndirect,
+        Code::Retnw | Code::Retnw_imm16 => Emit::Return,
+        Code::Push_r16 | Code::Push_rm16 | Code::Pushw_imm8 | Code::Push_imm16 => Emit::Push,
+        Code::Pop_r16 | Code::Pop_rm16 => Emit::Pop,
+        Code::Leavew => Emit::Leave,
+        Code::Loop_rel8_16_CX | Code::Loope_rel8_16_CX | Code::Loopne_rel8_16_CX | Code::Jcxz_rel8_16 => {
+            Emit::CountedBranch
+        }
+        _ if code.is_jcc_short_or_near() && code.op_code().operand_size() == 16 => Emit::Branch,
+        _ => return None,
+    })
 }
 
 /// General-register instructions that mean the same on other registers, and touch nothing but operands and flags.

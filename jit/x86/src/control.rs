@@ -1,6 +1,6 @@
 //! Control flow and the stack.
 
-use crate::classify::{Emit, emit_of};
+use crate::classify::Emit;
 use crate::emit::{Emitter, Guest, Unsupported, access_of};
 use crate::frame::{GUEST_RCX, Home, TLB_BIAS, at, home};
 use crate::islands::{CHECK, PLAIN};
@@ -33,15 +33,15 @@ pub fn fetch_slot(linear: u64) -> i32 {
 }
 
 impl Emitter<'_> {
-    /// 32-bit code: addresses and the stack pointer wrap at 4 GiB. Then no register beyond the first eight is used, and
-    /// none lives in the frame.
+    /// 32-bit or 16-bit code: addresses and the stack pointer wrap at 4 GiB or earlier. Then no register beyond the first eight
+    /// is used, and none lives in the frame.
     pub(crate) fn narrow(&self) -> bool {
         !self.mode.long64()
     }
 
     /// Bytes that a push takes.
     pub(crate) fn word(&self) -> u32 {
-        if self.narrow() { 4 } else { 8 }
+        self.mode.bitness() / 8
     }
 
     /// The same as a distance.
@@ -49,8 +49,13 @@ impl Emitter<'_> {
         self.word() as i32
     }
 
-    /// Adds to the stack pointer.
+    /// Adds to the stack pointer. In 16-bit code R14 is scratch.
     pub(crate) fn move_stack(&mut self, by: i32) {
+        if self.segmented() {
+            self.lea_base(14, false, SP, by);
+            dynasm!(self.s ; .arch x64 ; mov Rw(SP), r14w);
+            return;
+        }
         self.lea_base(SP, !self.narrow(), SP, by);
     }
 
@@ -65,7 +70,7 @@ impl Emitter<'_> {
     /// Whether an instruction takes the stack pointer's home as it is, or does not use it, and cannot leave the block.
     pub(crate) fn leaves_stack_moved(&self, guest: &Guest) -> bool {
         let i = &guest.decoded;
-        let Some(emit) = emit_of(i.code()).filter(|_| !guest.barred && !self.narrow()) else { return false };
+        let Some(emit) = guest.emit.filter(|_| !self.narrow()) else { return false };
         let is_memory = |n| i.op_kind(n) == OpKind::Memory;
         let registers =
             (0..i.op_count()).map(|n| i.op_register(n)).chain([i.memory_base(), i.memory_index()]);
@@ -104,7 +109,9 @@ impl Emitter<'_> {
 
     /// Loads what [`Self::stack`] has found at the stack pointer into R14.
     pub(crate) fn load_top(&mut self) {
-        if self.narrow() {
+        if self.segmented() {
+            dynasm!(self.s ; .arch x64 ; movzx r14d, WORD [rcx + r14]);
+        } else if self.narrow() {
             dynasm!(self.s ; .arch x64 ; mov r14d, [rcx + r14]);
         } else {
             dynasm!(self.s ; .arch x64 ; mov r14, [rcx + Rq(SP)]);
@@ -119,8 +126,12 @@ impl Emitter<'_> {
                 ; .arch x64
                 ; lea rcx, [rcx + r14]
                 ; mov r14d, [BYTE rsp + (at::TARGET as i8)]
-                ; mov [rcx], r14d
             );
+            if self.segmented() {
+                dynasm!(self.s ; .arch x64 ; mov [rcx], r14w);
+            } else {
+                dynasm!(self.s ; .arch x64 ; mov [rcx], r14d);
+            }
         } else {
             dynasm!(self.s
                 ; .arch x64
@@ -132,7 +143,9 @@ impl Emitter<'_> {
 
     /// Stores a constant there.
     fn push_constant(&mut self, value: i32) {
-        if self.narrow() {
+        if self.segmented() {
+            dynasm!(self.s ; .arch x64 ; mov WORD [rcx + r14], value as i16);
+        } else if self.narrow() {
             dynasm!(self.s ; .arch x64 ; mov DWORD [rcx + r14], value);
         } else {
             self.on_stack(0xc7, 0, -8);
@@ -223,10 +236,15 @@ impl Emitter<'_> {
         let wide = !self.narrow();
         self.end_shadow();
         let (zero, counted) = if i.is_jcx_short() { (target, i.next_ip()) } else { (i.next_ip(), target) };
-        if !i.is_jcx_short() {
+        if !i.is_jcx_short() && self.segmented() {
+            self.lea_base(1, false, GUEST_RCX, -1);
+            dynasm!(self.s ; .arch x64 ; mov Rw(GUEST_RCX), cx);
+        } else if !i.is_jcx_short() {
             self.lea_base(GUEST_RCX, wide, GUEST_RCX, -1);
         }
-        if wide {
+        if self.segmented() {
+            dynasm!(self.s ; .arch x64 ; movzx ecx, Rw(GUEST_RCX));
+        } else if wide {
             dynasm!(self.s ; .arch x64 ; mov rcx, Rq(GUEST_RCX));
         } else {
             dynasm!(self.s ; .arch x64 ; mov ecx, Rd(GUEST_RCX));
@@ -269,6 +287,11 @@ impl Emitter<'_> {
     /// 32-bit code, the access's own host address is R14 + RCX. Returns the jump that is taken if it is not to be had.
     pub(crate) fn stack(&mut self, displacement: i32, write: bool) -> Option<usize> {
         let form = Form { base: Some(4), index: None, displacement: displacement.into() };
+        if self.segmented() {
+            self.let_go();
+            self.stack_address_16(SP, displacement);
+            return Some(self.check(Access { size: 2, write, alignment: None, fixed: None }));
+        }
         if let Some(member) = self.groups.member(self.accesses().stack) {
             self.reach(member);
             if self.narrow() {
@@ -289,6 +312,9 @@ impl Emitter<'_> {
         let slow = self.stack(0, false);
         self.keep_in_reach(CHECK);
         self.load_top();
+        if self.segmented() {
+            self.code_address_16();
+        }
         self.let_go();
         let (linear, code) = self.returns;
         dynasm!(self.s
@@ -338,7 +364,7 @@ impl Emitter<'_> {
     fn push_return(&mut self, next: u64) -> Option<usize> {
         let slow = self.stack(-self.step(), true);
         if self.narrow() {
-            self.push_constant(next as i32);
+            self.push_constant(self.pushed_address(next) as i32);
         } else if let Ok(short) = i32::try_from(next as i64) {
             self.push_constant(short);
         } else {
@@ -373,6 +399,9 @@ impl Emitter<'_> {
         let drop = if i.op_count() == 1 { i.immediate16() } else { 0 };
         let slow = self.stack(0, false);
         self.load_top();
+        if self.segmented() {
+            self.code_address_16();
+        }
         let negated = i64::from(self.unit()).wrapping_sub(next as i64);
         match i32::try_from(negated) {
             Ok(negated) => dynasm!(self.s ; .arch x64 ; lea rcx, [r14 + negated]),
@@ -398,6 +427,10 @@ impl Emitter<'_> {
     fn operand(&mut self, i: &Instruction) -> Result<Option<usize>, Unsupported> {
         if i.op0_kind() == OpKind::Memory {
             let place = self.place(i, OpAccess::Read)?;
+            if self.segmented() {
+                dynasm!(self.s ; .arch x64 ; movzx r14d, WORD [rcx + r14]);
+                return Ok(place.slow);
+            }
             let load = (0x8b, 14, !self.narrow());
             match place.index {
                 Some((index, scale)) => {
@@ -408,7 +441,9 @@ impl Emitter<'_> {
             return Ok(place.slow);
         }
         let from = self.value(i.op0_register().full_register().number(), 14);
-        if self.narrow() {
+        if self.segmented() {
+            dynasm!(self.s ; .arch x64 ; movzx r14d, Rw(from));
+        } else if self.narrow() {
             dynasm!(self.s ; .arch x64 ; mov r14d, Rd(from));
         } else if from != 14 {
             dynasm!(self.s ; .arch x64 ; mov r14, Rq(from));
@@ -416,8 +451,17 @@ impl Emitter<'_> {
         Ok(None)
     }
 
-    pub(crate) fn jump_indirect(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+    /// The same of an indirect branch: the linear address.
+    fn target(&mut self, i: &Instruction) -> Result<Option<usize>, Unsupported> {
         let slow = self.operand(i)?;
+        if self.segmented() {
+            self.code_address_16();
+        }
+        Ok(slow)
+    }
+
+    pub(crate) fn jump_indirect(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let slow = self.target(i)?;
         let miss = self.jump_cache();
         self.end_shadow();
         dynasm!(self.s ; .arch x64 ; jmp rcx);
@@ -427,7 +471,7 @@ impl Emitter<'_> {
     }
 
     pub(crate) fn call_indirect(&mut self, i: &Instruction) -> Result<(), Unsupported> {
-        let slow = self.operand(i)?;
+        let slow = self.target(i)?;
         let miss = self.jump_cache();
         // The target is known before the return address is written, which may be where it was read from.
         dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::CODE as i8)], rcx);
@@ -459,7 +503,9 @@ impl Emitter<'_> {
             OpKind::Register => {
                 froms.extend(self.stack(below, true));
                 let from = self.value(i.op0_register().full_register().number(), 14);
-                if self.narrow() {
+                if self.segmented() {
+                    dynasm!(self.s ; .arch x64 ; mov [rcx + r14], Rw(from));
+                } else if self.narrow() {
                     dynasm!(self.s ; .arch x64 ; mov [rcx + r14], Rd(from));
                 } else {
                     self.on_stack(0x89, from, -8);
@@ -486,6 +532,11 @@ impl Emitter<'_> {
         let guest = i.op0_register().full_register().number();
         let slow = self.stack(0, false);
         match home(guest) {
+            Home::Host(host) if self.segmented() => {
+                dynasm!(self.s ; .arch x64 ; movzx ecx, WORD [rcx + r14]);
+                self.move_stack(2);
+                dynasm!(self.s ; .arch x64 ; mov Rw(host), cx);
+            }
             Home::Host(host) if self.narrow() => {
                 self.move_stack(4);
                 dynasm!(self.s ; .arch x64 ; mov Rd(host), [rcx + r14]);
@@ -531,7 +582,13 @@ impl Emitter<'_> {
 
     pub(crate) fn leave_frame(&mut self) {
         let access = Access { size: self.word(), write: false, alignment: None, fixed: None };
-        let slow = if self.narrow() {
+        let slow = if self.segmented() {
+            self.stack_address_16(BP, 0);
+            let slow = self.check(access);
+            dynasm!(self.s ; .arch x64 ; movzx ecx, WORD [rcx + r14] ; lea r14d, [Rq(BP) + 2]);
+            dynasm!(self.s ; .arch x64 ; mov Rw(SP), r14w ; mov Rw(BP), cx);
+            Some(slow)
+        } else if self.narrow() {
             dynasm!(self.s ; .arch x64 ; mov r14d, ebp);
             let slow = self.check(access);
             dynasm!(self.s ; .arch x64 ; lea Rd(SP), [r14 + 4] ; mov ebp, [rcx + r14]);

@@ -1,6 +1,6 @@
 //! Emission of one block.
 
-use crate::classify::{Emit, Live, X87, alignment, emit_of, host_form, writes_ecx};
+use crate::classify::{Emit, Live, X87, alignment, host_form, writes_ecx};
 use crate::control::branch_opcode;
 use crate::frame::{GUEST_RCX, Home, at, home, is_high_byte, sized};
 use crate::framed::{is_overwritten, take_from_memory};
@@ -18,6 +18,7 @@ use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use ringworld_jit_rt::Sink;
 use ringworld_x86::mode::Mode;
+use smallvec::SmallVec;
 
 /// An instruction as both decoders see it.
 #[derive(Clone, Copy)]
@@ -26,8 +27,8 @@ pub struct Guest {
     pub decoded: Instruction,
     /// Its last in the block (by its row, or because it raises an exception).
     pub last: bool,
-    /// What the decoder made of it does not run (it raises an exception).
-    pub barred: bool,
+    /// How it is emitted.
+    pub emit: Option<Emit>,
 }
 
 /// Code out of the way of the block.
@@ -117,6 +118,10 @@ pub struct Emitter<'a> {
     pub(crate) rip: u64,
     /// Where the block goes on after it.
     pub(crate) next: Option<u64>,
+    /// Base of the code segment.
+    pub(crate) code_base: u64,
+    /// Jumps of the present instruction that are taken if an access reaches beyond its segment.
+    pub(crate) beyond: SmallVec<[usize; 2]>,
     /// The group whose distance is in RCX.
     pub(crate) held: Option<usize>,
     /// The mode that the block is for.
@@ -194,7 +199,7 @@ impl<'a> Emitter<'a> {
         first: Numbers,
         (base, arena): (usize, usize),
         stubs: Stubs,
-        (start, count, mode): (u64, u32, Mode),
+        (start, count, mode, code_base): (u64, u32, Mode, u64),
         (jumps, returns): (i32, (i32, i32)),
         (short, x87_fdp): (bool, bool),
     ) -> Self {
@@ -223,6 +228,8 @@ impl<'a> Emitter<'a> {
             count,
             n: 0,
             rip: start,
+            code_base,
+            beyond: SmallVec::new(),
             next: None,
             held: None,
             mode,
@@ -258,6 +265,7 @@ impl<'a> Emitter<'a> {
         self.grouping = grouping;
         self.groups = match grouping {
             Grouping::None => Groups::default(),
+            _ if self.segmented() => Groups::default(),
             _ => {
                 let by_page = grouping != Grouping::Whole;
                 let registers = (registers, by_page);
@@ -266,6 +274,9 @@ impl<'a> Emitter<'a> {
         };
         self.reserve_islands();
         self.page_check(own, Kind::Page);
+        if self.segmented() {
+            self.check_code_base();
+        }
         let entry = self.s.len();
         if let Some(second) = second {
             self.page_check(second, Kind::Stale);
@@ -280,10 +291,11 @@ impl<'a> Emitter<'a> {
             self.n += 1;
             self.rip = guest.decoded.ip();
             self.next = guests.get(n + 1).map(|next| next.decoded.ip());
-            self.returns_here = emit_of(guest.decoded.code()) == Some(Emit::Call)
+            self.returns_here = guest.emit == Some(Emit::Call)
                 && guests[n + 1..].iter().any(|other| other.decoded.ip() == guest.decoded.next_ip());
-            let next = guests.get(self.n as usize).filter(|next| !next.barred).map(|next| &next.decoded);
-            let emit = next.and_then(|next| emit_of(next.code()));
+            let next = guests.get(self.n as usize);
+            let emit = next.and_then(|next| next.emit);
+            let next = next.map(|next| &next.decoded);
             self.next_is_plain = emit.is_some() && (!self.mode.guest() || next.is_some_and(cannot_exit));
             self.next_may_exit = emit
                 .is_some_and(|emit| !matches!(emit, Emit::System(_) | Emit::String(_) | Emit::Divide { .. }));
@@ -355,7 +367,8 @@ impl<'a> Emitter<'a> {
         }
         let site = self.exec_site(kind);
         let resume = matches!(kind, Kind::Exec | Kind::ExecX87).then_some(self.s.len());
-        for &from in froms {
+        let beyond = core::mem::take(&mut self.beyond);
+        for &from in froms.iter().chain(&beyond) {
             self.push_cold(from, ColdKind::Site { site, resume });
         }
     }
@@ -374,9 +387,7 @@ impl<'a> Emitter<'a> {
         let (established, held) = (self.established, (self.held, self.held_r14));
         let x87 = (self.x87_live, self.x87_ran);
         let (anchors, stack_moved) = (self.drafts.anchors.len(), self.stack_moved);
-        if !guest.barred
-            && let Some(emit) = emit_of(guest.decoded.code())
-        {
+        if let Some(emit) = guest.emit {
             match self.emitted(guest, emit) {
                 Ok(open) => {
                     if after_sti {
@@ -392,6 +403,7 @@ impl<'a> Emitter<'a> {
                     self.drafts.islands.undo(mark);
                     self.drafts.anchors.truncate(anchors);
                     self.stack_moved = stack_moved;
+                    self.beyond.clear();
                     self.live = live;
                     (self.x87_live, self.x87_ran) = x87;
                     self.established = established;
@@ -403,7 +415,7 @@ impl<'a> Emitter<'a> {
         self.in_shadow = false;
         // It may unmask exceptions.
         (self.x87_live, self.x87_ran) = (false, false);
-        let last = guest.last || guest.barred;
+        let last = guest.last;
         let site = self.exec_site(if last { Kind::ExecLast } else { Kind::Exec });
         self.settle_stack();
         self.let_go();
@@ -424,7 +436,7 @@ impl<'a> Emitter<'a> {
 
     fn emitted(&mut self, guest: &Guest, emit: Emit) -> Result<bool, Unsupported> {
         let i = &guest.decoded;
-        self.is_addressable(i)?;
+        self.is_addressable(i, emit)?;
         match emit {
             // These say what they hold.
             Emit::Nothing | Emit::Same | Emit::Vector(_) | Emit::X87(_) | Emit::Jump | Emit::Branch => {}
@@ -453,6 +465,7 @@ impl<'a> Emitter<'a> {
             }
             Emit::Gather => self.gather(i)?,
             Emit::X87(what) => self.x87(i, what)?,
+            Emit::Lea if self.segmented() && !i.op0_register().is_gpr16() => return Err(Unsupported),
             Emit::Lea => self.lea_instruction(i),
             Emit::System(what) => self.system(i, what)?,
             Emit::String(op) => self.string(i, op)?,
@@ -994,7 +1007,7 @@ fn is_shift_by_cl(i: &Instruction, n: u32) -> bool {
         && i.code().op_code().op_kind(n) == iced_x86::OpCodeOperandKind::cl
 }
 
-fn writes(access: OpAccess) -> bool {
+pub(crate) fn writes(access: OpAccess) -> bool {
     matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
 }
 

@@ -86,6 +86,10 @@ pub struct Frame {
     pub no_pku: u64,
     /// The bits of a stack pointer that select a slot of the return cache.
     pub return_bits: u64,
+    /// Bases of ES, CS, SS and DS, in 16-bit code.
+    pub segments: [u64; 4],
+    /// The bit that an offset beyond 64 KiB has.
+    pub beyond: u64,
     /// The x87 unit.
     pub x87: X87Frame,
 }
@@ -143,6 +147,8 @@ pub mod at {
     pub const MOVED: i32 = offset_of!(Frame, moved) as i32;
     pub const TSC: i32 = offset_of!(Frame, tsc) as i32;
     pub const NO_PKU: i32 = offset_of!(Frame, no_pku) as i32;
+    pub const SEGMENTS: i32 = offset_of!(Frame, segments) as i32;
+    pub const BEYOND: i32 = offset_of!(Frame, beyond) as i32;
     pub const RETURN_BITS: i32 = offset_of!(Frame, return_bits) as i32;
     const X87: i32 = offset_of!(Frame, x87) as i32;
     pub const X87_LIVE: i32 = X87 + offset_of!(X87Frame, live) as i32;

@@ -7,7 +7,7 @@
 //! What a check finds is kept in the frame as the group's *anchor*: what is missing from it to a member's host address is at
 //! most what the block's rounds, or the instruction itself, add to the registers.
 
-use crate::classify::{Emit, System, alignment, emit_of};
+use crate::classify::{Emit, System, alignment};
 use crate::emit::Guest;
 use crate::frame::{Home, home};
 use crate::rounds::FARTHEST;
@@ -309,7 +309,8 @@ impl Search {
     fn likely(&self, own: Form) -> Option<i64> {
         let (registers, mask) = self.by_page.as_ref()?;
         let base = own.base.map_or(Some(0), |n| self.values.known(n, registers))?;
-        let index = own.index.map_or(Some(0), |(n, scale)| Some(self.values.known(n, registers)? << scale))?;
+        let index =
+            own.index.map_or(Some(0), |(n, scale)| Some(self.values.known(n, registers)? << scale))?;
         Some((base.wrapping_add(index).wrapping_add_signed(own.displacement) & mask) as i64)
     }
 
@@ -465,7 +466,7 @@ pub fn find_all(
     let mut all = find(&guests[..head], word, false, (&registers, by_page), factory, accesses);
     let mut values = Values::default();
     for guest in &guests[..head] {
-        let emit = emit_of(guest.decoded.code()).filter(|_| !guest.barred);
+        let emit = guest.emit;
         values.follow(&guest.decoded, emit, word, factory);
     }
     registers = core::array::from_fn(|n| values.known(n as u8, &registers));
@@ -498,10 +499,8 @@ fn find(
     let bytes = i64::from(word);
     // Most blocks have none; the look at each instruction costs more than this one.
     let candidates = guests.iter().filter(|guest| {
-        matches!(
-            emit_of(guest.decoded.code()),
-            Some(Emit::Push | Emit::Call | Emit::Pop | Emit::Leave | Emit::Return)
-        ) || guest.decoded.memory_base() != Register::None
+        matches!(guest.emit, Some(Emit::Push | Emit::Call | Emit::Pop | Emit::Leave | Emit::Return))
+            || guest.decoded.memory_base() != Register::None
             || guest.decoded.memory_index() != Register::None
             || word == 4 && guest.decoded.memory_displ_size() == 4
     });
@@ -515,7 +514,7 @@ fn find(
     for (n, guest) in guests.iter().enumerate() {
         search.now = n;
         let i = &guest.decoded;
-        let emit = emit_of(i.code()).filter(|_| !guest.barred);
+        let emit = guest.emit;
         let mut now = Accesses::default();
         if let Some(Emit::Same | Emit::Vector(_) | Emit::X87(_)) = emit
             && let Some(n) = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)

@@ -84,6 +84,11 @@ pub fn has_fast_loop() -> bool {
     Silicon::host() == Silicon::Amd
 }
 
+/// Whether guests' AVX-512 instructions are the host's own.
+pub fn has_avx512() -> bool {
+    vector_bytes() == 64
+}
+
 /// The widest vector state that exists on the host: 16, 32 or 64 bytes.
 pub fn vector_bytes() -> usize {
     if std::is_x86_feature_detected!("avx512f") && std::is_x86_feature_detected!("avx512bw") {

@@ -3,7 +3,7 @@
 //!
 //! The guest's values wait in the frame. Whatever leaves the loop gives the registers back first.
 
-use crate::classify::{Emit, emit_of};
+use crate::classify::Emit;
 use crate::emit::{Emitter, Guest};
 use crate::frame::{LENT, at, pinned};
 use dynasmrt::{DynasmApi, dynasm};
@@ -37,7 +37,7 @@ impl Emitter<'_> {
         let mut used = 1_u16 << RSP;
         for guest in round {
             let plain = matches!(
-                emit_of(guest.decoded.code()).filter(|_| !guest.barred),
+                guest.emit,
                 Some(
                     Emit::Nothing
                         | Emit::Same

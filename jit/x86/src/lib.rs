@@ -22,6 +22,7 @@ mod listing;
 mod memory;
 mod perf_map;
 mod rounds;
+mod segmented;
 mod site;
 mod split;
 mod string;
@@ -33,6 +34,7 @@ mod values;
 mod x87;
 
 pub use classify::{Emit, Live, emit_of};
+pub use host::has_avx512 as host_has_avx512;
 pub use host::is_enough as host_can_translate;
 pub use listing::HostCode;
 pub use perf_map::PerfMap;

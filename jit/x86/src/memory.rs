@@ -1,6 +1,7 @@
 //! Memory operands: the address, and the TLB check that leaves the flags alone.
 
-use crate::emit::{Emitter, Unsupported};
+use crate::classify::Emit;
+use crate::emit::{Emitter, Unsupported, writes};
 use crate::frame::{Home, TLB_BIAS, at, home};
 use crate::group::{Anchor, Group, Member};
 use crate::islands::{CHECK, PLAIN};
@@ -71,9 +72,14 @@ impl Emitter<'_> {
 
     /// Whether what is emitted for memory operands holds for this one: in 32-bit code, 32-bit addresses in segments that
     /// allow everything.
-    pub(crate) fn is_addressable(&self, i: &Instruction) -> Result<(), Unsupported> {
-        if !self.narrow() || (0..i.op_count()).all(|n| i.op_kind(n) != OpKind::Memory) {
+    pub(crate) fn is_addressable(&mut self, i: &Instruction, emit: Emit) -> Result<(), Unsupported> {
+        let Some(n) = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory).filter(|_| self.narrow())
+        else {
             return Ok(());
+        };
+        if self.segmented() {
+            let write = emit != Emit::Lea && writes(self.memory_accesses.of(self.info, i, n));
+            return if self.is_addressable_16(i, write) { Ok(()) } else { Err(Unsupported) };
         }
         let segment = match i.memory_segment() {
             Register::CS => false,
@@ -92,6 +98,10 @@ impl Emitter<'_> {
     /// Puts the linear address of the memory operand into R14; says which one if it is known.
     pub fn address(&mut self, i: &Instruction) -> Option<u64> {
         self.let_go();
+        if self.segmented() {
+            self.address_16(i);
+            return None;
+        }
         let (wide, narrow) = (address_is_64(i), self.narrow());
         let segment = match i.memory_segment() {
             Register::FS => Some(0),
@@ -446,7 +456,7 @@ impl Emitter<'_> {
         let known = i.is_ip_rel_memory_operand() && i.memory_base() == Register::RIP
             || i.memory_base() == Register::None && i.memory_index() == Register::None;
         let mask = if address_is_64(i) { u64::MAX } else { 0xffff_ffff };
-        (known && !segment).then(|| i.memory_displacement64() & mask).and_then(short)
+        (known && !segment && !self.segmented()).then(|| i.memory_displacement64() & mask).and_then(short)
     }
 
     /// Checks that an access at R14, or at a known address, may go to the host's memory, and leaves the host address minus the

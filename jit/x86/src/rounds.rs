@@ -4,7 +4,7 @@
 //! that they are in is known from then on: a later round only counts. Numbers of rounds are unary (so many of the lowest
 //! bits are set), so that they can be compared and counted by PEXT, which leaves the flags alone.
 
-use crate::classify::{Emit, Live, System, emit_of};
+use crate::classify::{Emit, Live, System};
 use crate::emit::{Emitter, Guest};
 use crate::frame::at;
 use crate::group::Group;
@@ -34,7 +34,7 @@ pub const FARTHEST: u64 = 1 << (FINEST + 5);
 impl Emitter<'_> {
     /// Whether nothing from instruction `head` on makes checks void.
     pub(crate) fn may_loop(guests: &[Guest], head: usize) -> bool {
-        let emit = |guest: &Guest| emit_of(guest.decoded.code()).filter(|_| !guest.barred);
+        let emit = |guest: &Guest| guest.emit;
         let voids = |guest: &Guest| matches!(emit(guest), Some(Emit::System(System::Clac | System::Stac)));
         // The shadow after STI is there in the first round only.
         let shadow = head > 0 && matches!(emit(&guests[head - 1]), Some(Emit::System(_)));
@@ -68,8 +68,8 @@ impl Emitter<'_> {
     /// Before the first round of a loop that begins at instruction `head`: vector state, and the checks of groups that are known
     /// there.
     pub(crate) fn begin_rounds(&mut self, guests: &[Guest], head: usize) {
-        let live = guests[head..].iter().filter_map(|guest| match emit_of(guest.decoded.code()) {
-            Some(Emit::Vector(live)) if !guest.barred => Some(live),
+        let live = guests[head..].iter().filter_map(|guest| match guest.emit {
+            Some(Emit::Vector(live)) => Some(live),
             _ => None,
         });
         let live: Option<Live> = live.max();

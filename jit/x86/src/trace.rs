@@ -4,12 +4,13 @@
 //! A block stays in its page, whose fetch token it checks once. Every round of a loop and every inlined call saves the
 //! counting, the vector state's check and the TLB checks that the rounds share.
 
-use crate::classify::{Emit, emit_of};
+use crate::classify::{Emit, emit_in};
 use crate::emit::Guest;
 use crate::values::Values;
 use iced_x86::{Decoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 use ringworld_core::{PAGE_MASK, PAGE_SIZE};
 use ringworld_x86::decode::{self, Decoded};
+use ringworld_x86::mode::Mode;
 use ringworld_x86::row::row;
 use ringworld_x86::{Cpu, Insn};
 
@@ -29,6 +30,20 @@ const CALLER: usize = 24;
 /// Bytes of code that a block was made of: offset in the page and length.
 pub type Extent = (u16, u16);
 
+/// The linear address of an offset in a code segment with this base, which is zero in 64-bit code.
+pub fn linear_of(base: u64, rip: u64) -> u64 {
+    if base == 0 { rip } else { base.wrapping_add(rip) & 0xffff_ffff }
+}
+
+/// And back.
+pub fn offset_in(base: u64, linear: u64) -> u64 {
+    if base == 0 { linear } else { linear.wrapping_sub(base) & 0xffff_ffff }
+}
+
+fn decoder<'a>(cpu: &Cpu, bytes: &'a [u8], rip: u64) -> Decoder<'a> {
+    Decoder::with_ip(cpu.mode.bitness(), bytes, rip, cpu.model.decoder_options())
+}
+
 /// The instructions of a block.
 #[derive(Default)]
 pub struct Trace {
@@ -43,13 +58,13 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Decodes from `rip` on, at most `longest` instructions of the page whose bytes are `page`. Without `follow`, straight on
-    /// only.
+    /// Decodes from the linear address `rip` on, in a segment with this base, at most `longest` instructions of the page whose
+    /// bytes are `page`. Without `follow`, straight on only.
     pub fn decode(
         &mut self,
         cpu: &Cpu,
         page: &[u8],
-        rip: u64,
+        (rip, base): (u64, u64),
         longest: usize,
         follow: bool,
         factory: &mut InstructionInfoFactory,
@@ -58,7 +73,7 @@ impl Trace {
         self.insns.clear();
         self.extents.clear();
         self.head = None;
-        let mut decoder = Decoder::with_ip(cpu.mode.bitness(), page, rip, cpu.model.decoder_options());
+        let mut decoder = decoder(cpu, page, offset_in(base, rip));
         let mut scratch = Instruction::default();
         let mut begin = (rip & PAGE_MASK) as usize;
         // A page always has a byte at any offset in it.
@@ -77,29 +92,24 @@ impl Trace {
             else {
                 break;
             };
-            let barred = last && row(scratch.code()).is_none_or(|row| !row.ends_block);
-            self.guests.push(Guest { decoded: scratch, last, barred });
-            self.insns.push(insn);
+            self.push(&scratch, insn, last, (cpu.mode, base));
             end = decoder.position();
             if !last {
                 continue;
             }
-            if barred {
-                break;
-            }
-            let Some(emit) = emit_of(scratch.code()) else { break };
+            let Some(&Guest { decoded, emit: Some(emit), .. }) = self.guests.last() else { break };
             if emit.goes_on() {
                 continue;
             }
             let target = match emit {
-                Emit::Branch | Emit::Jump | Emit::Call => scratch.near_branch_target(),
+                Emit::Branch | Emit::Jump | Emit::Call => decoded.near_branch_target(),
                 Emit::Return if depth > 0 && !self.is_redirected(returns[depth - 1].1) => {
                     returns[depth - 1].0
                 }
                 _ => break,
             };
             // Straight on after branches forward, which are the less taken ones.
-            if emit == Emit::Branch && target > scratch.ip() {
+            if emit == Emit::Branch && target > decoded.ip() {
                 continue;
             }
             if !follow || (target ^ rip) & !PAGE_MASK != 0 {
@@ -132,7 +142,7 @@ impl Trace {
             match emit {
                 Emit::Call if depth == DEPTH || self.insns.len() > CALLER => break,
                 Emit::Call => {
-                    returns[depth] = (scratch.next_ip(), self.insns.len());
+                    returns[depth] = (decoded.next_ip(), self.insns.len());
                     depth += 1;
                 }
                 Emit::Return => depth -= 1,
@@ -141,7 +151,7 @@ impl Trace {
             self.extent(begin, end);
             begin = (target & PAGE_MASK) as usize;
             end = begin;
-            decoder.set_ip(target);
+            decoder.set_ip(offset_in(base, target));
             if decoder.set_position(begin).is_err() {
                 break;
             }
@@ -150,16 +160,31 @@ impl Trace {
     }
 
     /// Decodes one instruction.
-    pub fn decode_one(&mut self, cpu: &Cpu, bytes: &[u8], rip: u64) {
-        let mut decoder = Decoder::with_ip(cpu.mode.bitness(), bytes, rip, cpu.model.decoder_options());
+    pub fn decode_one(&mut self, cpu: &Cpu, bytes: &[u8], (rip, base): (u64, u64)) {
+        let mut decoder = decoder(cpu, bytes, offset_in(base, rip));
         let mut decoded = Instruction::default();
         if let Decoded::Instruction(insn, last) =
             decode::decode(&mut decoder, &mut decoded, cpu.mode, &cpu.model)
         {
-            let barred = last && row(decoded.code()).is_none_or(|row| !row.ends_block);
-            self.guests.push(Guest { decoded, last, barred });
-            self.insns.push(insn);
+            self.push(&decoded, insn, last, (cpu.mode, base));
         }
+    }
+
+    /// Adds an instruction of code in a segment with this base. From here on its address and the one that it leads to are linear.
+    fn push(&mut self, decoded: &Instruction, insn: Insn, last: bool, (mode, base): (Mode, u64)) {
+        // What the decoder made of others does not run: it raises an exception.
+        let runs = !last || row(decoded.code()).is_some_and(|row| row.ends_block);
+        let emit = if runs { emit_in(decoded.code(), mode) } else { None };
+        let mut decoded = *decoded;
+        if mode.whole16() {
+            decoded.set_next_ip(linear_of(base, decoded.next_ip()));
+            if decoded.op0_kind() == OpKind::NearBranch16 {
+                decoded.set_near_branch32(linear_of(base, decoded.near_branch16().into()) as u32);
+                decoded.set_op0_kind(OpKind::NearBranch32);
+            }
+        }
+        self.guests.push(Guest { decoded, last, emit });
+        self.insns.push(insn);
     }
 
     /// Adds rounds of a loop that leads back to instruction `begin`.
@@ -205,10 +230,10 @@ impl Trace {
         for _ in 0..ROUNDS {
             let [others @ .., compared, branch] = &self.guests[from..] else { break };
             for guest in others {
-                let emit = emit_of(guest.decoded.code()).filter(|_| !guest.barred);
+                let emit = guest.emit;
                 values.follow(&guest.decoded, emit, 8, factory);
             }
-            let emit = emit_of(compared.decoded.code()).filter(|_| !compared.barred);
+            let emit = compared.emit;
             match values.predict(&compared.decoded, emit, &branch.decoded, &registers, factory) {
                 // One round alone says little: it may be the last one of an outer loop.
                 Some(false) if from > 0 => return true,
@@ -227,11 +252,11 @@ impl Trace {
     /// Whether the function that begins at an instruction returns elsewhere: it writes to the top of the stack, as retpolines
     /// do, or takes another stack (its own it may take back from RBP).
     fn is_redirected(&self, begin: usize) -> bool {
-        const STACK: [Register; 2] = [Register::RSP, Register::ESP];
-        const FRAME: [Register; 2] = [Register::RBP, Register::EBP];
+        const STACK: [Register; 3] = [Register::RSP, Register::ESP, Register::SP];
+        const FRAME: [Register; 3] = [Register::RBP, Register::EBP, Register::BP];
         self.guests[begin..].iter().any(|guest| {
             let i = &guest.decoded;
-            let register = |n: u32, of: [Register; 2]| {
+            let register = |n: u32, of: [Register; 3]| {
                 i.op_kind(n) == OpKind::Register && of.contains(&i.op_register(n))
             };
             match i.mnemonic() {

@@ -9,7 +9,7 @@ use crate::islands::LEAD;
 use crate::perf_map::PerfMap;
 use crate::site::{self, Kind, Link, LinkDraft, Run, Site};
 use crate::stubs::{self, Start, Stubs};
-use crate::trace::{Extent, Trace};
+use crate::trace::{Extent, Trace, linear_of, offset_in};
 use crate::x87::X87Frame;
 use core::ops::Range;
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
@@ -30,7 +30,9 @@ const MAX_BLOCK: usize = 64;
 /// Bytes of the longest instruction, twice: one that reaches into the next page is decoded from a copy.
 const BYTES: usize = 32;
 /// Entries of the table of execution counts; a power of two.
-const HITS: usize = 1 << 14;
+const HITS: usize = 1 << 20;
+/// After so many counted executions all counts are halved, or code that is hardly ever run would be hot in the end.
+const PERIOD: usize = 4 * HITS;
 /// Each time that code is overwritten after its translation doubles the runs before the next one, so often.
 const MAX_KILLS: u8 = 3;
 /// Runs and links, and blocks, that there is room for from the start; what is not touched costs nothing.
@@ -107,8 +109,8 @@ pub struct JitStats {
     pub by_code: Vec<u64>,
 }
 
-/// RIP, guest-physical page, mode, groups of memory accesses.
-type Key = (u64, u64, u32, Grouping);
+/// Linear address, guest-physical page, mode, groups of memory accesses, base of the code segment.
+type Key = (u64, u64, u32, Grouping, u64);
 
 pub(crate) struct Block {
     pub(crate) key: Key,
@@ -173,6 +175,8 @@ pub struct Translator {
     /// Room for what a block's sites are about, and for its cold parts.
     drafts: Drafts,
     hits: Box<[u8]>,
+    /// What has been counted since they were halved.
+    counted: usize,
     /// By the same hash: how often code there was overwritten after its translation, which makes translations dearer.
     kills: Box<[u8]>,
     code_epoch: u64,
@@ -232,6 +236,7 @@ impl Translator {
             links: Vec::with_capacity(SITES),
             drafts: Drafts::default(),
             hits: vec![0; HITS].into_boxed_slice(),
+            counted: 0,
             kills: vec![0; HITS].into_boxed_slice(),
             code_epoch: 0,
             breakpoints: Vec::new(),
@@ -298,20 +303,16 @@ impl Translator {
     /// The code at the CPU's RIP, translated now if it is hot. Without whole groups of memory accesses it is in place of code
     /// that is hot already.
     fn find(&mut self, cpu: &mut Cpu, grouping: Grouping) -> Option<u32> {
-        let rip = cpu.rip();
-        if !cpu.mode.long64() && rip >= LAST_PAGE_32 {
+        let (rip, base) = (linear_rip(cpu), code_base(cpu));
+        if !cpu.mode.long64() && (rip >= LAST_PAGE_32 || cpu.mode.whole16() && !is_whole_page(cpu.rip(), rip))
+        {
             return None;
         }
-        if grouping == Grouping::Whole {
-            let n = hit(rip);
-            let hits = &mut self.hits[n];
-            if *hits < self.options.threshold.saturating_mul(1 << self.kills[n]) {
-                *hits += 1;
-                return None;
-            }
+        if grouping == Grouping::Whole && !self.is_hot(rip) {
+            return None;
         }
         let page = cpu.code_page(rip)?;
-        let key = (rip, page.physical, cpu.mode.0, grouping);
+        let key = (rip, page.physical, cpu.mode.0, grouping, base);
         let id = match self.by_key.get(&key).copied() {
             Some(id) if self.second_page_holds(cpu, id) => {
                 if self.blocks[id as usize].suspended.is_none() {
@@ -332,6 +333,22 @@ impl Translator {
         Some(id)
     }
 
+    /// Whether the code at an address has been run often enough; if not, counts.
+    fn is_hot(&mut self, rip: u64) -> bool {
+        let n = hit(rip);
+        let hits = &mut self.hits[n];
+        if *hits >= self.options.threshold.saturating_mul(1 << self.kills[n]) {
+            return true;
+        }
+        *hits += 1;
+        self.counted += 1;
+        if self.counted == PERIOD {
+            self.counted = 0;
+            self.hits.iter_mut().for_each(|hits| *hits /= 2);
+        }
+        false
+    }
+
     /// Whether the second page that a block reaches into is still the same.
     fn second_page_holds(&mut self, cpu: &mut Cpu, id: u32) -> bool {
         match self.blocks[id as usize].second {
@@ -348,7 +365,7 @@ impl Translator {
         if self.runs.len().max(self.links.len()) > site::MOST / 2 || cpu.tlb.tokens() > MAX_TOKENS {
             self.forget(cpu);
         }
-        let rip = key.0;
+        let (rip, code_base) = (key.0, key.4);
         let offset = (rip & PAGE_MASK) as usize;
         let in_page = PAGE_SIZE as usize - offset;
         let grouping = key.3;
@@ -358,7 +375,7 @@ impl Translator {
         // host thread runs the CPUs and the devices.
         let memory =
             unsafe { core::slice::from_raw_parts(page.pointer.wrapping_sub(offset), PAGE_SIZE as usize) };
-        trace.decode(cpu, memory, rip, longest, grouping != Grouping::None, &mut self.info);
+        trace.decode(cpu, memory, (rip, code_base), longest, grouping != Grouping::None, &mut self.info);
         if !self.breakpoints.is_empty() && self.has_breakpoint(rip, &trace.extents) {
             self.trace = trace;
             return None;
@@ -375,6 +392,10 @@ impl Translator {
         if trace.insns.is_empty() {
             // The first instruction reaches into the next page.
             let next = (rip & !PAGE_MASK).wrapping_add(PAGE_SIZE);
+            if cpu.mode.whole16() && !is_whole_page(offset_in(code_base, next), next) {
+                self.trace = trace;
+                return None;
+            }
             let following = cpu.code_page(next)?;
             let in_page = in_page.min(15);
             let want = 15 - in_page;
@@ -386,7 +407,7 @@ impl Translator {
                 core::ptr::copy_nonoverlapping(page.pointer, copy.as_mut_ptr(), in_page);
                 core::ptr::copy_nonoverlapping(following.pointer, copy[in_page..].as_mut_ptr(), want);
             }
-            trace.decode_one(cpu, &copy[..in_page + want], rip);
+            trace.decode_one(cpu, &copy[..in_page + want], (rip, code_base));
             let len = usize::from(trace.insns.first()?.len);
             self.bytes.extend_from_slice(&copy[..len]);
             trace.extents.push((offset as u16, in_page.min(len) as u16));
@@ -411,7 +432,7 @@ impl Translator {
                 Numbers { run: self.runs.len() as u32, link: self.links.len() as u32, block: id },
                 (base, arena_start),
                 self.stubs,
-                (rip, count, cpu.mode),
+                (rip, count, cpu.mode, code_base),
                 (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
                 (short, fdp),
             );
@@ -436,7 +457,7 @@ impl Translator {
         if let Some(map) = &self.perf_map {
             map.add(start, self.sink.len(), rip);
         }
-        self.keep(id, &trace.insns, (start - arena_start) as u32, short);
+        self.keep(id, &trace.insns, ((start - arena_start) as u32, code_base), short);
         self.by_page.entry(page.index).or_default().push(id);
         if let Some((following, ..)) = &second {
             self.by_page.entry(following.index).or_default().push(id);
@@ -470,10 +491,10 @@ impl Translator {
         Some(id)
     }
 
-    /// Keeps what the sites of a block whose code is at this offset in the arena are about.
-    fn keep(&mut self, block: u32, insns: &[Insn], at: u32, short: bool) {
+    /// Keeps what the sites of a block are about, whose host code is at this offset in the arena, and whose code segment has this base.
+    fn keep(&mut self, block: u32, insns: &[Insn], (at, base): (u32, u64), short: bool) {
         self.runs.extend(self.drafts.runs.iter().filter_map(|run| {
-            Some(Run { insn: *insns.get(run.n as usize)?, rip: run.rip, refund: run.refund })
+            Some(Run { insn: *insns.get(run.n as usize)?, rip: offset_in(base, run.rip), refund: run.refund })
         }));
         self.links.extend(self.drafts.links.iter().map(|link| {
             let token = if link.token == 0 { 0 } else { at + link.token };
@@ -575,7 +596,7 @@ impl Translator {
     /// The block that a link leads to, if the jump has only to see that its page is still the same one, and it is.
     fn linked(&self, cpu: &mut Cpu, link: Link, grouping: Grouping) -> Option<u32> {
         let block = self.blocks.get(link.target as usize)?;
-        let same = (block.key.0, block.key.2, block.key.3) == (link.rip, cpu.mode.0, grouping)
+        let same = block.key == (link.rip, block.key.1, cpu.mode.0, grouping, code_base(cpu))
             && !block.stale
             && block.suspended.is_none()
             && block.second.is_none();
@@ -616,7 +637,7 @@ impl Translator {
                 cpu.end_shadow();
                 let goes_on = match kind {
                     Kind::ExecLast => false,
-                    _ if cpu.block_end == 0 || cpu.mxcsr & (MASKS | mxcsr::MM) != MASKS => false,
+                    _ if cpu.block_end == 0 || !vectors_fit(cpu) => false,
                     Kind::ExecX87 => frame.x87.load(cpu),
                     Kind::Exec if x87 => {
                         // If it cannot be live any more, the block asks again.
@@ -635,7 +656,7 @@ impl Translator {
             }
             Kind::Link | Kind::LinkByPage | Kind::LinkByOtherPage | Kind::LinkUngrouped => {
                 let link = self.links[index as usize];
-                cpu.regs[REG_RIP as usize] = link.rip;
+                cpu.regs[REG_RIP as usize] = offset_in(code_base(cpu), link.rip);
                 cpu.icount = frame.icount();
                 if frame.budget() == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
@@ -658,8 +679,8 @@ impl Translator {
             }
             Kind::Page => {
                 let block = self.blocks.get(index as usize);
-                let Some(&Block { key: (rip, _, _, grouping), .. }) = block else { return 0 };
-                cpu.regs[REG_RIP as usize] = rip;
+                let Some(&Block { key: (rip, _, _, grouping, _), .. }) = block else { return 0 };
+                cpu.regs[REG_RIP as usize] = offset_in(code_base(cpu), rip);
                 cpu.icount = frame.icount();
                 if frame.budget() == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
@@ -669,14 +690,14 @@ impl Translator {
                 self.enter_block(frame, cpu, id, (reload, x87))
             }
             Kind::Null => {
-                cpu.regs[REG_RIP as usize] = 0;
+                cpu.regs[REG_RIP as usize] = offset_in(code_base(cpu), 0);
                 cpu.icount = frame.icount();
                 0
             }
             Kind::Stale | Kind::Budget => {
                 let Some(block) = self.blocks.get(index as usize) else { return 0 };
                 let rip = block.key.0;
-                cpu.regs[REG_RIP as usize] = rip;
+                cpu.regs[REG_RIP as usize] = offset_in(code_base(cpu), rip);
                 if kind == Kind::Budget {
                     frame.taken -= i64::from(block.count);
                 } else {
@@ -710,13 +731,13 @@ impl Translator {
         if frame.budget() <= 0
             || !cpu.look_for_interrupts()
             || !translatable(cpu)
-            || cpu.mxcsr & (MASKS | mxcsr::MM) != MASKS
+            || !vectors_fit(cpu)
             || cpu.memory.code_epoch() != self.code_epoch
             || cpu.watch_is_hit()
         {
             return 0;
         }
-        let rip = cpu.rip();
+        let rip = linear_rip(cpu);
         let code = match self.jumps[usize::from(cpu.mode.guest())].get(rip) {
             Some(code) => code,
             None => match self.find(cpu, Grouping::Whole) {
@@ -731,11 +752,11 @@ impl Translator {
 
 impl Native for Translator {
     fn run(&mut self, cpu: &mut Cpu, limit: u64) -> bool {
-        if !translatable(cpu) || cpu.mxcsr & (MASKS | mxcsr::MM) != MASKS || cpu.icount >= limit {
+        if !translatable(cpu) || !vectors_fit(cpu) || cpu.icount >= limit {
             return false;
         }
         let rip = cpu.rip();
-        let code = match self.jumps[usize::from(cpu.mode.guest())].get(rip) {
+        let code = match self.jumps[usize::from(cpu.mode.guest())].get(linear_rip(cpu)) {
             Some(code) => code,
             None => match self.find(cpu, Grouping::Whole) {
                 Some(id) => self.blocks[id as usize].entry,
@@ -812,9 +833,32 @@ impl Translator {
     }
 }
 
-/// Whether code of the CPU's mode is translated: 64-bit code, and 32-bit code with flat segments.
+/// Whether code of the CPU's mode is translated: 64-bit code, 32-bit code with flat segments, 16-bit code with whole ones.
 fn translatable(cpu: &Cpu) -> bool {
-    cpu.mode.long64() || cpu.mode.flat32()
+    cpu.mode.long64() || cpu.mode.flat32() || cpu.mode.whole16()
+}
+
+/// Whether the host's vector unit can run as the guest's: all exceptions are masked, and no register has a part beyond the host's,
+/// which AVX instructions would have to clear.
+fn vectors_fit(cpu: &Cpu) -> bool {
+    let beyond = || cpu.zmm[..16].iter().any(|register| register[4..] != [0; 4]);
+    cpu.mxcsr & (MASKS | mxcsr::MM) == MASKS && (host::has_avx512() || !beyond())
+}
+
+/// The base of the code segment; zero in 64-bit code.
+fn code_base(cpu: &Cpu) -> u64 {
+    if cpu.mode.long64() { 0 } else { cpu.seg[seg::CS as usize].base }
+}
+
+/// The linear address of the next instruction.
+fn linear_rip(cpu: &Cpu) -> u64 {
+    linear_of(code_base(cpu), cpu.rip())
+}
+
+/// Whether all offsets of a page of a 16-bit code segment, by one of them, are below 64 KiB: code goes on from its end to the next
+/// page, and not to the segment's start.
+fn is_whole_page(offset: u64, linear: u64) -> bool {
+    offset + (PAGE_MASK - (linear & PAGE_MASK)) <= 0xffff
 }
 
 /// Makes a link, whose offsets are from the arena's start, lead to `to`, where so much has been taken from the budget.
@@ -829,7 +873,7 @@ fn patch_link(arena: &mut Arena, link: &Link, start: usize, to: usize, taken: u8
 
 /// The execution count of an address.
 fn hit(rip: u64) -> usize {
-    (rip ^ rip >> 14) as usize & (HITS - 1)
+    (rip.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - HITS.ilog2())) as usize
 }
 
 /// Brings the frame up to date with what may have changed in the CPU.
@@ -840,6 +884,9 @@ fn refresh(frame: &mut Frame, cpu: &Cpu) {
     frame.arrays =
         cpu.supervisor_arrays().map(|arrays| if arrays == 0 { 0 } else { arrays + TLB_BIAS as u64 });
     frame.bases = [cpu.address_base(seg::FS), cpu.address_base(seg::GS)];
+    if cpu.mode.whole16() {
+        frame.segments = [seg::ES, seg::CS, seg::SS, seg::DS].map(|n| cpu.address_base(n));
+    }
 }
 
 /// The same for what changes at the end of a block only.
@@ -889,6 +936,8 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         tsc_known: 0,
         no_pku: 0,
         return_bits: RETURN_BITS,
+        segments: [0; 4],
+        beyond: 1 << 16,
         x87: X87Frame::EMPTY,
     };
     refresh_all(&mut new, cpu);

@@ -34,6 +34,7 @@ mod transfers;
 #[path = "../../../../cpu/x86/tests/system/v8086.rs"]
 mod v8086;
 mod vectors;
+mod whole16;
 mod x87;
 
 use ringworld_jit_x86::{JitOptions, Translator};
