@@ -1,7 +1,7 @@
 //! Emission of one block.
 
 use crate::classify::{Emit, Live, X87, alignment, host_form, writes_ecx};
-use crate::control::branch_opcode;
+use crate::cold::{Cold, ColdKind};
 use crate::frame::{GUEST_RCX, Home, at, home, is_high_byte, sized};
 use crate::framed::{is_overwritten, take_from_memory};
 use crate::group::{self, Accesses, Grouping, Groups, Member, MemoryAccesses};
@@ -11,7 +11,7 @@ use crate::memory::Access;
 use crate::rounds::Round;
 use crate::site::{Kind, LinkDraft, RunDraft, Site};
 use crate::split::Split;
-use crate::stubs::{Stubs, jrcxz, land8, near};
+use crate::stubs::Stubs;
 use crate::values::Form;
 use core::ops::Range;
 use dynasmrt::{DynasmApi, dynasm};
@@ -31,36 +31,6 @@ pub struct Guest {
     pub emit: Option<Emit>,
 }
 
-/// Code out of the way of the block.
-pub struct Cold {
-    /// End of the displacement of the jump that leads here.
-    from: usize,
-    what: ColdKind,
-    /// Registers are lent there.
-    lent: bool,
-}
-
-enum ColdKind {
-    /// Leave at a site, and go on at `resume` (an offset) if it comes back.
-    Site { site: u32, resume: Option<usize> },
-    /// The same, unless the access can be done in two pages.
-    Split { split: Split, site: u32, resume: usize },
-    /// Look the return address in R14 up in the jump cache, and go on with its code in RCX at `resume`, or leave at `site`.
-    Return { site: u32, resume: usize },
-    /// Go on with the code of the return address in R14, if the jump cache has it, after the stack pointer has been moved by
-    /// so much and the rest of the block given back; or leave at `site`.
-    Elsewhere { site: u32, by: i32, refund: u8 },
-    /// Call a stub, and go on.
-    Stub { stub: usize, resume: usize },
-    /// Go on at an offset.
-    Back { to: usize },
-    /// A branch that leaves in the middle: give back the rest of the block and go on at an address.
-    Side { target: u64, refund: u8 },
-    /// Give back the rest of the block and go on at a link, of which this is the number among the block's and the site; or at
-    /// another one if RCX has this value.
-    Ungroup { link: (usize, u32), straddling: Option<(i32, (usize, u32))> },
-}
-
 /// Kept to keep the buffers.
 #[derive(Default)]
 pub struct Drafts {
@@ -68,7 +38,7 @@ pub struct Drafts {
     pub runs: Vec<RunDraft>,
     /// The jumps to known addresses.
     pub links: Vec<LinkDraft>,
-    cold: Vec<Cold>,
+    pub(crate) cold: Vec<Cold>,
     /// The stores of groups' anchors: the slot, and where they are.
     pub(crate) anchors: Vec<(usize, Range<usize>)>,
     pub(crate) islands: Islands,
@@ -140,8 +110,9 @@ pub struct Emitter<'a> {
     pub(crate) returns: (i32, i32),
     /// The present instruction is a call, and the block goes on after its return.
     pub(crate) returns_here: bool,
+    /// Which groups the translation has.
+    pub(crate) grouping: Grouping,
     /// Memory accesses that share a check.
-    grouping: Grouping,
     pub(crate) groups: Groups,
     /// The groups whose checks have been emitted, by number; there are no more than [`group::GROUPS`].
     pub(crate) established: u128,
@@ -337,7 +308,7 @@ impl<'a> Emitter<'a> {
         (n, Site { kind, index: self.first.link + n as u32 }.number())
     }
 
-    fn exec_site(&mut self, kind: Kind) -> u32 {
+    pub(crate) fn exec_site(&mut self, kind: Kind) -> u32 {
         let n = self.n.wrapping_sub(1);
         let runs = &mut self.drafts.runs;
         // Several sites may lead to one instruction's function.
@@ -348,7 +319,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Calls the leaving stub for `site`.
-    fn leave(&mut self, site: u32) {
+    pub(crate) fn leave(&mut self, site: u32) {
         self.call_stub(self.stubs.leave_at_site);
         self.s.extend(site.to_le_bytes());
     }
@@ -814,181 +785,9 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    fn push_cold(&mut self, from: usize, what: ColdKind) {
-        self.drafts.cold.push(Cold { from, what, lent: self.lent.now });
-    }
-
-    fn finish(&mut self) {
-        self.lent.now = false;
-        self.islands();
-        // Links of side exits have cold parts of their own.
-        while !self.drafts.cold.is_empty() {
-            let mut now = core::mem::take(&mut self.drafts.cold);
-            for cold in now.drain(..) {
-                self.cold(&cold);
-                self.islands();
-            }
-            if self.drafts.cold.is_empty() {
-                self.drafts.cold = now;
-            }
-        }
-    }
-
-    fn give_back(&mut self, refund: u8) {
-        dynasm!(self.s ; .arch x64 ; mov rcx, [BYTE rsp + (at::TAKEN as i8)]);
-        // LEA RCX, [RCX + disp32], and what REFUND says.
-        self.s.extend([0x48, 0x8d, 0x89]);
-        self.s.extend((-i32::from(refund)).to_le_bytes());
-        dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TAKEN as i8)], rcx);
-    }
-
-    /// A branch in the middle of a block.
-    fn side_exit(&mut self, i: &Instruction) -> Result<(), Unsupported> {
-        let taken = self.near_target(i)?;
-        let opcode = branch_opcode(i)?;
-        // The lowest bit of a condition negates it.
-        let (opcode, target) =
-            if self.next == Some(i.next_ip()) { (opcode, taken) } else { (opcode ^ 1, i.next_ip()) };
-        let from = near(self.s, opcode);
-        self.cold_side(from, target, (self.count - self.n) as u8);
-        Ok(())
-    }
-
-    fn cold(&mut self, cold: &Cold) {
-        self.land(cold.from);
-        if let ColdKind::Split { split, resume, .. } = &cold.what {
-            self.split(split, *resume);
-        }
-        let stays = matches!(cold.what, ColdKind::Back { .. } | ColdKind::Stub { .. });
-        if cold.lent && !stays {
-            self.give_back_lent();
-        }
-        match cold.what {
-            ColdKind::Back { to } => self.jump_back(to),
-            ColdKind::Side { target, refund } => {
-                self.give_back(refund);
-                self.link_after(target, refund);
-            }
-            ColdKind::Site { site, resume: None } => self.leave(site),
-            ColdKind::Site { site, resume: Some(resume) } | ColdKind::Split { site, resume, .. } => {
-                self.leave(site);
-                if cold.lent {
-                    self.lend_again();
-                }
-                self.jump_back(resume);
-            }
-            ColdKind::Ungroup { link, straddling } => {
-                let Some((straddles, by_page)) = straddling else { return self.link_cold(link) };
-                self.lea_base(1, true, 1, -straddles);
-                let one_page = jrcxz(self.s);
-                self.link_cold(link);
-                land8(self.s, one_page);
-                self.link_cold(by_page);
-            }
-            ColdKind::Return { site, resume } => {
-                self.call_stub(self.stubs.look_up[usize::from(self.mode.guest())]);
-                let miss = jrcxz(self.s);
-                self.jump_back(resume);
-                land8(self.s, miss);
-                self.leave(site);
-            }
-            ColdKind::Elsewhere { site, by, refund } => {
-                self.call_stub(self.stubs.look_up[usize::from(self.mode.guest())]);
-                let miss = jrcxz(self.s);
-                dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::CODE as i8)], rcx);
-                self.give_back(refund);
-                self.move_stack(by);
-                dynasm!(self.s ; .arch x64 ; jmp QWORD [BYTE rsp + (at::CODE as i8)]);
-                land8(self.s, miss);
-                self.leave(site);
-            }
-            ColdKind::Stub { stub, resume } => {
-                self.call_stub(stub);
-                self.jump_back(resume);
-            }
-        }
-    }
-
-    /// The way to a link's block from the middle of this one.
-    fn link_cold(&mut self, (link, site): (usize, u32)) {
-        self.give_back(self.drafts.links[link].refund);
-        // Linked later; until then it leads to the next instruction.
-        let end = near(self.s, 0);
-        self.drafts.links[link].patch = end as u32;
-        self.leave(site);
-    }
-
-    /// Emits where callers of a stale block leave, and those who have taken its length from the budget; returns the offsets.
-    pub fn stale_exits(&mut self) -> [usize; 2] {
-        [Kind::Stale, Kind::Budget].map(|kind| {
-            let at = self.s.len();
-            let site = self.site(kind);
-            self.leave(site);
-            at
-        })
-    }
-
-    pub(crate) fn jump_back(&mut self, to: usize) {
-        let end = near(self.s, 0);
-        self.s.patch_i32(end - 4, to as i32 - end as i32);
-    }
-
-    /// Sends the jump of a group's check, whose displacement ends at `from`, out of the way, to a translation of this
-    /// instruction and the rest of the block: if the group reaches into the next page, to one whose groups end where pages
-    /// do, else, and from there, to one without groups.
-    pub(crate) fn ungroup(&mut self, from: usize, alignment: Option<u32>) {
-        if self.in_shadow {
-            // That translation would not know of the shadow.
-            let site = self.exec_site(Kind::ExecLast);
-            return self.cold_site(from, site);
-        }
-        let refund = (self.count - self.n + 1) as u8;
-        let link = self.link_site(Kind::LinkUngrouped, self.rip, refund);
-        let by_page = match self.grouping {
-            Grouping::Whole => Some(Kind::LinkByPage),
-            Grouping::ByPage => Some(Kind::LinkByOtherPage),
-            _ => None,
-        };
-        let straddling = by_page.map(|kind| {
-            // The check finds one page more than it wants; LOOP has taken one, or nothing was wanted.
-            let straddles = alignment.unwrap_or(1) as i32;
-            (straddles, self.link_site(kind, self.rip, refund))
-        });
-        self.push_cold(from, ColdKind::Ungroup { link, straddling });
-    }
-
     /// Where the present instruction's accesses stand in groups.
     pub(crate) fn accesses(&self) -> Accesses {
         self.groups.accesses.get(self.n as usize - 1).copied().unwrap_or_default()
-    }
-
-    /// Sends the jump whose displacement ends at `from` to the block at `target`, giving back what has been taken for the rest
-    /// of this one.
-    pub(crate) fn cold_side(&mut self, from: usize, target: u64, refund: u8) {
-        self.push_cold(from, ColdKind::Side { target, refund });
-    }
-
-    /// Sends the jump whose displacement ends at `from` back to an offset.
-    pub(crate) fn cold_back(&mut self, from: usize, to: usize) {
-        self.push_cold(from, ColdKind::Back { to });
-    }
-
-    /// Sends a return whose jump's displacement ends at `from`, with its address in R14, to the jump cache.
-    pub(crate) fn cold_return(&mut self, from: usize, resume: usize) {
-        let site = self.exec_site(Kind::ExecLast);
-        self.push_cold(from, ColdKind::Return { site, resume });
-    }
-
-    /// Sends a return that does not lead to where the block goes on, with its address in R14, to where it leads.
-    pub(crate) fn cold_elsewhere(&mut self, from: usize, by: i32) {
-        let site = self.exec_site(Kind::ExecLast);
-        let refund = (self.count - self.n) as u8;
-        self.push_cold(from, ColdKind::Elsewhere { site, by, refund });
-    }
-
-    /// Sends the jump whose displacement ends at `from` out of the way, to leave at a site.
-    pub(crate) fn cold_site(&mut self, from: usize, site: u32) {
-        self.push_cold(from, ColdKind::Site { site, resume: None });
     }
 }
 

@@ -9,6 +9,7 @@
 #![allow(clippy::useless_conversion)]
 
 mod classify;
+mod cold;
 mod control;
 mod emit;
 mod frame;
