@@ -7,12 +7,13 @@ use crate::shadow::Shadow;
 use core::mem::size_of;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use memmap2::{Advice, MmapOptions, MmapRaw};
-use ringworld_core::{GuestPhys, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
+use ringworld_core::{FastMap, GuestPhys, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
 use zerocopy::FromZeros;
 
 /// Bytes covered by one bit of a page's code bitmap.
@@ -23,6 +24,8 @@ const ADDRESS_LIMIT: u64 = 1 << 52;
 
 /// Writes to a page of code before its marks are given up until code runs there again.
 const WATCHED_WRITES: u8 = 8;
+/// See [`GuestMemory::code_replaced`]; 128 writes are the most.
+const MOST_PATIENCE: u8 = 4;
 /// Pages that the host is asked about at once.
 const PAGES_AT_ONCE: usize = 512;
 /// How many changes of code are remembered.
@@ -141,8 +144,13 @@ pub struct GuestMemory {
     dirty: Box<[AtomicU8]>,
     /// A bit for each sub-block that holds code.
     code: Box<[AtomicU64]>,
+    /// The bytes that are marked as code, by page: a bit for each.
+    code_bytes: Mutex<FastMap<usize, Box<[u64; PAGE_SIZE as usize / 64]>>>,
     /// Writes to the page since code was last marked in it.
     code_writes: Box<[AtomicU8]>,
+    /// How often the page has given up its marks since its code was seen to change: the power of two that its patience is
+    /// multiplied by.
+    code_patience: Box<[AtomicU8]>,
     generations: Box<[AtomicU32]>,
     code_epoch: AtomicU64,
     /// The pages of the last changes of code, by epoch.
@@ -255,7 +263,9 @@ impl GuestMemory {
             regions,
             dirty: <[AtomicU8]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
             code: <[AtomicU64]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
+            code_bytes: Mutex::default(),
             code_writes: <[AtomicU8]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
+            code_patience: <[AtomicU8]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
             generations: <[AtomicU32]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
             code_epoch: AtomicU64::new(0),
             code_changes: (0..CODE_CHANGES).map(|_| AtomicU32::new(0)).collect(),
@@ -415,7 +425,17 @@ impl GuestMemory {
     pub fn mark_code(&self, index: usize, offset: u32, len: u32) -> bool {
         let Some(bits) = self.code.get(index) else { return false };
         let mask = sub_blocks(offset, len);
-        if mask == 0 || bits.load(Ordering::Relaxed) & mask == mask {
+        if mask == 0 {
+            return false;
+        }
+        let mut all = self.code_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = all.entry(index).or_insert_with(|| Box::new([0; PAGE_SIZE as usize / 64]));
+        let mut known = bits.load(Ordering::Relaxed) & mask == mask;
+        for (block, bits) in bytes_by_sub_block(offset, len) {
+            known &= bytes[block] & bits == bits;
+            bytes[block] |= bits;
+        }
+        if known {
             return false;
         }
         self.code_writes[index].store(0, Ordering::Relaxed);
@@ -426,30 +446,49 @@ impl GuestMemory {
         new_page
     }
 
-    /// To be called *after* `len` bytes from `offset` of a page have been written: if that touched a sub-block with
-    /// marked code, forgets the marks of the touched sub-blocks, bumps the page's generation and the epoch, and returns
-    /// true. So it does with all of the page's marks when the page has often been written since code was last marked in
-    /// it: somebody generates code there, and need not be watched until it runs.
+    /// To be called *after* `len` bytes from `offset` of a page have been written: if that touched marked code, forgets the
+    /// marks of the touched sub-blocks, bumps the page's generation and the epoch, and returns true. So it does with all of
+    /// the page's marks when the page has often been written since code was last marked in it: somebody generates code
+    /// there, and need not be watched until it runs. Where data and code only live side by side, it waits longer each time.
     #[inline]
     pub fn note_write(&self, index: usize, offset: u32, len: u32) -> bool {
         self.code.get(index).is_some_and(|bits| {
-            bits.load(Ordering::Acquire) != 0 && self.note_code_page_write(index, sub_blocks(offset, len))
+            bits.load(Ordering::Acquire) != 0 && self.note_code_page_write(index, offset, len)
         })
     }
 
     #[cold]
-    fn note_code_page_write(&self, index: usize, mask: u64) -> bool {
-        let often = self.code_writes[index].fetch_add(1, Ordering::Relaxed) >= WATCHED_WRITES;
-        let mask = if often { u64::MAX } else { mask };
+    fn note_code_page_write(&self, index: usize, offset: u32, len: u32) -> bool {
+        let patience = self.code_patience[index].load(Ordering::Relaxed);
+        let often = self.code_writes[index].fetch_add(1, Ordering::Relaxed) >= WATCHED_WRITES << patience;
+        let mask = if often { u64::MAX } else { sub_blocks(offset, len) };
         if self.code[index].load(Ordering::SeqCst) & mask == 0 {
             return false;
         }
+        let mut all = self.code_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if often {
+            self.code_patience[index].store((patience + 1).min(MOST_PATIENCE), Ordering::Relaxed);
+            all.remove(&index);
+        } else if let Some(bytes) = all.get_mut(&index) {
+            if bytes_by_sub_block(offset, len).all(|(block, bits)| bytes[block] & bits == 0) {
+                return false;
+            }
+            bytes_by_sub_block(offset, len).for_each(|(block, _)| bytes[block] = 0);
+        }
         self.code[index].fetch_and(!mask, Ordering::SeqCst);
+        drop(all);
         self.generations[index].fetch_add(1, Ordering::SeqCst);
         let epoch = self.code_epoch.load(Ordering::SeqCst);
         self.code_changes[epoch as usize % CODE_CHANGES].store(index as u32, Ordering::SeqCst);
         self.code_epoch.fetch_add(1, Ordering::SeqCst);
         true
+    }
+
+    /// To be called when marked code of the page is seen to have changed: it is no data that lives beside it.
+    pub fn code_replaced(&self, index: usize) {
+        if let Some(patience) = self.code_patience.get(index) {
+            patience.store(0, Ordering::Relaxed);
+        }
     }
 
     /// How often marked code of the page has been overwritten. Code derived from the page at another generation is
@@ -549,6 +588,16 @@ impl GuestMemory {
 /// How many of `len` bytes from `addr` lie in its page.
 fn in_page(addr: GuestPhys, len: usize) -> usize {
     len.min((PAGE_SIZE - addr.page_offset()) as usize)
+}
+
+/// The sub-blocks that `len` bytes from `offset` touch, and the bits of these bytes in each.
+fn bytes_by_sub_block(offset: u32, len: u32) -> impl Iterator<Item = (usize, u64)> {
+    let end = offset.saturating_add(len).min(PAGE_SIZE as u32);
+    (offset / SUB_BLOCK_SIZE..end.div_ceil(SUB_BLOCK_SIZE)).map(move |block| {
+        let first = offset.saturating_sub(block * SUB_BLOCK_SIZE);
+        let last = (end - block * SUB_BLOCK_SIZE).min(SUB_BLOCK_SIZE) - 1;
+        (block as usize, u64::MAX << first & u64::MAX >> (63 - last))
+    })
 }
 
 /// A bit for each sub-block that `len` bytes from `offset` touch; bytes beyond the page do not count.

@@ -159,7 +159,8 @@ fn marks_out_of_range_do_nothing() {
     }
     assert!(memory.mark_code(0, 0xfff, u32::MAX));
     assert!(!memory.note_write(0, 0, 0xfc0));
-    assert!(memory.note_write(0, 0xfc0, 1));
+    assert!(!memory.note_write(0, 0xffe, 1));
+    assert!(memory.note_write(0, 0xfff, 1));
 }
 
 #[test]
@@ -229,18 +230,19 @@ proptest! {
         prop_assert_eq!(memory.read_u64(addr), Ok(value >> 48 << 48));
     }
 
-    /// A write is noticed exactly if it shares a sub-block with marked code.
+    /// A write is noticed exactly if it shares a byte with marked code, and takes the marks of sub-blocks.
     #[test]
-    fn code_bits_have_the_grain_of_sub_blocks(
+    fn code_is_marked_by_bytes(
         code in (0u32..0x1000, 1u32..0x1000), write in (0u32..0x1000, 1u32..0x1000)
     ) {
         let memory = memory();
         let blocks = |(offset, len): (u32, u32)| offset / 64..=(offset + len - 1).min(0xfff) / 64;
-        let shared = blocks(code).any(|block| blocks(write).contains(&block));
+        let bytes = |(offset, len): (u32, u32)| offset..(offset + len).min(0x1000);
+        let shared = bytes(code).any(|byte| bytes(write).contains(&byte));
         memory.mark_code(3, code.0, code.1);
         prop_assert_eq!(memory.note_write(3, write.0, write.1), shared);
         prop_assert!(!memory.note_write(3, write.0, write.1), "noticed once");
-        let left = blocks(code).any(|block| !blocks(write).contains(&block));
+        let left = !shared || blocks(code).any(|block| !blocks(write).contains(&block));
         prop_assert_eq!(memory.is_code(3), left);
     }
 }

@@ -321,6 +321,7 @@ impl Translator {
                     self.resume(id);
                     id
                 } else {
+                    cpu.memory.code_replaced(page.index);
                     self.kill(id);
                     return None;
                 }
@@ -796,6 +797,7 @@ impl Native for Translator {
                 if given_up || self.blocks[id as usize].suspended.is_some() || self.bytes_hold(cpu, id) {
                     kept.push(id);
                 } else {
+                    cpu.memory.code_replaced(index);
                     self.kill(id);
                 }
             }
