@@ -148,8 +148,7 @@ pub struct GuestMemory {
     code_bytes: Mutex<FastMap<usize, Box<[u64; PAGE_SIZE as usize / 64]>>>,
     /// Writes to the page since code was last marked in it.
     code_writes: Box<[AtomicU8]>,
-    /// How often the page has given up its marks since its code was seen to change: the power of two that its patience is
-    /// multiplied by.
+    /// The power of two that the writes until the page gives up its marks are multiplied by.
     code_patience: Box<[AtomicU8]>,
     generations: Box<[AtomicU32]>,
     code_epoch: AtomicU64,
@@ -449,7 +448,7 @@ impl GuestMemory {
     /// To be called *after* `len` bytes from `offset` of a page have been written: if that touched marked code, forgets the
     /// marks of the touched sub-blocks, bumps the page's generation and the epoch, and returns true. So it does with all of
     /// the page's marks when the page has often been written since code was last marked in it: somebody generates code
-    /// there, and need not be watched until it runs. Where data and code only live side by side, it waits longer each time.
+    /// there, and need not be watched until it runs. Where data lives beside code ([`Self::code_held`]), that takes longer.
     #[inline]
     pub fn note_write(&self, index: usize, offset: u32, len: u32) -> bool {
         self.code.get(index).is_some_and(|bits| {
@@ -467,8 +466,9 @@ impl GuestMemory {
         }
         let mut all = self.code_bytes.lock().unwrap_or_else(PoisonError::into_inner);
         if often {
-            self.code_patience[index].store((patience + 1).min(MOST_PATIENCE), Ordering::Relaxed);
-            all.remove(&index);
+            if let Some(bytes) = all.get_mut(&index) {
+                bytes.fill(0);
+            }
         } else if let Some(bytes) = all.get_mut(&index) {
             if bytes_by_sub_block(offset, len).all(|(block, bits)| bytes[block] & bits == 0) {
                 return false;
@@ -484,7 +484,16 @@ impl GuestMemory {
         true
     }
 
-    /// To be called when marked code of the page is seen to have changed: it is no data that lives beside it.
+    /// To be called when code of a page that has given up its marks is seen to be what it was: it is data beside it that was
+    /// written.
+    pub fn code_held(&self, index: usize) {
+        if let Some(patience) = self.code_patience.get(index) {
+            let more = patience.load(Ordering::Relaxed).saturating_add(1).min(MOST_PATIENCE);
+            patience.store(more, Ordering::Relaxed);
+        }
+    }
+
+    /// To be called when it is seen to have changed.
     pub fn code_replaced(&self, index: usize) {
         if let Some(patience) = self.code_patience.get(index) {
             patience.store(0, Ordering::Relaxed);

@@ -336,6 +336,7 @@ impl Interpreter {
             copy(pointer, &mut now[in_first..]);
         }
         if *now != self.bytes[block.bytes.clone()] {
+            cpu.memory.code_replaced(block.page_index);
             return Ok(false);
         }
         let block = &mut self.blocks[id as usize];

@@ -318,6 +318,7 @@ impl Translator {
                 if self.blocks[id as usize].suspended.is_none() {
                     id
                 } else if self.bytes_hold(cpu, id) {
+                    cpu.memory.code_held(page.index);
                     self.resume(id);
                     id
                 } else {
@@ -753,7 +754,7 @@ impl Translator {
 
 impl Native for Translator {
     fn run(&mut self, cpu: &mut Cpu, limit: u64) -> bool {
-        if !translatable(cpu) || !vectors_fit(cpu) || cpu.icount >= limit {
+        if !translatable(cpu) || cpu.icount >= limit {
             return false;
         }
         let rip = cpu.rip();
@@ -764,6 +765,9 @@ impl Native for Translator {
                 None => return false,
             },
         };
+        if !vectors_fit(cpu) {
+            return false;
+        }
         self.stats.entries += 1;
         let before = cpu.icount;
         let mut start = Start { prepare, code, cpu, translator: self, limit };
@@ -843,8 +847,8 @@ fn translatable(cpu: &Cpu) -> bool {
 /// Whether the host's vector unit can run as the guest's: all exceptions are masked, and no register has a part beyond the host's,
 /// which AVX instructions would have to clear.
 fn vectors_fit(cpu: &Cpu) -> bool {
-    let beyond = || cpu.zmm[..16].iter().any(|register| register[4..] != [0; 4]);
-    cpu.mxcsr & (MASKS | mxcsr::MM) == MASKS && (host::has_avx512() || !beyond())
+    let beyond = || cpu.zmm[..16].iter().flat_map(|register| &register[4..]).fold(0, |any, quad| any | quad);
+    cpu.mxcsr & (MASKS | mxcsr::MM) == MASKS && (host::has_avx512() || beyond() == 0)
 }
 
 /// The base of the code segment; zero in 64-bit code.
