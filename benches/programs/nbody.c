@@ -5,13 +5,22 @@
 struct body {
 	double x[3], v[3], mass;
 };
-static struct body bodies[5] = {
+/* Bytes before the bodies, and their alignment: as the compiler likes it, or by straddle.c. */
+#ifndef BEFORE
+#define BEFORE 0
+#define ALIGNED
+#endif
+static struct {
+	char before[BEFORE];
+	struct body bodies[5];
+} all ALIGNED = { .bodies = {
 	{ { 0, 0, 0 }, { 0, 0, 0 }, 39.5 },
 	{ { 4.8, -1.2, -0.1 }, { 0.6, 2.8, -0.03 }, 0.038 },
 	{ { 8.3, 4.1, -0.4 }, { -1.0, 1.8, 0.01 }, 0.011 },
 	{ { 12.9, -15.1, -0.2 }, { 1.1, 0.9, -0.01 }, 0.0017 },
 	{ { 15.4, -25.9, 0.2 }, { 1.0, 0.6, -0.03 }, 0.002 },
-};
+} };
+#define bodies all.bodies
 
 static void step(double dt)
 {

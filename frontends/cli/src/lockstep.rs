@@ -17,16 +17,12 @@ pub fn compare(args: &LockstepArgs) -> anyhow::Result<i32> {
     let command = [name].into_iter().chain(args.command.iter().cloned());
     let cli =
         Cli::try_parse_from(qemu_forms(command)).map_err(|error| Usage(crate::args::one_line(&error)))?;
-    let (config, machine) = match &cli.command {
-        Command::Run(args) => (run::machine(args)?, &args.machine),
-        Command::Boot(args) => {
-            let script = boot::script(args)?;
-            (boot::machine(args, Some(script.as_deref().unwrap_or(NOTHING)))?.0, &args.machine)
-        }
-        _ => return Err(Usage("lockstep: give it a run or boot command after --".into()).into()),
+    let usage = || Usage("lockstep: give it a run or boot command after --".into());
+    let machine = match &cli.command {
+        Command::Run(args) => &args.machine,
+        Command::Boot(args) => &args.machine,
+        _ => return Err(usage().into()),
     };
-    let style = ProgressStyle::with_template("{human_pos} instructions compared, {per_sec}, {elapsed}")?;
-    let bar = ProgressBar::no_length().with_style(style);
     // What would have no effect is not for this command.
     let given = [
         ("--stats", !machine.stats.is_empty()),
@@ -42,6 +38,16 @@ pub fn compare(args: &LockstepArgs) -> anyhow::Result<i32> {
     if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
         return Err(Usage(format!("lockstep: {option} has no effect here: leave it out")).into());
     }
+    let config = match &cli.command {
+        Command::Run(args) => run::machine(args)?,
+        Command::Boot(args) => {
+            let script = boot::script(args)?;
+            boot::machine(args, Some(script.as_deref().unwrap_or(NOTHING)))?.0
+        }
+        _ => return Err(usage().into()),
+    };
+    let style = ProgressStyle::with_template("{human_pos} instructions compared, {per_sec}, {elapsed}")?;
+    let bar = ProgressBar::no_length().with_style(style);
     let end = machine.timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
     let verdict = lockstep(&config, args.step, machine.max_instructions, |count| {
         bar.set_position(count);

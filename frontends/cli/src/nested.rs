@@ -20,7 +20,7 @@ pub fn machine(args: &BootArgs, script: Option<&str>) -> anyhow::Result<(Machine
         guest_cpus: args.nested.guest_cpus,
         parameters: args.nested.kvm.clone(),
     };
-    if nested.amd && options.cpu == default_cpu() {
+    if nested.amd && ["max", default_cpu()].contains(&options.cpu.as_str()) {
         // The model that shows everything is Intel's.
         options.cpu = "EPYC".into();
     }

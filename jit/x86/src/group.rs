@@ -215,8 +215,8 @@ struct Key {
 #[derive(Default)]
 struct Search {
     values: Values,
-    /// What registers are at the start, if groups are to end [where pages do](Grouping::ByPage).
-    /// And what an address has of a sum.
+    /// If groups are to end [where pages do](Grouping::ByPage): what registers are at the start, and the bits of a sum that an
+    /// address has.
     by_page: Option<(Registers, u64)>,
     /// The groups that may still get members.
     open: [Option<(Key, usize)>; OPEN],
@@ -466,8 +466,7 @@ pub fn find_all(
     let mut all = find(&guests[..head], word, false, (&registers, by_page), factory, accesses);
     let mut values = Values::default();
     for guest in &guests[..head] {
-        let emit = guest.emit;
-        values.follow(&guest.decoded, emit, word, factory);
+        values.follow(&guest.decoded, guest.emit, word, factory);
     }
     registers = core::array::from_fn(|n| values.known(n as u8, &registers));
     let inner = find(&guests[head..], word, true, (&registers, by_page), factory, accesses);

@@ -34,10 +34,9 @@ pub const FARTHEST: u64 = 1 << (FINEST + 5);
 impl Emitter<'_> {
     /// Whether nothing from instruction `head` on makes checks void.
     pub(crate) fn may_loop(guests: &[Guest], head: usize) -> bool {
-        let emit = |guest: &Guest| guest.emit;
-        let voids = |guest: &Guest| matches!(emit(guest), Some(Emit::System(System::Clac | System::Stac)));
+        let voids = |guest: &Guest| matches!(guest.emit, Some(Emit::System(System::Clac | System::Stac)));
         // The shadow after STI is there in the first round only.
-        let shadow = head > 0 && matches!(emit(&guests[head - 1]), Some(Emit::System(_)));
+        let shadow = head > 0 && matches!(guests[head - 1].emit, Some(Emit::System(_)));
         !shadow && !guests[head..].iter().any(voids)
     }
 

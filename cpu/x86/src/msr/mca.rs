@@ -29,8 +29,8 @@ pub(super) fn read(cpu: &mut Cpu, index: u32) -> Result<u64, Stop> {
 }
 
 pub(super) fn write(cpu: &mut Cpu, index: u32, value: u64) -> Result<(), Stop> {
-    // CTL takes all errors or none (SDM 3B 17.3.2.1); AMD's takes any (APM 2 9.3.2.1). STATUS can only be cleared (SDM 3B 17.3.2.2), unless AMD's HWCR.McStatusWrEn lets
-    // software simulate errors (APM 2 9.3.2.2). ADDR and MISC take anything, as virtual processors have it.
+    // CTL takes all errors or none (SDM 3B 17.3.2.1); AMD's takes any (APM 2 9.3.2.1). STATUS can only be cleared (SDM 3B
+    // 17.3.2.2), unless AMD's HWCR.McStatusWrEn lets software simulate errors (APM 2 9.3.2.2). ADDR and MISC take anything, as virtual processors have it.
     let simulating = cpu.model.is_amd() && cpu.msrs.hwcr & super::special::MC_STATUS_WRITE != 0;
     let refused = match index & 3 {
         0 => !cpu.model.is_amd() && value != 0 && value != u64::MAX,

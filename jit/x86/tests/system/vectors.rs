@@ -1,7 +1,7 @@
 //! Vector instructions that use more than vector registers and one place in memory.
 
 use crate::common::*;
-use crate::pair::{put, run, stats};
+use crate::pair::{compare, put, run, stats};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use ringworld_x86::control::cr4;
@@ -78,4 +78,64 @@ fn string_comparisons_leave_their_index() {
             a.hlt()
         })
     });
+}
+
+/// AVX clears what registers have beyond 256 bits (SDM 1 14.1.1), also where the host has no such part; and translated code
+/// goes on once there is nothing there.
+#[test]
+fn avx_clears_what_the_host_may_not_have() {
+    let rig = compare(
+        || {
+            let mut rig = program(|a| {
+                a.vpaddd(ymm1, ymm2, ymm3)?;
+                a.vmovaps(xmm4, xmm2)?;
+                a.vzeroupper()?;
+                a.mov(ecx, 20)?;
+                let mut again = a.create_label();
+                a.set_label(&mut again)?;
+                a.vpaddd(ymm1, ymm1, ymm4)?;
+                a.dec(ecx)?;
+                a.jnz(again)?;
+                a.hlt()
+            });
+            rig.cpu.cr4 |= cr4::OSXSAVE;
+            rig.cpu.xcr0 = 0xe7;
+            for n in 0..32 {
+                rig.cpu.zmm[n] = [n as u64 + 1; 8];
+            }
+            rig.cpu.update_mode();
+            rig
+        },
+        200,
+    );
+    assert_eq!([1, 4, 9].map(|n| rig.cpu.zmm[n][4..] == [0; 4]), [true; 3]);
+    assert_eq!(rig.cpu.zmm[17], [18; 8]);
+    assert!(stats(&rig).entries > 0, "nothing was translated");
+}
+
+/// Structures in an array that lie across a page's end, by two pointers.
+#[test]
+fn groups_end_where_pages_do() {
+    let rig = run(|| {
+        program(|a| {
+            let (mut outer, mut inner) = (a.create_label(), a.create_label());
+            a.mov(rbx, DATA + 0x1000 - 0x68)?;
+            a.set_label(&mut outer)?;
+            a.mov(rsi, DATA + 0x1000 - 0x68)?;
+            a.set_label(&mut inner)?;
+            for field in [0, 8, 0x10, 0x18, 0x20] {
+                a.mov(rax, qword_ptr(rbx + field))?;
+                a.add(qword_ptr(rsi + field), rax)?;
+                a.add(rdx, qword_ptr(rsi + field))?;
+            }
+            a.add(rsi, 0x28)?;
+            a.cmp(rsi, (DATA + 0x1000 + 0x60) as i32)?;
+            a.jne(inner)?;
+            a.add(rbx, 0x28)?;
+            a.cmp(rbx, (DATA + 0x1000 + 0x60) as i32)?;
+            a.jne(outer)?;
+            a.hlt()
+        })
+    });
+    assert_ne!(rig.cpu.regs[2], 0);
 }
