@@ -26,14 +26,15 @@ impl Mode {
     const AVX: u32 = 1024;
     const AVX512: u32 = 2048;
     const GUEST: u32 = 4096;
-    /// 32-bit code whose CS, DS, ES and SS begin at 0 and allow 4 GiB; and FS, GS, which allow as much from any base. 16-bit
-    /// code whose segments allow 64 KiB from any base, and whose stack pointer is SP.
+    /// 32-bit code whose CS, DS, ES and SS begin at 0 and allow 4 GiB; and FS, GS, which allow as much from any base.
     const FLAT: u32 = 1 << 13;
     const FLAT_FS: u32 = 1 << 14;
     const FLAT_GS: u32 = 1 << 15;
     /// In a guest whose PUSHF or POPF exits.
     const FLAGS_INTERCEPTED: u32 = 1 << 16;
-    const FLATNESS: u32 = Self::FLAT | Self::FLAT_FS | Self::FLAT_GS;
+    /// In other 32-bit code, and in 16-bit code: the stack pointer is SP.
+    const SMALL_STACK: u32 = 1 << 17;
+    const FLATNESS: u32 = Self::FLAT | Self::FLAT_FS | Self::FLAT_GS | Self::SMALL_STACK;
 
     /// Operand and address size of code: 16, 32 or 64.
     pub const fn bitness(self) -> u32 {
@@ -54,15 +55,18 @@ impl Mode {
     /// limit or rights, and offsets are linear addresses.
     #[inline(always)]
     pub const fn flat32(self) -> bool {
-        self.0 & (Self::FLAT | Self::CODE32) == Self::FLAT | Self::CODE32
+        self.0 & Self::FLAT != 0
     }
-    /// 16-bit code in which no access by a 16-bit offset by way of CS (if it is allowed at all), DS, ES and SS can violate a
-    /// segment's limit or rights, unless it reaches beyond offset FFFFh; the stack pointer is SP.
+    /// 16-bit code, or 32-bit code that is not [flat](Self::flat32): segments have bases and limits.
     #[inline(always)]
-    pub const fn whole16(self) -> bool {
-        self.0 & (Self::FLAT | Self::CODE32) == Self::FLAT
+    pub const fn segmented(self) -> bool {
+        self.0 & (Self::FLAT | Self::CODE64) == 0
     }
-    /// In such a mode: whether the same holds for FS or GS (see [`seg`]), but for a base.
+    /// In such code: the stack pointer is SP.
+    pub const fn small_stack(self) -> bool {
+        self.0 & Self::SMALL_STACK != 0
+    }
+    /// In flat code: whether the same holds for FS or GS (see [`seg`]), but for a base.
     pub const fn flat_but_for_base(self, segment: u8) -> bool {
         match segment {
             seg::FS => self.0 & Self::FLAT_FS != 0,
@@ -175,22 +179,18 @@ impl Cpu {
         self.end_block();
     }
 
-    /// The mode bits that say which segments of 32-bit code in protected mode, or of 16-bit code, are flat or whole.
+    /// The mode bits that say which segments of 32-bit code in protected mode are flat or whole, and what the stack pointer of
+    /// other code is.
     fn flatness(&self, code32: bool) -> u32 {
-        let end = if code32 { 1 << 32 } else { 1 << 16 };
         let whole = |n: u8| {
             let fast = &self.fast[n as usize];
-            fast.read_end >= end && fast.write_end >= end
+            fast.read_end >= 1 << 32 && fast.write_end >= 1 << 32
         };
         let (cs, ss) = (&self.seg[seg::CS as usize], &self.seg[seg::SS as usize]);
-        let flat = |n: u8| whole(n) && (!code32 || self.fast[n as usize].base == 0);
-        let code = if code32 {
-            self.protected() && cs.base == 0 && cs.limit == u32::MAX
-        } else {
-            self.fast[seg::CS as usize].read_end >= end
-        };
-        if !(code && ss.big() == code32 && [seg::SS, seg::DS, seg::ES].into_iter().all(flat)) {
-            return 0;
+        let flat = |n: u8| whole(n) && self.fast[n as usize].base == 0;
+        let code = code32 && self.protected() && cs.base == 0 && cs.limit == u32::MAX;
+        if !(code && ss.big() && [seg::SS, seg::DS, seg::ES].into_iter().all(flat)) {
+            return if ss.big() { 0 } else { Mode::SMALL_STACK };
         }
         let other = |n: u8, bit: u32| if whole(n) { bit } else { 0 };
         Mode::FLAT | other(seg::FS, Mode::FLAT_FS) | other(seg::GS, Mode::FLAT_GS)

@@ -131,8 +131,17 @@ impl Cpu {
         }
     }
 
-    /// Base of FS or GS (`segment` as in [`crate::insn::seg`]) for addresses.
+    /// Base of a segment (as in [`crate::insn::seg`]) for addresses.
+    #[inline(always)]
     pub fn address_base(&self, segment: u8) -> u64 {
         self.fast[usize::from(segment & 7)].base
+    }
+
+    /// Outside of 64-bit mode: what a segment, for reads and for writes, lacks to 4 GiB that are allowed from offset 0 on without a
+    /// further look.
+    #[inline(always)]
+    pub fn lacks(&self, segment: u8) -> [u64; 2] {
+        let fast = &self.fast[usize::from(segment & 7)];
+        [(1_u64 << 32).saturating_sub(fast.read_end), (1_u64 << 32).saturating_sub(fast.write_end)]
     }
 }

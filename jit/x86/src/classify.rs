@@ -125,10 +125,8 @@ pub fn emit_in(code: Code, mode: Mode) -> Option<Emit> {
     if mode.bitness() != 16 {
         return emit_of(code);
     }
-    emit_of_16(code).or_else(|| {
-        emit_of(code)
-            .filter(|emit| matches!(emit, Emit::Same | Emit::Nothing | Emit::Lea | Emit::Divide { .. }))
-    })
+    // Those that count in ECX are not what 16-bit code has.
+    emit_of_16(code).or_else(|| emit_of(code).filter(|&emit| emit != Emit::CountedBranch))
 }
 
 /// How control flow and the stack in words are emitted.
@@ -142,6 +140,8 @@ fn emit_of_16(code: Code) -> Option<Emit> {
         Code::Push_r16 | Code::Push_rm16 | Code::Pushw_imm8 | Code::Push_imm16 => Emit::Push,
         Code::Pop_r16 | Code::Pop_rm16 => Emit::Pop,
         Code::Leavew => Emit::Leave,
+        Code::Pushfw => Emit::System(System::Pushf),
+        Code::Popfw => Emit::System(System::Popf),
         Code::Loop_rel8_16_CX | Code::Loope_rel8_16_CX | Code::Loopne_rel8_16_CX | Code::Jcxz_rel8_16 => {
             Emit::CountedBranch
         }

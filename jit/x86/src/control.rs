@@ -39,19 +39,24 @@ impl Emitter<'_> {
         !self.mode.long64()
     }
 
-    /// Bytes that a push takes.
+    /// Bytes of addresses, and of what is pushed but in segmented code.
     pub(crate) fn word(&self) -> u32 {
         self.mode.bitness() / 8
     }
 
-    /// The same as a distance.
+    /// Bytes that the present instruction pushes or pops, as a distance.
     pub(crate) fn step(&self) -> i32 {
-        self.word() as i32
+        self.step
     }
 
-    /// Adds to the stack pointer. In 16-bit code R14 is scratch.
+    /// What the present instruction pushes or pops is a word.
+    fn is_word(&self) -> bool {
+        self.step == 2
+    }
+
+    /// Adds to the stack pointer. If that is SP, R14 is scratch.
     pub(crate) fn move_stack(&mut self, by: i32) {
-        if self.segmented() {
+        if self.small_stack() {
             self.lea_base(14, false, SP, by);
             dynasm!(self.s ; .arch x64 ; mov Rw(SP), r14w);
             return;
@@ -109,7 +114,7 @@ impl Emitter<'_> {
 
     /// Loads what [`Self::stack`] has found at the stack pointer into R14.
     pub(crate) fn load_top(&mut self) {
-        if self.segmented() {
+        if self.is_word() {
             dynasm!(self.s ; .arch x64 ; movzx r14d, WORD [rcx + r14]);
         } else if self.narrow() {
             dynasm!(self.s ; .arch x64 ; mov r14d, [rcx + r14]);
@@ -127,7 +132,7 @@ impl Emitter<'_> {
                 ; lea rcx, [rcx + r14]
                 ; mov r14d, [BYTE rsp + (at::TARGET as i8)]
             );
-            if self.segmented() {
+            if self.is_word() {
                 dynasm!(self.s ; .arch x64 ; mov [rcx], r14w);
             } else {
                 dynasm!(self.s ; .arch x64 ; mov [rcx], r14d);
@@ -143,7 +148,7 @@ impl Emitter<'_> {
 
     /// Stores a constant there.
     fn push_constant(&mut self, value: i32) {
-        if self.segmented() {
+        if self.is_word() {
             dynasm!(self.s ; .arch x64 ; mov WORD [rcx + r14], value as i16);
         } else if self.narrow() {
             dynasm!(self.s ; .arch x64 ; mov DWORD [rcx + r14], value);
@@ -188,7 +193,8 @@ impl Emitter<'_> {
         let target = i.near_branch_target();
         // Whether others are canonical depends on the paging mode.
         let canonical = (target as i64) << 16 >> 16 == target as i64;
-        if canonical { Ok(target) } else { Err(Unsupported) }
+        let allowed = canonical && self.code_segment.contains(self.code_segment.offset(target));
+        if allowed { Ok(target) } else { Err(Unsupported) }
     }
 
     pub(crate) fn jump(&mut self, i: &Instruction) -> Result<(), Unsupported> {
@@ -233,16 +239,16 @@ impl Emitter<'_> {
     /// LOOP, LOOPE, LOOPNE and JRCXZ.
     pub(crate) fn counted_branch(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let target = self.near_target(i)?;
-        let wide = !self.narrow();
+        let (wide, small) = (!self.narrow(), self.mode.bitness() == 16);
         self.end_shadow();
         let (zero, counted) = if i.is_jcx_short() { (target, i.next_ip()) } else { (i.next_ip(), target) };
-        if !i.is_jcx_short() && self.segmented() {
+        if !i.is_jcx_short() && small {
             self.lea_base(1, false, GUEST_RCX, -1);
             dynasm!(self.s ; .arch x64 ; mov Rw(GUEST_RCX), cx);
         } else if !i.is_jcx_short() {
             self.lea_base(GUEST_RCX, wide, GUEST_RCX, -1);
         }
-        if self.segmented() {
+        if small {
             dynasm!(self.s ; .arch x64 ; movzx ecx, Rw(GUEST_RCX));
         } else if wide {
             dynasm!(self.s ; .arch x64 ; mov rcx, Rq(GUEST_RCX));
@@ -289,8 +295,9 @@ impl Emitter<'_> {
         let form = Form { base: Some(4), index: None, displacement: displacement.into() };
         if self.segmented() {
             self.let_go();
-            self.stack_address_16(SP, displacement);
-            return Some(self.check(Access { size: 2, write, alignment: None, fixed: None }));
+            self.stack_address(SP, displacement, write);
+            let size = self.step() as u32;
+            return Some(self.check(Access { size, write, alignment: None, fixed: None }));
         }
         if let Some(member) = self.groups.member(self.accesses().stack) {
             self.reach(member);
@@ -312,9 +319,7 @@ impl Emitter<'_> {
         let slow = self.stack(0, false);
         self.keep_in_reach(CHECK);
         self.load_top();
-        if self.segmented() {
-            self.code_address_16();
-        }
+        self.code_address();
         self.let_go();
         let (linear, code) = self.returns;
         dynasm!(self.s
@@ -399,9 +404,7 @@ impl Emitter<'_> {
         let drop = if i.op_count() == 1 { i.immediate16() } else { 0 };
         let slow = self.stack(0, false);
         self.load_top();
-        if self.segmented() {
-            self.code_address_16();
-        }
+        self.code_address();
         let negated = i64::from(self.unit()).wrapping_sub(next as i64);
         match i32::try_from(negated) {
             Ok(negated) => dynasm!(self.s ; .arch x64 ; lea rcx, [r14 + negated]),
@@ -427,7 +430,7 @@ impl Emitter<'_> {
     fn operand(&mut self, i: &Instruction) -> Result<Option<usize>, Unsupported> {
         if i.op0_kind() == OpKind::Memory {
             let place = self.place(i, OpAccess::Read)?;
-            if self.segmented() {
+            if self.is_word() {
                 dynasm!(self.s ; .arch x64 ; movzx r14d, WORD [rcx + r14]);
                 return Ok(place.slow);
             }
@@ -441,7 +444,7 @@ impl Emitter<'_> {
             return Ok(place.slow);
         }
         let from = self.value(i.op0_register().full_register().number(), 14);
-        if self.segmented() {
+        if self.is_word() {
             dynasm!(self.s ; .arch x64 ; movzx r14d, Rw(from));
         } else if self.narrow() {
             dynasm!(self.s ; .arch x64 ; mov r14d, Rd(from));
@@ -454,9 +457,7 @@ impl Emitter<'_> {
     /// The same of an indirect branch: the linear address.
     fn target(&mut self, i: &Instruction) -> Result<Option<usize>, Unsupported> {
         let slow = self.operand(i)?;
-        if self.segmented() {
-            self.code_address_16();
-        }
+        self.code_address();
         Ok(slow)
     }
 
@@ -503,7 +504,7 @@ impl Emitter<'_> {
             OpKind::Register => {
                 froms.extend(self.stack(below, true));
                 let from = self.value(i.op0_register().full_register().number(), 14);
-                if self.segmented() {
+                if self.is_word() {
                     dynasm!(self.s ; .arch x64 ; mov [rcx + r14], Rw(from));
                 } else if self.narrow() {
                     dynasm!(self.s ; .arch x64 ; mov [rcx + r14], Rd(from));
@@ -532,10 +533,15 @@ impl Emitter<'_> {
         let guest = i.op0_register().full_register().number();
         let slow = self.stack(0, false);
         match home(guest) {
-            Home::Host(host) if self.segmented() => {
+            Home::Host(host) if self.is_word() => {
                 dynasm!(self.s ; .arch x64 ; movzx ecx, WORD [rcx + r14]);
                 self.move_stack(2);
                 dynasm!(self.s ; .arch x64 ; mov Rw(host), cx);
+            }
+            Home::Host(host) if self.small_stack() => {
+                dynasm!(self.s ; .arch x64 ; mov ecx, [rcx + r14]);
+                self.move_stack(4);
+                dynasm!(self.s ; .arch x64 ; mov Rd(host), ecx);
             }
             Home::Host(host) if self.narrow() => {
                 self.move_stack(4);
@@ -581,12 +587,26 @@ impl Emitter<'_> {
     }
 
     pub(crate) fn leave_frame(&mut self) {
-        let access = Access { size: self.word(), write: false, alignment: None, fixed: None };
+        let access = Access { size: self.step as u32, write: false, alignment: None, fixed: None };
         let slow = if self.segmented() {
-            self.stack_address_16(BP, 0);
+            self.stack_address(BP, 0, false);
             let slow = self.check(access);
-            dynasm!(self.s ; .arch x64 ; movzx ecx, WORD [rcx + r14] ; lea r14d, [Rq(BP) + 2]);
-            dynasm!(self.s ; .arch x64 ; mov Rw(SP), r14w ; mov Rw(BP), cx);
+            if self.is_word() {
+                dynasm!(self.s ; .arch x64 ; movzx ecx, WORD [rcx + r14]);
+            } else {
+                dynasm!(self.s ; .arch x64 ; mov ecx, [rcx + r14]);
+            }
+            dynasm!(self.s ; .arch x64 ; lea r14d, [Rq(BP) + self.step]);
+            if self.small_stack() {
+                dynasm!(self.s ; .arch x64 ; mov Rw(SP), r14w);
+            } else {
+                dynasm!(self.s ; .arch x64 ; mov Rd(SP), r14d);
+            }
+            if self.is_word() {
+                dynasm!(self.s ; .arch x64 ; mov Rw(BP), cx);
+            } else {
+                dynasm!(self.s ; .arch x64 ; mov ebp, ecx);
+            }
             Some(slow)
         } else if self.narrow() {
             dynasm!(self.s ; .arch x64 ; mov r14d, ebp);

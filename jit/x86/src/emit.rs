@@ -9,6 +9,7 @@ use crate::islands::{Islands, PLAIN};
 use crate::lent::Lent;
 use crate::memory::Access;
 use crate::rounds::Round;
+use crate::segmented::CodeSegment;
 use crate::site::{Kind, LinkDraft, RunDraft, Site};
 use crate::split::Split;
 use crate::stubs::Stubs;
@@ -88,8 +89,10 @@ pub struct Emitter<'a> {
     pub(crate) rip: u64,
     /// Where the block goes on after it.
     pub(crate) next: Option<u64>,
-    /// Base of the code segment.
-    pub(crate) code_base: u64,
+    /// The code segment.
+    pub(crate) code_segment: CodeSegment,
+    /// Bytes that the present instruction pushes or pops.
+    pub(crate) step: i32,
     /// Jumps of the present instruction that are taken if an access reaches beyond its segment.
     pub(crate) beyond: SmallVec<[usize; 2]>,
     /// The group whose distance is in RCX.
@@ -170,7 +173,7 @@ impl<'a> Emitter<'a> {
         first: Numbers,
         (base, arena): (usize, usize),
         stubs: Stubs,
-        (start, count, mode, code_base): (u64, u32, Mode, u64),
+        (start, count, mode, code_segment): (u64, u32, Mode, CodeSegment),
         (jumps, returns): (i32, (i32, i32)),
         (short, x87_fdp): (bool, bool),
     ) -> Self {
@@ -199,7 +202,8 @@ impl<'a> Emitter<'a> {
             count,
             n: 0,
             rip: start,
-            code_base,
+            code_segment,
+            step: 0,
             beyond: SmallVec::new(),
             next: None,
             held: None,
@@ -246,7 +250,7 @@ impl<'a> Emitter<'a> {
         self.reserve_islands();
         self.page_check(own, Kind::Page);
         if self.segmented() {
-            self.check_code_base();
+            self.check_code_segment();
         }
         let entry = self.s.len();
         if let Some(second) = second {
@@ -408,6 +412,7 @@ impl<'a> Emitter<'a> {
     fn emitted(&mut self, guest: &Guest, emit: Emit) -> Result<bool, Unsupported> {
         let i = &guest.decoded;
         self.is_addressable(i, emit)?;
+        self.step = if self.segmented() { i.code().op_code().operand_size() / 8 } else { self.word() } as i32;
         match emit {
             // These say what they hold.
             Emit::Nothing | Emit::Same | Emit::Vector(_) | Emit::X87(_) | Emit::Jump | Emit::Branch => {}
@@ -436,7 +441,7 @@ impl<'a> Emitter<'a> {
             }
             Emit::Gather => self.gather(i)?,
             Emit::X87(what) => self.x87(i, what)?,
-            Emit::Lea if self.segmented() && !i.op0_register().is_gpr16() => return Err(Unsupported),
+            Emit::Lea if self.segmented() => self.segment_lea(i)?,
             Emit::Lea => self.lea_instruction(i),
             Emit::System(what) => self.system(i, what)?,
             Emit::String(op) => self.string(i, op)?,

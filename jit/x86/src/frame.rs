@@ -86,10 +86,16 @@ pub struct Frame {
     pub no_pku: u64,
     /// The bits of a stack pointer that select a slot of the return cache.
     pub return_bits: u64,
-    /// Bases of ES, CS, SS and DS, in 16-bit code.
-    pub segments: [u64; 4],
-    /// The bit that an offset beyond 64 KiB has.
+    /// In segmented code: the code segment, see [`CodeSegment`](crate::segmented::CodeSegment).
+    pub code_segment: u64,
+    /// The segments' bases, in the order of their numbers.
+    pub segments: [u64; 6],
+    /// What they lack to 4 GiB, for reads and for writes.
+    pub lacks: [[u64; 2]; 6],
+    /// Bits that the sum of that and an offset which is allowed has not.
     pub beyond: u64,
+    /// Bits that an offset beyond 64 KiB has.
+    pub beyond_word: u64,
     /// The x87 unit.
     pub x87: X87Frame,
 }
@@ -147,7 +153,10 @@ pub mod at {
     pub const MOVED: i32 = offset_of!(Frame, moved) as i32;
     pub const TSC: i32 = offset_of!(Frame, tsc) as i32;
     pub const NO_PKU: i32 = offset_of!(Frame, no_pku) as i32;
+    pub const CODE_SEGMENT: i32 = offset_of!(Frame, code_segment) as i32;
     pub const SEGMENTS: i32 = offset_of!(Frame, segments) as i32;
+    pub const LACKS: i32 = offset_of!(Frame, lacks) as i32;
+    pub const BEYOND_WORD: i32 = offset_of!(Frame, beyond_word) as i32;
     pub const BEYOND: i32 = offset_of!(Frame, beyond) as i32;
     pub const RETURN_BITS: i32 = offset_of!(Frame, return_bits) as i32;
     const X87: i32 = offset_of!(Frame, x87) as i32;

@@ -1,7 +1,7 @@
 //! Memory operands: the address, and the TLB check that leaves the flags alone.
 
 use crate::classify::Emit;
-use crate::emit::{Emitter, Unsupported, writes};
+use crate::emit::{Emitter, Unsupported};
 use crate::frame::{Home, TLB_BIAS, at, home};
 use crate::group::{Anchor, Group, Member};
 use crate::islands::{CHECK, PLAIN};
@@ -72,14 +72,14 @@ impl Emitter<'_> {
 
     /// Whether what is emitted for memory operands holds for this one: in 32-bit code, 32-bit addresses in segments that
     /// allow everything.
-    pub(crate) fn is_addressable(&mut self, i: &Instruction, emit: Emit) -> Result<(), Unsupported> {
-        let Some(n) = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory).filter(|_| self.narrow())
-        else {
+    pub(crate) fn is_addressable(&self, i: &Instruction, emit: Emit) -> Result<(), Unsupported> {
+        let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
+        if !memory || !self.narrow() {
             return Ok(());
-        };
+        }
         if self.segmented() {
-            let write = emit != Emit::Lea && writes(self.memory_accesses.of(self.info, i, n));
-            return if self.is_addressable_16(i, write) { Ok(()) } else { Err(Unsupported) };
+            // It adds to the address.
+            return if emit == Emit::BitString { Err(Unsupported) } else { Ok(()) };
         }
         let segment = match i.memory_segment() {
             Register::CS => false,
@@ -99,7 +99,7 @@ impl Emitter<'_> {
     pub fn address(&mut self, i: &Instruction) -> Option<u64> {
         self.let_go();
         if self.segmented() {
-            self.address_16(i);
+            self.segment_address(i);
             return None;
         }
         let (wide, narrow) = (address_is_64(i), self.narrow());

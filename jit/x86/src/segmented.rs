@@ -1,103 +1,184 @@
-//! 16-bit code: offsets of 16 bits in segments that begin anywhere, and a stack pointer of 16 bits.
+//! Segmented code: 16-bit code, and 32-bit code whose segments are not flat.
 //!
-//! The mode says that no segment ends before 64 KiB ([`whole16`](ringworld_x86::mode::Mode::whole16)): what an access
-//! has to be asked for is only whether it reaches beyond them, which wraps or faults, by the instruction's function. Addresses of code are
-//! linear ones within the translator; the base of the code segment is part of a block's key, and whoever comes to a block by
-//! its linear address compares it.
+//! The frame has each segment's base, and what it lacks to 4 GiB: an access adds that to the offset of its last byte, and calls the
+//! instruction's function if the sum is 4 GiB or more. Addresses of code are linear ones within the translator; the
+//! code segment's base and limit are part of a block's key, and whoever comes to a block by its linear address compares them.
 
-use crate::emit::Emitter;
+use crate::emit::{Emitter, Unsupported, writes};
 use crate::frame::at;
 use crate::islands::CHECK;
 use crate::site::Kind;
-use crate::trace::offset_in;
 use dynasmrt::{DynasmApi, dynasm};
-use iced_x86::{Instruction, Register};
+use iced_x86::{Instruction, OpKind, Register};
+use ringworld_core::{PAGE_MASK, PAGE_SIZE};
+use ringworld_x86::Cpu;
 use ringworld_x86::insn::seg;
 
-/// Displacement from RSP of a segment's base.
-fn base_of(segment: u8) -> i32 {
+/// Base (lower half) and limit of the code segment of segmented code; zero where offsets are linear addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct CodeSegment(pub u64);
+
+impl CodeSegment {
+    /// The running code's. What 16-bit code has beyond 64 KiB does not count: it does not go on there; nor the last page of 4 GiB, after
+    /// which code wraps.
+    pub fn of(cpu: &Cpu) -> Self {
+        if !cpu.mode.segmented() {
+            return Self::default();
+        }
+        let cs = &cpu.seg[usize::from(seg::CS)];
+        let limit = cs.limit.min(if cpu.mode.bitness() == 16 { 0xffff } else { !PAGE_MASK as u32 - 1 });
+        Self(cs.base & 0xffff_ffff | u64::from(limit) << 32)
+    }
+
+    /// The linear address of an offset.
+    pub fn linear(self, offset: u64) -> u64 {
+        if self.0 == 0 { offset } else { self.0.wrapping_add(offset) & 0xffff_ffff }
+    }
+
+    /// And back.
+    pub fn offset(self, linear: u64) -> u64 {
+        if self.0 == 0 { linear } else { linear.wrapping_sub(self.0) & 0xffff_ffff }
+    }
+
+    /// How far code goes on in the page of a linear address: bytes of the page before the segment's end, or none of them if the address is beyond.
+    pub fn end_in_page(self, linear: u64) -> usize {
+        let in_page = linear & PAGE_MASK;
+        if self.0 == 0 {
+            return PAGE_SIZE as usize;
+        }
+        match (self.0 >> 32).checked_sub(self.offset(linear)) {
+            Some(rest) => (in_page + rest + 1).min(PAGE_SIZE) as usize,
+            None => 0,
+        }
+    }
+
+    /// Whether an instruction of any length at a linear address lies in it.
+    pub fn has_instruction(self, linear: u64) -> bool {
+        self.0 == 0 || self.offset(linear) + 15 <= self.0 >> 32
+    }
+
+    /// Segmented, with a limit and a base that stand for no segmentation.
+    pub fn is_too_short(self, cpu: &Cpu) -> bool {
+        self.0 == 0 && cpu.mode.segmented()
+    }
+
+    /// Whether code may go on at an offset.
+    pub fn contains(self, offset: u64) -> bool {
+        self.0 == 0 || offset <= self.0 >> 32
+    }
+}
+
+/// Number of the segment of a memory operand.
+pub(crate) fn number(segment: Register) -> u8 {
     match segment {
-        seg::FS => at::BASES,
-        seg::GS => at::BASES + 8,
-        n => at::SEGMENTS + 8 * i32::from(n),
+        Register::ES => seg::ES,
+        Register::CS => seg::CS,
+        Register::SS => seg::SS,
+        Register::FS => seg::FS,
+        Register::GS => seg::GS,
+        _ => seg::DS,
+    }
+}
+
+/// Displacement from RSP of a segment's base.
+pub(crate) fn base_of(segment: u8) -> i32 {
+    at::SEGMENTS + 8 * i32::from(segment)
+}
+
+/// The same of what it lacks.
+pub(crate) fn lacks_of(segment: u8, write: bool) -> i32 {
+    at::LACKS + 16 * i32::from(segment) + if write { 8 } else { 0 }
+}
+
+/// Whether the memory operand has a 16-bit address.
+fn address_is_16(i: &Instruction) -> bool {
+    match (i.memory_base(), i.memory_index()) {
+        (Register::None, Register::None) => i.memory_displ_size() == 2,
+        (base, index) => base.is_gpr16() || index.is_gpr16(),
     }
 }
 
 impl Emitter<'_> {
-    /// 16-bit code.
+    /// Segments have bases and limits.
     pub(crate) fn segmented(&self) -> bool {
-        self.mode.whole16()
+        self.mode.segmented()
     }
 
-    /// Leaves unless the base of the code segment is the block's.
-    pub(crate) fn check_code_base(&mut self) {
+    /// The stack pointer is SP.
+    pub(crate) fn small_stack(&self) -> bool {
+        self.mode.small_stack()
+    }
+
+    /// Leaves unless the code segment is the block's.
+    pub(crate) fn check_code_segment(&mut self) {
         let site = self.site(Kind::Page);
-        let distance = self.unit().wrapping_sub(self.code_base as i32);
-        dynasm!(self.s
-            ; .arch x64
-            ; mov ecx, [rsp + base_of(seg::CS)]
-            ; lea ecx, [rcx + distance]
-        );
+        let distance = i64::from(self.unit()).wrapping_sub(self.code_segment.0 as i64);
+        self.constant(14, distance as u64);
+        dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::CODE_SEGMENT] ; lea rcx, [rcx + r14]);
         let other = self.unless_unit();
         self.cold_site(other, site);
     }
 
-    /// Whether what is emitted for memory operands holds for this one: 16-bit addresses in segments that allow them.
-    pub(crate) fn is_addressable_16(&self, i: &Instruction, writes: bool) -> bool {
-        let segment = match i.memory_segment() {
-            Register::FS => self.mode.flat_but_for_base(seg::FS),
-            Register::GS => self.mode.flat_but_for_base(seg::GS),
-            // Code of protected mode cannot be written.
-            Register::CS => !writes || self.mode.real_or_v8086(),
-            _ => true,
-        };
-        let (base, index) = (i.memory_base(), i.memory_index());
-        let short = match (base, index) {
-            (Register::None, Register::None) => i.memory_displ_size() == 2,
-            _ => [base, index].into_iter().all(|one| one == Register::None || one.is_gpr16()),
-        };
-        segment && short
+    /// Computes the memory operand's offset into R14, unless it is constant: then returns it.
+    pub(crate) fn segment_offset(&mut self, i: &Instruction) -> Option<u64> {
+        let small = address_is_16(i);
+        let fixed = self.offset(i, false, 14);
+        if small && fixed.is_none() {
+            dynasm!(self.s ; .arch x64 ; movzx r14d, r14w);
+        }
+        fixed.map(|offset| if small { offset & 0xffff } else { offset })
     }
 
     /// Puts the linear address of the memory operand into R14.
-    pub(crate) fn address_16(&mut self, i: &Instruction) {
-        match self.offset(i, false, 14) {
-            Some(offset) => self.constant(14, offset & 0xffff),
-            None => dynasm!(self.s ; .arch x64 ; movzx r14d, r14w),
+    pub(crate) fn segment_address(&mut self, i: &Instruction) {
+        if let Some(offset) = self.segment_offset(i) {
+            self.constant(14, offset);
         }
-        let segment = match i.memory_segment() {
-            Register::ES => seg::ES,
-            Register::CS => seg::CS,
-            Register::SS => seg::SS,
-            Register::FS => seg::FS,
-            Register::GS => seg::GS,
-            _ => seg::DS,
-        };
-        self.add_base(segment, i.memory_size().size() as i32);
+        let operand = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory);
+        let write = operand.is_some_and(|n| writes(self.memory_accesses.of(self.info, i, n)));
+        self.add_base(number(i.memory_segment()), i.memory_size().size() as i32, write);
     }
 
     /// Makes the offset in R14 of an access of so many bytes a linear address.
-    fn add_base(&mut self, segment: u8, size: i32) {
-        if size > 1 {
-            self.keep_in_reach(CHECK);
-            self.lea_base(1, false, 14, size - 1);
-            dynasm!(self.s ; .arch x64 ; pext rcx, rcx, [rsp + at::BEYOND]);
-            let beyond = self.unless_rcx_zero();
-            self.beyond.push(beyond);
-        }
+    fn add_base(&mut self, segment: u8, size: i32, write: bool) {
+        self.keep_in_reach(CHECK);
+        dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + lacks_of(segment, write)]);
+        self.lea(1, true, Some(1), 14, 0, size.max(1) - 1);
+        dynasm!(self.s ; .arch x64 ; pext rcx, rcx, [rsp + at::BEYOND]);
+        let beyond = self.unless_rcx_zero();
+        self.beyond.push(beyond);
         dynasm!(self.s ; .arch x64 ; mov ecx, [rsp + base_of(segment)] ; lea r14d, [r14 + rcx]);
     }
 
-    /// Puts the linear address of the word at a distance from a register, in the stack segment, into R14.
-    pub(crate) fn stack_address_16(&mut self, register: u8, displacement: i32) {
+    /// Puts the linear address of what the present instruction pushes or pops, at a distance from a register, into R14.
+    pub(crate) fn stack_address(&mut self, register: u8, displacement: i32, write: bool) {
         self.lea_base(14, false, register, displacement);
-        dynasm!(self.s ; .arch x64 ; movzx r14d, r14w);
-        self.add_base(seg::SS, 2);
+        if self.small_stack() {
+            dynasm!(self.s ; .arch x64 ; movzx r14d, r14w);
+        }
+        self.add_base(seg::SS, self.step(), write);
+    }
+
+    /// LEA, by whatever address.
+    pub(crate) fn segment_lea(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        if !address_is_16(i) || i.op0_register().is_gpr16() {
+            self.lea_instruction(i);
+            return Ok(());
+        }
+        if let Some(offset) = self.segment_offset(i) {
+            self.constant(14, offset);
+        }
+        let crate::frame::Home::Host(target) = crate::frame::home(i.op0_register().full_register().number())
+        else {
+            return Err(Unsupported);
+        };
+        dynasm!(self.s ; .arch x64 ; mov Rd(target), r14d);
+        Ok(())
     }
 
     /// Makes the offset of code in R14 a linear address.
-    pub(crate) fn code_address_16(&mut self) {
-        let base = self.code_base as i32;
+    pub(crate) fn code_address(&mut self) {
+        let base = self.code_segment.0 as i32;
         if base != 0 {
             dynasm!(self.s ; .arch x64 ; lea r14d, [r14 + base]);
         }
@@ -105,6 +186,6 @@ impl Emitter<'_> {
 
     /// What is pushed of a linear address of code.
     pub(crate) fn pushed_address(&self, linear: u64) -> u64 {
-        offset_in(self.code_base, linear)
+        self.code_segment.offset(linear)
     }
 }

@@ -3,12 +3,15 @@
 use crate::emit::{Emitter, Unsupported};
 use crate::frame::{TLB_BIAS, at};
 use crate::islands::CHECK;
+use crate::segmented::{base_of, lacks_of, number};
 use crate::site::Kind;
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, Mnemonic, Register};
 use ringworld_mmu::tlb::Translations;
+use ringworld_x86::insn::seg;
 use ringworld_x86::native::offset;
+use smallvec::SmallVec;
 
 const READ: i32 = offset_of!(Translations, read) as i32 - TLB_BIAS;
 const WRITE: i32 = offset_of!(Translations, write) as i32 - TLB_BIAS;
@@ -55,16 +58,41 @@ impl StringOp {
     }
 }
 
+/// Elements of strings.
+#[derive(Clone, Copy)]
+struct Elements {
+    /// Of one, as log2.
+    size: u8,
+    /// As many as the count says.
+    repeated: bool,
+    /// The pointers and the count are words.
+    small: bool,
+}
+
+/// Bytes of the pointers.
+fn address_size(i: &Instruction) -> Option<u8> {
+    use iced_x86::OpKind::*;
+    (0..i.op_count()).find_map(|n| match i.op_kind(n) {
+        MemorySegRSI | MemoryESRDI => Some(8),
+        MemorySegESI | MemoryESEDI => Some(4),
+        MemorySegSI | MemoryESDI => Some(2),
+        _ => None,
+    })
+}
+
 impl Emitter<'_> {
     pub(crate) fn string(&mut self, i: &Instruction, op: StringOp) -> Result<(), Unsupported> {
-        // A prefix for the address size or for a segment with a base.
-        let pointer = if op.source { Register::RSI } else { Register::RDI };
-        let implied = (0..i.op_count()).any(|n| match i.op_kind(n) {
-            iced_x86::OpKind::MemorySegRSI => pointer == Register::RSI,
-            iced_x86::OpKind::MemoryESRDI => pointer == Register::RDI,
-            _ => false,
-        });
-        if self.narrow() || !implied || matches!(i.memory_segment(), Register::FS | Register::GS) {
+        let narrow = self.narrow();
+        let small = match address_size(i) {
+            Some(8) if !narrow => false,
+            Some(4) if narrow => false,
+            Some(2) if self.segmented() => true,
+            // A prefix for the address size.
+            _ => return Err(Unsupported),
+        };
+        // Segments with bases, but in segmented code, where all have them.
+        let flat = matches!(i.memory_segment(), Register::DS | Register::ES | Register::SS);
+        if !self.segmented() && !flat && (narrow || i.memory_segment() != Register::CS) {
             return Err(Unsupported);
         }
         let repeated = i.has_rep_prefix() || i.has_repne_prefix();
@@ -79,17 +107,19 @@ impl Emitter<'_> {
         let mut done = None;
         if repeated {
             // More than one part, or nothing at all.
-            dynasm!(self.s ; .arch x64 ; mov ecx, 12 ; shrx rcx, Rq(RCX), rcx);
+            self.count(14, small);
+            dynasm!(self.s ; .arch x64 ; mov ecx, 12 ; shrx rcx, r14, rcx);
             slow.push(self.unless_rcx_zero());
-            dynasm!(self.s ; .arch x64 ; mov rcx, Rq(RCX));
+            self.count(1, small);
             done = Some(self.skip_if_rcx_zero());
         }
+        let elements = Elements { size: op.size, repeated, small };
         if op.destination {
-            slow.push(self.element(RDI, op.size, repeated, if op.write { WRITE } else { READ }));
+            slow.extend(self.elements(RDI, seg::ES, elements, op.write));
             dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TARGET as i8)], r14);
         }
         if op.source {
-            slow.push(self.element(RSI, op.size, repeated, READ));
+            slow.extend(self.elements(RSI, number(i.memory_segment()), elements, false));
             dynasm!(self.s
                 ; .arch x64
                 ; mov [BYTE rsp + (at::CODE as i8)], r14
@@ -104,7 +134,7 @@ impl Emitter<'_> {
             );
         }
         if repeated {
-            dynasm!(self.s ; .arch x64 ; mov rcx, Rq(RCX));
+            self.count(1, small);
             self.s.extend([if i.has_rep_prefix() { 0xf3 } else { 0xf2 }]);
         }
         match op.size {
@@ -114,8 +144,10 @@ impl Emitter<'_> {
             _ => self.s.extend([0x48]),
         }
         self.s.extend([op.opcode | u8::from(op.size != 0)]);
-        if repeated {
-            dynasm!(self.s ; .arch x64 ; mov Rq(RCX), rcx);
+        match (repeated, small) {
+            (true, true) => dynasm!(self.s ; .arch x64 ; mov Rw(RCX), cx),
+            (true, false) => dynasm!(self.s ; .arch x64 ; mov Rq(RCX), rcx),
+            (false, _) => {}
         }
         if op.destination {
             dynasm!(self.s
@@ -133,11 +165,100 @@ impl Emitter<'_> {
                 ; lea Rq(RSI), [Rq(RSI) + r14 + 1]
             );
         }
+        if narrow && !small {
+            for (pointer, used) in [(RSI, op.source), (RDI, op.destination)] {
+                if used {
+                    dynasm!(self.s ; .arch x64 ; mov Rd(pointer), Rd(pointer));
+                }
+            }
+        }
         if let Some(done) = done {
             self.s.land(done);
         }
         self.slow(&slow, Kind::Exec);
         Ok(())
+    }
+
+    /// The count, in a register.
+    fn count(&mut self, into: u8, small: bool) {
+        if small {
+            dynasm!(self.s ; .arch x64 ; movzx Rd(into), Rw(RCX));
+        } else if self.narrow() {
+            dynasm!(self.s ; .arch x64 ; mov Rd(into), Rd(RCX));
+        } else {
+            dynasm!(self.s ; .arch x64 ; mov Rq(into), Rq(RCX));
+        }
+    }
+
+    /// Checks that all elements at a host register, in a segment, are in one page that may be accessed, and leaves in R14 what the
+    /// register lacks to their host address. Returns the jumps that are taken if not.
+    fn elements(&mut self, pointer: u8, segment: u8, of: Elements, write: bool) -> SmallVec<[usize; 3]> {
+        let tags = if write { WRITE } else { READ };
+        let mut slow = SmallVec::new();
+        if !self.narrow() {
+            slow.push(self.element(pointer, of.size, of.repeated, tags));
+            return slow;
+        }
+        if of.small {
+            dynasm!(self.s ; .arch x64 ; movzx r14d, Rw(pointer));
+            // Whether the pointer wraps.
+            self.keep_in_reach(CHECK);
+            self.end_of_elements(of, 1);
+            dynasm!(self.s ; .arch x64 ; pext rcx, rcx, [rsp + at::BEYOND_WORD]);
+            slow.push(self.unless_rcx_zero());
+        } else {
+            dynasm!(self.s ; .arch x64 ; mov r14d, Rd(pointer));
+        }
+        if self.segmented() {
+            self.keep_in_reach(CHECK);
+            dynasm!(self.s ; .arch x64 ; mov [rsp + at::SPLIT_LINEAR], r14);
+            self.end_of_elements(of, 0);
+            dynasm!(self.s
+                ; .arch x64
+                ; mov r14, [rsp + lacks_of(segment, write)]
+                ; lea rcx, [rcx + r14]
+                ; pext rcx, rcx, [rsp + at::BEYOND]
+            );
+            slow.push(self.unless_rcx_zero());
+            dynasm!(self.s
+                ; .arch x64
+                ; mov r14, [rsp + at::SPLIT_LINEAR]
+                ; mov ecx, [rsp + base_of(segment)]
+                ; lea r14d, [r14 + rcx]
+            );
+        }
+        self.keep_in_reach(CHECK);
+        dynasm!(self.s ; .arch x64 ; mov [rsp + at::SPLIT_LINEAR], r14);
+        self.end_of_elements(of, 0);
+        dynasm!(self.s
+            ; .arch x64
+            ; pext r14, r14, [BYTE rsp + (at::INDEX_MASK as i8)]
+            ; mov r14, [r15 + r14 * 8 + tags]
+            ; lea rcx, [rcx + r14 + self.tag_to_unit()]
+            ; shrx rcx, rcx, r15
+        );
+        slow.push(self.unless_unit());
+        dynasm!(self.s
+            ; .arch x64
+            ; mov r14, [rsp + at::SPLIT_LINEAR]
+            ; pext rcx, r14, [BYTE rsp + (at::INDEX_MASK as i8)]
+            ; mov rcx, [r15 + rcx * 8 + HOST]
+            ; lea r14, [r14 + rcx + 1]
+            ; mov rcx, Rq(pointer)
+            ; not rcx
+            ; lea r14, [r14 + rcx]
+        );
+        slow
+    }
+
+    /// Puts the address of the elements' last byte, whose first one is at R14, and a distance into RCX.
+    fn end_of_elements(&mut self, of: Elements, distance: i32) {
+        if of.repeated {
+            self.count(1, of.small);
+            self.lea(1, true, Some(14), 1, of.size, distance - 1);
+        } else {
+            self.lea_base(1, true, 14, (1 << of.size) - 1 + distance);
+        }
     }
 
     /// Checks that all elements at a host register are in one page that may be accessed, and leaves in R14 what their

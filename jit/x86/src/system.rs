@@ -169,9 +169,12 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// PUSHFQ, PUSHFD.
+    /// PUSHFQ, PUSHFD, PUSHF. In virtual-8086 mode they look at IOPL.
     fn pushf(&mut self) -> Result<(), Unsupported> {
         self.flags_are_not_intercepted()?;
+        if self.mode.real_or_v8086() {
+            self.is_supervisor()?;
+        }
         dynasm!(self.s
             ; .arch x64
             ; mov r14, rax
@@ -198,7 +201,7 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// POPFQ, POPFD.
+    /// POPFQ, POPFD, POPF.
     fn popf(&mut self) -> Result<(), Unsupported> {
         self.is_supervisor()?;
         self.flags_are_not_intercepted()?;

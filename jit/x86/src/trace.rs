@@ -6,6 +6,7 @@
 
 use crate::classify::{Emit, emit_in};
 use crate::emit::Guest;
+use crate::segmented::CodeSegment;
 use crate::values::Values;
 use iced_x86::{Decoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 use ringworld_core::{PAGE_MASK, PAGE_SIZE};
@@ -30,16 +31,6 @@ const CALLER: usize = 24;
 /// Bytes of code that a block was made of: offset in the page and length.
 pub type Extent = (u16, u16);
 
-/// The linear address of an offset in a code segment with this base, which is zero in 64-bit code.
-pub fn linear_of(base: u64, rip: u64) -> u64 {
-    if base == 0 { rip } else { base.wrapping_add(rip) & 0xffff_ffff }
-}
-
-/// And back.
-pub fn offset_in(base: u64, linear: u64) -> u64 {
-    if base == 0 { linear } else { linear.wrapping_sub(base) & 0xffff_ffff }
-}
-
 fn decoder<'a>(cpu: &Cpu, bytes: &'a [u8], rip: u64) -> Decoder<'a> {
     Decoder::with_ip(cpu.mode.bitness(), bytes, rip, cpu.model.decoder_options())
 }
@@ -58,13 +49,13 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Decodes from the linear address `rip` on, in a segment with this base, at most `longest` instructions of the page whose
-    /// bytes are `page`. Without `follow`, straight on only.
+    /// Decodes from the linear address `rip` on, in this segment, at most `longest` instructions of the page whose
+    /// bytes, up to the segment's end, are `page`. Without `follow`, straight on only.
     pub fn decode(
         &mut self,
         cpu: &Cpu,
         page: &[u8],
-        (rip, base): (u64, u64),
+        (rip, segment): (u64, CodeSegment),
         longest: usize,
         follow: bool,
         factory: &mut InstructionInfoFactory,
@@ -73,10 +64,9 @@ impl Trace {
         self.insns.clear();
         self.extents.clear();
         self.head = None;
-        let mut decoder = decoder(cpu, page, offset_in(base, rip));
+        let mut decoder = decoder(cpu, page, segment.offset(rip));
         let mut scratch = Instruction::default();
         let mut begin = (rip & PAGE_MASK) as usize;
-        // A page always has a byte at any offset in it.
         if decoder.set_position(begin).is_err() {
             return;
         }
@@ -92,7 +82,7 @@ impl Trace {
             else {
                 break;
             };
-            self.push(&scratch, insn, last, (cpu.mode, base));
+            self.push(&scratch, insn, last, (cpu.mode, segment));
             end = decoder.position();
             if !last {
                 continue;
@@ -151,7 +141,7 @@ impl Trace {
             self.extent(begin, end);
             begin = (target & PAGE_MASK) as usize;
             end = begin;
-            decoder.set_ip(offset_in(base, target));
+            decoder.set_ip(segment.offset(target));
             if decoder.set_position(begin).is_err() {
                 break;
             }
@@ -160,26 +150,26 @@ impl Trace {
     }
 
     /// Decodes one instruction.
-    pub fn decode_one(&mut self, cpu: &Cpu, bytes: &[u8], (rip, base): (u64, u64)) {
-        let mut decoder = decoder(cpu, bytes, offset_in(base, rip));
+    pub fn decode_one(&mut self, cpu: &Cpu, bytes: &[u8], (rip, segment): (u64, CodeSegment)) {
+        let mut decoder = decoder(cpu, bytes, segment.offset(rip));
         let mut decoded = Instruction::default();
         if let Decoded::Instruction(insn, last) =
             decode::decode(&mut decoder, &mut decoded, cpu.mode, &cpu.model)
         {
-            self.push(&decoded, insn, last, (cpu.mode, base));
+            self.push(&decoded, insn, last, (cpu.mode, segment));
         }
     }
 
-    /// Adds an instruction of code in a segment with this base. From here on its address and the one that it leads to are linear.
-    fn push(&mut self, decoded: &Instruction, insn: Insn, last: bool, (mode, base): (Mode, u64)) {
+    /// Adds an instruction of code in a segment. From here on its address and the one that it leads to are linear.
+    fn push(&mut self, decoded: &Instruction, insn: Insn, last: bool, (mode, segment): (Mode, CodeSegment)) {
         // What the decoder made of others does not run: it raises an exception.
         let runs = !last || row(decoded.code()).is_some_and(|row| row.ends_block);
         let emit = if runs { emit_in(decoded.code(), mode) } else { None };
         let mut decoded = *decoded;
-        if mode.whole16() {
-            decoded.set_next_ip(linear_of(base, decoded.next_ip()));
-            if decoded.op0_kind() == OpKind::NearBranch16 {
-                decoded.set_near_branch32(linear_of(base, decoded.near_branch16().into()) as u32);
+        if mode.segmented() {
+            decoded.set_next_ip(segment.linear(decoded.next_ip()));
+            if matches!(decoded.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32) {
+                decoded.set_near_branch32(segment.linear(decoded.near_branch_target()) as u32);
                 decoded.set_op0_kind(OpKind::NearBranch32);
             }
         }

@@ -7,9 +7,10 @@ use crate::group::{Grouping, MemoryAccesses};
 use crate::host;
 use crate::islands::LEAD;
 use crate::perf_map::PerfMap;
+use crate::segmented::CodeSegment;
 use crate::site::{self, Kind, Link, LinkDraft, Run, Site};
 use crate::stubs::{self, Start, Stubs};
-use crate::trace::{Extent, Trace, linear_of, offset_in};
+use crate::trace::{Extent, Trace};
 use crate::x87::X87Frame;
 use core::ops::Range;
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
@@ -109,8 +110,8 @@ pub struct JitStats {
     pub by_code: Vec<u64>,
 }
 
-/// Linear address, guest-physical page, mode, groups of memory accesses, base of the code segment.
-type Key = (u64, u64, u32, Grouping, u64);
+/// Linear address, guest-physical page, mode, groups of memory accesses, code segment.
+type Key = (u64, u64, u32, Grouping, CodeSegment);
 
 pub(crate) struct Block {
     pub(crate) key: Key,
@@ -303,16 +304,17 @@ impl Translator {
     /// The code at the CPU's RIP, translated now if it is hot. Without whole groups of memory accesses it is in place of code
     /// that is hot already.
     fn find(&mut self, cpu: &mut Cpu, grouping: Grouping) -> Option<u32> {
-        let (rip, base) = (linear_rip(cpu), code_base(cpu));
-        if !cpu.mode.long64() && (rip >= LAST_PAGE_32 || cpu.mode.whole16() && !is_whole_page(cpu.rip(), rip))
-        {
+        let segment = CodeSegment::of(cpu);
+        let rip = segment.linear(cpu.rip());
+        let narrow = !cpu.mode.long64();
+        if narrow && (rip >= LAST_PAGE_32 || !segment.contains(cpu.rip()) || segment.is_too_short(cpu)) {
             return None;
         }
         if grouping == Grouping::Whole && !self.is_hot(rip) {
             return None;
         }
         let page = cpu.code_page(rip)?;
-        let key = (rip, page.physical, cpu.mode.0, grouping, base);
+        let key = (rip, page.physical, cpu.mode.0, grouping, segment);
         let id = match self.by_key.get(&key).copied() {
             Some(id) if self.second_page_holds(cpu, id) => {
                 if self.blocks[id as usize].suspended.is_none() {
@@ -367,7 +369,7 @@ impl Translator {
         if self.runs.len().max(self.links.len()) > site::MOST / 2 || cpu.tlb.tokens() > MAX_TOKENS {
             self.forget(cpu);
         }
-        let (rip, code_base) = (key.0, key.4);
+        let (rip, segment) = (key.0, key.4);
         let offset = (rip & PAGE_MASK) as usize;
         let in_page = PAGE_SIZE as usize - offset;
         let grouping = key.3;
@@ -377,7 +379,8 @@ impl Translator {
         // host thread runs the CPUs and the devices.
         let memory =
             unsafe { core::slice::from_raw_parts(page.pointer.wrapping_sub(offset), PAGE_SIZE as usize) };
-        trace.decode(cpu, memory, (rip, code_base), longest, grouping != Grouping::None, &mut self.info);
+        let allowed = &memory[..segment.end_in_page(rip)];
+        trace.decode(cpu, allowed, (rip, segment), longest, grouping != Grouping::None, &mut self.info);
         if !self.breakpoints.is_empty() && self.has_breakpoint(rip, &trace.extents) {
             self.trace = trace;
             return None;
@@ -394,7 +397,7 @@ impl Translator {
         if trace.insns.is_empty() {
             // The first instruction reaches into the next page.
             let next = (rip & !PAGE_MASK).wrapping_add(PAGE_SIZE);
-            if cpu.mode.whole16() && !is_whole_page(offset_in(code_base, next), next) {
+            if !segment.has_instruction(rip) {
                 self.trace = trace;
                 return None;
             }
@@ -409,7 +412,7 @@ impl Translator {
                 core::ptr::copy_nonoverlapping(page.pointer, copy.as_mut_ptr(), in_page);
                 core::ptr::copy_nonoverlapping(following.pointer, copy[in_page..].as_mut_ptr(), want);
             }
-            trace.decode_one(cpu, &copy[..in_page + want], (rip, code_base));
+            trace.decode_one(cpu, &copy[..in_page + want], (rip, segment));
             let len = usize::from(trace.insns.first()?.len);
             self.bytes.extend_from_slice(&copy[..len]);
             trace.extents.push((offset as u16, in_page.min(len) as u16));
@@ -434,7 +437,7 @@ impl Translator {
                 Numbers { run: self.runs.len() as u32, link: self.links.len() as u32, block: id },
                 (base, arena_start),
                 self.stubs,
-                (rip, count, cpu.mode, code_base),
+                (rip, count, cpu.mode, segment),
                 (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
                 (short, fdp),
             );
@@ -459,7 +462,7 @@ impl Translator {
         if let Some(map) = &self.perf_map {
             map.add(start, self.sink.len(), rip);
         }
-        self.keep(id, &trace.insns, ((start - arena_start) as u32, code_base), short);
+        self.keep(id, &trace.insns, ((start - arena_start) as u32, segment), short);
         self.by_page.entry(page.index).or_default().push(id);
         if let Some((following, ..)) = &second {
             self.by_page.entry(following.index).or_default().push(id);
@@ -493,10 +496,10 @@ impl Translator {
         Some(id)
     }
 
-    /// Keeps what the sites of a block are about, whose host code is at this offset in the arena, and whose code segment has this base.
-    fn keep(&mut self, block: u32, insns: &[Insn], (at, base): (u32, u64), short: bool) {
+    /// Keeps what the sites of a block are about, whose host code is at this offset in the arena.
+    fn keep(&mut self, block: u32, insns: &[Insn], (at, segment): (u32, CodeSegment), short: bool) {
         self.runs.extend(self.drafts.runs.iter().filter_map(|run| {
-            Some(Run { insn: *insns.get(run.n as usize)?, rip: offset_in(base, run.rip), refund: run.refund })
+            Some(Run { insn: *insns.get(run.n as usize)?, rip: segment.offset(run.rip), refund: run.refund })
         }));
         self.links.extend(self.drafts.links.iter().map(|link| {
             let token = if link.token == 0 { 0 } else { at + link.token };
@@ -598,7 +601,7 @@ impl Translator {
     /// The block that a link leads to, if the jump has only to see that its page is still the same one, and it is.
     fn linked(&self, cpu: &mut Cpu, link: Link, grouping: Grouping) -> Option<u32> {
         let block = self.blocks.get(link.target as usize)?;
-        let same = block.key == (link.rip, block.key.1, cpu.mode.0, grouping, code_base(cpu))
+        let same = block.key == (link.rip, block.key.1, cpu.mode.0, grouping, CodeSegment::of(cpu))
             && !block.stale
             && block.suspended.is_none()
             && block.second.is_none();
@@ -658,7 +661,7 @@ impl Translator {
             }
             Kind::Link | Kind::LinkByPage | Kind::LinkByOtherPage | Kind::LinkUngrouped => {
                 let link = self.links[index as usize];
-                cpu.regs[REG_RIP as usize] = offset_in(code_base(cpu), link.rip);
+                cpu.regs[REG_RIP as usize] = CodeSegment::of(cpu).offset(link.rip);
                 cpu.icount = frame.icount();
                 if frame.budget() == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
@@ -682,7 +685,7 @@ impl Translator {
             Kind::Page => {
                 let block = self.blocks.get(index as usize);
                 let Some(&Block { key: (rip, _, _, grouping, _), .. }) = block else { return 0 };
-                cpu.regs[REG_RIP as usize] = offset_in(code_base(cpu), rip);
+                cpu.regs[REG_RIP as usize] = CodeSegment::of(cpu).offset(rip);
                 cpu.icount = frame.icount();
                 if frame.budget() == 0 || cpu.memory.code_epoch() != self.code_epoch {
                     return 0;
@@ -692,14 +695,14 @@ impl Translator {
                 self.enter_block(frame, cpu, id, (reload, x87))
             }
             Kind::Null => {
-                cpu.regs[REG_RIP as usize] = offset_in(code_base(cpu), 0);
+                cpu.regs[REG_RIP as usize] = CodeSegment::of(cpu).offset(0);
                 cpu.icount = frame.icount();
                 0
             }
             Kind::Stale | Kind::Budget => {
                 let Some(block) = self.blocks.get(index as usize) else { return 0 };
                 let rip = block.key.0;
-                cpu.regs[REG_RIP as usize] = offset_in(code_base(cpu), rip);
+                cpu.regs[REG_RIP as usize] = CodeSegment::of(cpu).offset(rip);
                 if kind == Kind::Budget {
                     frame.taken -= i64::from(block.count);
                 } else {
@@ -732,7 +735,6 @@ impl Translator {
     fn go_on(&mut self, frame: &mut Frame, cpu: &mut Cpu) -> usize {
         if frame.budget() <= 0
             || !cpu.look_for_interrupts()
-            || !translatable(cpu)
             || !vectors_fit(cpu)
             || cpu.memory.code_epoch() != self.code_epoch
             || cpu.watch_is_hit()
@@ -754,7 +756,7 @@ impl Translator {
 
 impl Native for Translator {
     fn run(&mut self, cpu: &mut Cpu, limit: u64) -> bool {
-        if !translatable(cpu) || cpu.icount >= limit {
+        if cpu.icount >= limit {
             return false;
         }
         let rip = cpu.rip();
@@ -839,11 +841,6 @@ impl Translator {
     }
 }
 
-/// Whether code of the CPU's mode is translated: 64-bit code, 32-bit code with flat segments, 16-bit code with whole ones.
-fn translatable(cpu: &Cpu) -> bool {
-    cpu.mode.long64() || cpu.mode.flat32() || cpu.mode.whole16()
-}
-
 /// Whether the host's vector unit can run as the guest's: all exceptions are masked, and no register has a part beyond the host's,
 /// which AVX instructions would have to clear.
 fn vectors_fit(cpu: &Cpu) -> bool {
@@ -851,20 +848,9 @@ fn vectors_fit(cpu: &Cpu) -> bool {
     cpu.mxcsr & (MASKS | mxcsr::MM) == MASKS && (host::has_avx512() || beyond() == 0)
 }
 
-/// The base of the code segment; zero in 64-bit code.
-fn code_base(cpu: &Cpu) -> u64 {
-    if cpu.mode.long64() { 0 } else { cpu.seg[seg::CS as usize].base }
-}
-
 /// The linear address of the next instruction.
 fn linear_rip(cpu: &Cpu) -> u64 {
-    linear_of(code_base(cpu), cpu.rip())
-}
-
-/// Whether all offsets of a page of a 16-bit code segment, by one of them, are below 64 KiB: code goes on from its end to the next
-/// page, and not to the segment's start.
-fn is_whole_page(offset: u64, linear: u64) -> bool {
-    offset + (PAGE_MASK - (linear & PAGE_MASK)) <= 0xffff
+    CodeSegment::of(cpu).linear(cpu.rip())
 }
 
 /// Makes a link, whose offsets are from the arena's start, lead to `to`, where so much has been taken from the budget.
@@ -887,11 +873,15 @@ fn refresh(frame: &mut Frame, cpu: &Cpu) {
     let status = cpu.flags.status();
     frame.flags = (status & 0xff) << 8 | u64::from(status & bits::OF != 0);
     frame.tlb = cpu.tlb.current_pointer() as u64 + TLB_BIAS as u64;
-    frame.arrays =
-        cpu.supervisor_arrays().map(|arrays| if arrays == 0 { 0 } else { arrays + TLB_BIAS as u64 });
+    for (to, arrays) in frame.arrays.iter_mut().zip(cpu.supervisor_arrays()) {
+        *to = if arrays == 0 { 0 } else { arrays + TLB_BIAS as u64 };
+    }
     frame.bases = [cpu.address_base(seg::FS), cpu.address_base(seg::GS)];
-    if cpu.mode.whole16() {
-        frame.segments = [seg::ES, seg::CS, seg::SS, seg::DS].map(|n| cpu.address_base(n));
+    if cpu.mode.segmented() {
+        frame.code_segment = CodeSegment::of(cpu).0;
+        for (n, (base, lacks)) in frame.segments.iter_mut().zip(&mut frame.lacks).enumerate() {
+            (*base, *lacks) = (cpu.address_base(n as u8), cpu.lacks(n as u8));
+        }
     }
 }
 
@@ -942,8 +932,11 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         tsc_known: 0,
         no_pku: 0,
         return_bits: RETURN_BITS,
-        segments: [0; 4],
-        beyond: 1 << 16,
+        code_segment: 0,
+        segments: [0; 6],
+        lacks: [[0; 2]; 6],
+        beyond: 3 << 32,
+        beyond_word: !0xffff,
         x87: X87Frame::EMPTY,
     };
     refresh_all(&mut new, cpu);

@@ -147,7 +147,9 @@ impl Emitter<'_> {
     fn x87_pointers(&mut self, i: &Instruction, memory: bool) {
         if memory && self.x87_fdp {
             self.let_go();
-            if let Some(value) = self.offset(i, !self.narrow(), 14) {
+            let offset =
+                if self.segmented() { self.segment_offset(i) } else { self.offset(i, !self.narrow(), 14) };
+            if let Some(value) = offset {
                 self.constant(14, value);
             }
             let segment = if i.memory_segment() == Register::SS { seg::SS } else { seg::DS };
@@ -158,13 +160,14 @@ impl Emitter<'_> {
                 ; mov DWORD [rsp + at::X87_FDS + 4], 0
             );
         }
+        let offset = self.code_segment.offset(self.rip);
         if !core::mem::replace(&mut self.x87_ran, true) {
-            dynasm!(self.s ; .arch x64 ; mov DWORD [rsp + at::X87_FIP + 4], (self.rip >> 32) as i32 ; mov BYTE [rsp + at::X87_RAN], 1);
+            dynasm!(self.s ; .arch x64 ; mov DWORD [rsp + at::X87_FIP + 4], (offset >> 32) as i32 ; mov BYTE [rsp + at::X87_RAN], 1);
         } else if self.next_x87_points {
             // The next one overwrites it before anybody can see it.
             return;
         }
-        dynasm!(self.s ; .arch x64 ; mov DWORD [rsp + at::X87_FIP], self.rip as i32);
+        dynasm!(self.s ; .arch x64 ; mov DWORD [rsp + at::X87_FIP], offset as i32);
     }
 
     /// FLDCW of a value that leaves all exceptions masked.

@@ -24,6 +24,8 @@ mod restart;
 mod returns;
 #[path = "../../../../cpu/x86/tests/system/segmentation.rs"]
 mod segmentation;
+mod segmented;
+mod segmented_programs;
 mod self_modifying;
 #[path = "../../../../cpu/x86/tests/system/smc.rs"]
 mod smc;
@@ -34,7 +36,6 @@ mod transfers;
 #[path = "../../../../cpu/x86/tests/system/v8086.rs"]
 mod v8086;
 mod vectors;
-mod whole16;
 mod x87;
 
 use ringworld_jit_x86::{JitOptions, Translator};

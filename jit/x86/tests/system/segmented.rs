@@ -1,7 +1,7 @@
-//! 16-bit code: offsets that wrap or reach beyond their segment, code segments with any base, and random programs.
+//! Segmented code: offsets that wrap or reach beyond their segment, code segments with any base and limit, stacks of either width.
 
 use crate::common::*;
-use crate::pair::{compare, put, run, stats};
+use crate::pair::{compare, put, run};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use ringworld_x86::Activity;
@@ -241,159 +241,149 @@ fn code_is_written_in_real_mode_only() {
     assert_eq!(protected.cpu.rip(), 0x900e);
 }
 
-/// A linear congruential generator; the upper half is the better one.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u32) -> u32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 32) * u64::from(n) >> 32) as u32
+/// 32-bit code in a segment with a base and a limit, data in DS that allow 1000h bytes, a stack of 32 bits or of 16.
+fn based(small_stack: bool, f: Program) -> Rig {
+    let mut rig = Rig::protected();
+    rig.gates();
+    rig.cpu.seg[1] = Segment::from_descriptor(sel::CODE32, 0x0040_9b00_0000_00ff | CODE << 16);
+    for n in [0, 3, 4, 5] {
+        rig.cpu.seg[n] = Segment::from_descriptor(sel::DATA0, 0x0040_9300_0000_0fff | DATA16 << 16);
     }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u32) as usize]
+    let big = if small_stack { 0 } else { 1 << 54 };
+    rig.cpu.seg[2] = Segment::from_descriptor(sel::DATA0, 0x0000_9300_0000_ffff | 0x2_0010 << 16 | big);
+    for n in 0..8 {
+        rig.cpu.regs[n] = 0;
     }
+    rig.cpu.regs[4] = if small_stack { 0xabcd_8000 } else { 0x8000 };
+    rig.cpu.set_rip(0);
+    rig.cpu.update_mode();
+    put(&mut rig, CODE, f);
+    rig
+}
 
-    /// Prefixes, the opcode and an operand in memory or a register, with any addressing and segment.
-    fn on_memory(&mut self, opcode: &[u8], field: Option<u8>, registers: bool) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        if self.below(4) == 0 {
-            bytes.push(self.pick(&[0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65]));
-        }
-        if self.below(8) == 0 {
-            bytes.push(0x66);
-        }
-        if self.below(16) == 0 {
-            bytes.push(0x67);
-        }
-        bytes.extend(opcode);
-        let mode = self.below(if registers { 4 } else { 3 }) as u8;
-        let field = field.unwrap_or(self.below(8) as u8);
-        // Not the forms with an SIB byte of 32-bit addresses: their length would be another.
-        let rm = self.pick(&[0, 1, 2, 3, 5, 6, 7]);
-        bytes.push(mode << 6 | field << 3 | rm);
-        let long = bytes.contains(&0x67) && mode != 3;
-        let displacement = match (mode, rm) {
-            (0, 5) if long => 4,
-            (0, 6) if !long => 2,
-            (1, _) => 1,
-            (2, _) if long => 4,
-            (2, _) => 2,
-            _ => 0,
-        };
-        for _ in 0..displacement {
-            bytes.push(self.pick(&[0, 0, 1, 0x7f, 0x80, 0xff, 0x42]));
-        }
-        bytes
-    }
-
-    /// An instruction that goes on with the next one, if it does not fault.
-    fn instruction(&mut self) -> Vec<u8> {
-        let register = self.below(8) as u8;
-        // The opcode, the register's field if that is not any, and whether the operand may be a register.
-        let (opcode, field, registers): (&[u8], Option<u8>, bool) = match self.below(20) {
-            0..6 => (&[self.pick(&[0, 1, 2, 3]) | register * 8], None, true),
-            6 => (&[0x88 | register & 3], None, true),
-            7 => (&[0x8d], None, false),
-            8 => (&[0xff], Some(self.pick(&[0, 1, 6])), true),
-            9 => {
-                let second =
-                    self.pick(&[0xb6, 0xb7, 0xbe, 0xbf, 0xaf, 0xb0, 0xb1, 0xc0, 0xc1, 0xa3, 0xbc, 0x45]);
-                (&[0x0f, second], None, true)
-            }
-            10 => (&[self.pick(&[0xd0, 0xd1, 0xd2, 0xd3])], Some(register & 5), true),
-            11 => (&[self.pick(&[0xf6, 0xf7])], Some(self.pick(&[2, 3, 4, 5, 6])), true),
-            12 => return vec![0x50 | register],
-            13 => return vec![0x58 | register],
-            14 => return vec![0x40 | register | self.below(2) as u8 * 8],
-            15 => {
-                return vec![
-                    0xb8 | register,
-                    self.pick(&[0, 1, 0xff, 0xfe, 0x80]),
-                    self.pick(&[0, 0xff, 0x7f]),
-                ];
-            }
-            16 => return vec![0x6a, self.below(256) as u8],
-            17 => {
-                // String instructions, PUSHA, POPA, PUSHF, LEAVE, segments pushed, CBW, CWD.
-                return vec![self.pick(&[
-                    0xa4, 0xa5, 0xaa, 0xab, 0xac, 0xad, 0x60, 0x61, 0x9c, 0xc9, 0x06, 0x1e, 0x16, 0x98, 0x99,
-                ])];
-            }
-            // MOV to ES, DS, FS or GS from a register; a constant to memory.
-            18 => return vec![0x8e, 0xc0 | self.pick(&[0, 3, 4, 5]) << 3 | register],
-            _ => return vec![0xc6, 0x06, self.below(256) as u8, self.pick(&[0, 1, 0xff, 0x80]), register],
-        };
-        self.on_memory(opcode, field, registers)
-    }
-
-    /// Instructions with branches forward, calls, and a loop around all of it.
-    fn program(&mut self) -> Vec<u8> {
-        let body: Vec<Vec<u8>> = (0..12).map(|_| self.instruction()).collect();
-        let mut bytes = Vec::new();
-        for (n, instruction) in body.iter().enumerate() {
-            let next = body.get(n + 1).map_or(0, Vec::len) as u8;
-            match self.below(10) {
-                // Over the next instruction.
-                0 => bytes.extend([0x70 | self.below(16) as u8, instruction.len() as u8]),
-                1 => bytes.extend([self.pick(&[0xe0, 0xe1, 0xe2, 0xe3]), instruction.len() as u8]),
-                // Into a function of one instruction, which a jump leads around.
-                2 if next != 0 => {
-                    bytes.extend([0xe8, 2, 0, 0xeb, instruction.len() as u8 + 1]);
-                    bytes.extend(instruction);
-                    bytes.push(0xc3);
-                    continue;
-                }
-                _ => {}
-            }
-            bytes.extend(instruction);
-        }
-        // DEC BYTE CS:[300h]; JNZ to the start; HLT. In protected mode, the first faults.
-        bytes.extend([0x2e, 0xfe, 0x0e, 0x00, 0x03, 0x0f, 0x85]);
-        let back = -(bytes.len() as i16 + 2);
-        bytes.extend(back.to_le_bytes());
-        bytes.push(0xf4);
-        bytes
-    }
+/// What a fault's handler finds, or none that there was.
+fn vector(rig: &Rig) -> Option<u64> {
+    rig.cpu.rip().checked_sub(0x9001).filter(|&vector| vector < 32)
 }
 
 #[test]
-fn random_programs() {
-    let mut entries = 0;
-    for seed in 1..=120 {
-        let mut random = Random(seed);
-        let program = random.program();
-        let bases: [u16; 6] =
-            core::array::from_fn(|_| random.pick(&[0x2000, 0x2001, 0x2fff, 0x1010, 0x3800, 0x0ff0]));
-        let registers: [u64; 8] = core::array::from_fn(|_| {
-            let low = random.pick(&[0, 1, 0xffff, 0xfffe, 0x8000, 0x7fff, 0x1234, 0x0ffe, 0x0fff]);
-            u64::from(random.below(u32::MAX)) << 16 & 0xffff_0000 | low
-        });
-        let kind = random.below(4);
-        let rig = compare(
-            || {
-                let mut rig = machine(kind == 3);
-                rig.load(CODE, &program);
-                rig.load(CODE + 0x300, &[3]);
-                rig.cpu.regs[..8].copy_from_slice(&registers);
-                if kind != 3 {
-                    for n in [0, 2, 3, 4, 5] {
-                        rig.cpu.seg[n] = Segment::real(bases[n]);
-                    }
-                }
-                if kind == 2 {
-                    // By another base, with a page's end in the code.
-                    rig.cpu.seg[1] = Segment { rights: 0x9b, ..Segment::real(0xff2) };
-                    rig.load(0x1_0ff0, &program);
-                    rig.load(0xff20 + 0x300, &[3]);
-                    rig.cpu.set_rip(0x1_0ff0 - 0xff20);
-                }
-                rig.cpu.update_mode();
-                rig
-            },
-            150,
-        );
-        entries += stats(&rig).entries;
+fn limits_hold_to_the_byte() {
+    let programs: [(Program, Option<u64>); 10] = [
+        (&|a| a.mov(dword_ptr(0xffc), eax), None),
+        (&|a| a.mov(dword_ptr(0xffd), eax), Some(13)),
+        (&|a| a.mov(al, byte_ptr(ecx + 0xfff)), None),
+        (&|a| a.mov(al, byte_ptr(ecx + 0x1000)), Some(13)),
+        (&|a| a.add(word_ptr(ecx - 1), ax), Some(13)),
+        (&|a| a.mov(ax, word_ptr(bx - 1)), Some(13)),
+        (&|a| a.movups(xmm0, xmmword_ptr(0xff0)), None),
+        (&|a| a.movups(xmm0, xmmword_ptr(0xff1)), Some(13)),
+        (&|a| a.mov(dword_ptr(0).cs(), eax), Some(13)),
+        (&|a| a.mov(eax, dword_ptr(0xfc).cs()), None),
+    ];
+    for (program, expected) in programs {
+        for small_stack in [false, true] {
+            let rig = run(|| {
+                based(small_stack, &|a| {
+                    program(a)?;
+                    a.mov(dx, 1)?;
+                    a.hlt()
+                })
+            });
+            assert_eq!(vector(&rig), expected);
+        }
     }
-    assert!(entries > 100, "{entries}");
+    // No segment, one that cannot be written, one that grows down, and one that wraps.
+    let down = Segment::from_descriptor(sel::DATA0, 0x0040_9700_0000_0fff | DATA16 << 16);
+    let read_only = Segment::from_descriptor(sel::DATA0, 0x0040_9100_0000_0fff | DATA16 << 16);
+    let high = Segment::from_descriptor(sel::DATA0, 0xffcf_93ff_ff00_ffff);
+    let cases: [(Segment, Program, Option<u64>); 7] = [
+        (Segment { unusable: true, ..read_only }, &|a| a.mov(eax, dword_ptr(0x10).es()), Some(13)),
+        (read_only, &|a| a.mov(eax, dword_ptr(0x10).es()), None),
+        (read_only, &|a| a.mov(dword_ptr(0x10).es(), eax), Some(13)),
+        (down, &|a| a.mov(eax, dword_ptr(0xfff).es()), Some(13)),
+        (down, &|a| a.mov(eax, dword_ptr(0x1000).es()), None),
+        (high, &|a| a.mov(eax, dword_ptr(0x3_0100).es()), None),
+        (high, &|a| a.mov(eax, dword_ptr(0xfe).es()), None),
+    ];
+    for (segment, program, expected) in cases {
+        let rig = run(|| {
+            let mut rig = based(false, &|a| {
+                program(a)?;
+                a.mov(dx, 1)?;
+                a.hlt()
+            });
+            rig.load(DATA16, &[0x5a; 0x200]);
+            rig.cpu.seg[0] = segment;
+            rig.cpu.update_mode();
+            rig
+        });
+        assert_eq!(vector(&rig), expected);
+    }
+}
+
+/// Code that comes to its segment's end, or jumps beyond it, faults there (SDM 2A, JMP and Jcc).
+#[test]
+fn code_ends_with_its_segment() {
+    for (jump, taken) in [(None, false), (Some(0x100_i32), true), (Some(0x100), false), (Some(0xf0), true)] {
+        let rig = run(|| {
+            let mut rig = based(false, &|a| a.hlt());
+            // NOPs to the end; before them a branch that is taken or not.
+            rig.load(CODE, &[0x90; 0x100]);
+            rig.load(CODE + 0x100, &[0xf4]);
+            if let Some(to) = jump {
+                let mut code = vec![0x0f, if taken { 0x84 } else { 0x85 }];
+                code.extend((to - 8).to_le_bytes());
+                rig.load(CODE, &[0x31, 0xc0]);
+                rig.load(CODE + 2, &code);
+            }
+            rig
+        });
+        assert_eq!(vector(&rig), Some(13));
+        // The address that was pushed.
+        let pushed = rig.peek(0x2_0010 + rig.cpu.regs[4] + 4) & 0xffff_ffff;
+        assert_eq!(pushed, if jump == Some(0x100) && taken { 2 } else { 0x100 });
+    }
+}
+
+/// What compilers make for 16-bit code: doublewords on the stack, addresses of 32 bits (`gcc -m16`).
+#[test]
+fn words_and_doublewords_mix() {
+    for rig in both(&|a| {
+        let mut function = a.create_label();
+        let mut over = a.create_label();
+        a.mov(esp, 0x8000)?;
+        a.db(&[0x66, 0x68, 0x78, 0x56, 0x34, 0x12])?;
+        a.db(&[0x66, 0x6a, 0xff])?;
+        a.pop(eax)?;
+        a.pop(ebx)?;
+        a.push(esp)?;
+        a.pop(ecx)?;
+        a.push(ebx)?;
+        a.push(bx)?;
+        a.mov(esi, 0x100)?;
+        a.mov(dword_ptr(esi + esi * 2), ebx)?;
+        a.push(dword_ptr(esi + 0x200))?;
+        a.pop(edi)?;
+        a.lea(edx, ptr(bx + si + 0x7000))?;
+        a.lea(ebp, ptr(esi + esi * 8 + 0x12345))?;
+        a.add(edi, ebp)?;
+        a.jmp(over)?;
+        a.set_label(&mut function)?;
+        a.push(ebp)?;
+        a.mov(ebp, esp)?;
+        a.sub(esp, 0x10)?;
+        // LEAVE and RET of doublewords.
+        a.db(&[0x66, 0xc9, 0x66, 0xc3])?;
+        a.set_label(&mut over)?;
+        // CALL by a doubleword, back over the function and itself.
+        a.db(&[0x66, 0xe8])?;
+        a.db(&(-19_i32).to_le_bytes())?;
+        a.hlt()
+    }) {
+        assert_eq!(rig.cpu.activity, Activity::Halted);
+        assert_eq!([0, 1].map(|n| rig.cpu.regs[n]), [0xffff_ffff, 0x8000]);
+        assert_eq!(rig.cpu.regs[2], (0x5678 + 0x100 + 0x7000) & 0xffff);
+        assert_eq!(rig.cpu.regs[7], 0x1234_5678 + 0x900 + 0x12345);
+        assert_eq!(rig.cpu.regs[4], 0x8000 - 6);
+    }
 }
