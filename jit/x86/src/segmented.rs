@@ -5,7 +5,7 @@
 //! code segment's base and limit are part of a block's key, and whoever comes to a block by its linear address compares them.
 
 use crate::emit::{Emitter, Unsupported, writes};
-use crate::frame::at;
+use crate::frame::{Home, at, home};
 use crate::islands::CHECK;
 use crate::site::Kind;
 use dynasmrt::{DynasmApi, dynasm};
@@ -168,8 +168,7 @@ impl Emitter<'_> {
         if let Some(offset) = self.segment_offset(i) {
             self.constant(14, offset);
         }
-        let crate::frame::Home::Host(target) = crate::frame::home(i.op0_register().full_register().number())
-        else {
+        let Home::Host(target) = home(i.op0_register().full_register().number()) else {
             return Err(Unsupported);
         };
         dynasm!(self.s ; .arch x64 ; mov Rd(target), r14d);
