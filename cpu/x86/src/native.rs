@@ -44,7 +44,6 @@ pub struct CodePage {
 #[allow(missing_docs)]
 pub mod offset {
     use crate::Cpu;
-    use crate::insn::seg;
     use crate::segment::{Segment, SegmentFast};
     use core::mem::offset_of;
     /// RFLAGS without the status flags.
@@ -66,12 +65,14 @@ pub mod offset {
     pub const PKRU: i32 = offset_of!(Cpu, pkru) as i32;
     pub const KERNEL_GS_BASE: i32 = offset_of!(Cpu, msrs.kernel_gs_base) as i32;
     pub const TSC_AUX: i32 = offset_of!(Cpu, msrs.tsc_aux) as i32;
-    /// GS base as a segment register's, and as addresses use it.
-    pub const GS_BASE: [i32; 2] = [
-        (offset_of!(Cpu, seg) + seg::GS as usize * size_of::<Segment>() + offset_of!(Segment, base)) as i32,
-        (offset_of!(Cpu, fast) + seg::GS as usize * size_of::<SegmentFast>() + offset_of!(SegmentFast, base))
-            as i32,
-    ];
+    /// The base of FS or GS as a segment register's, and as addresses use it.
+    pub const fn base(segment: u8) -> [i32; 2] {
+        let n = segment as usize;
+        [
+            (offset_of!(Cpu, seg) + n * size_of::<Segment>() + offset_of!(Segment, base)) as i32,
+            (offset_of!(Cpu, fast) + n * size_of::<SegmentFast>() + offset_of!(SegmentFast, base)) as i32,
+        ]
+    }
     /// The selector of a segment register.
     pub const fn selector(segment: usize) -> i32 {
         (offset_of!(Cpu, seg) + segment * size_of::<Segment>() + offset_of!(Segment, selector)) as i32

@@ -33,6 +33,8 @@ pub enum Emit {
         /// IDIV.
         signed: bool,
     },
+    /// XLAT.
+    Table,
     #[allow(missing_docs)]
     Lea,
     #[allow(missing_docs)]
@@ -72,7 +74,12 @@ pub enum System {
     Rdtsc,
     Rdtscp,
     Cld,
+    Std,
     Rdpkru,
+    /// RDFSBASE, RDGSBASE.
+    ReadBase,
+    /// WRFSBASE, WRGSBASE.
+    WriteBase,
     /// MOV from a segment register.
     Selector,
     /// MOV from a control register.
@@ -329,6 +336,10 @@ fn classify(code: Code) -> Option<Emit> {
         Code::Popfq | Code::Popfd => return Some(Emit::System(System::Popf)),
         Code::Rdpkru => return Some(Emit::System(System::Rdpkru)),
         Code::Cld => return Some(Emit::System(System::Cld)),
+        Code::Std => return Some(Emit::System(System::Std)),
+        Code::Xlat_m8 => return Some(Emit::Table),
+        Code::Rdfsbase_r64 | Code::Rdgsbase_r64 => return Some(Emit::System(System::ReadBase)),
+        Code::Wrfsbase_r64 | Code::Wrgsbase_r64 => return Some(Emit::System(System::WriteBase)),
         Code::Mov_r64_cr => return Some(Emit::System(System::FromControl)),
         Code::Swapgs => return Some(Emit::System(System::Swapgs)),
         Code::Rdtsc => return Some(Emit::System(System::Rdtsc)),

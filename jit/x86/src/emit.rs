@@ -448,6 +448,7 @@ impl<'a> Emitter<'a> {
             Emit::BitString if i.op0_kind() == OpKind::Register => self.same(i)?,
             Emit::BitString => self.bit_string(i)?,
             Emit::Divide { signed } => self.divide(i, signed)?,
+            Emit::Table => self.table(i)?,
             Emit::Push => self.push(i)?,
             Emit::Pop => self.pop(i)?,
             Emit::Leave => self.leave_frame(),
@@ -609,7 +610,9 @@ impl<'a> Emitter<'a> {
             i.set_memory_index_scale(place.index.map_or(1, |(_, scale)| 1 << scale));
             i.set_memory_displacement64(i64::from(place.displacement) as u64);
             i.set_memory_displ_size(u32::from(place.displacement != 0));
-            (r14_is_free, rcx_is_free) = (!place.uses(14), !place.uses(1));
+            // Both its destinations are written after memory has been read.
+            let late = i.mnemonic() == Mnemonic::Mulx;
+            (r14_is_free, rcx_is_free) = (late || !place.uses(14), late || !place.uses(1));
         }
         if in_rcx {
             dynasm!(self.s ; .arch x64 ; mov rcx, Rq(GUEST_RCX));

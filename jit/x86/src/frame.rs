@@ -72,8 +72,8 @@ pub struct Frame {
     pub translator: *mut crate::Translator,
     /// MXCSR of the host.
     pub host_mxcsr: u64,
-    /// All bits but IF; all bits but AC; see [`crate::system::POPF_OTHERS`]; DF; IF; all bits but DF.
-    pub flag_masks: [u64; 6],
+    /// All bits but IF; all bits but AC; see [`crate::system::POPF_OTHERS`]; DF; IF; all bits but DF; `POPF_OTHERS` and IF; CR4.FSGSBASE.
+    pub flag_masks: [u64; 8],
     /// What R15 becomes when EFLAGS.AC is cleared and set, or zero: by the instruction's function.
     pub arrays: [u64; 2],
     /// Not zero if R15 has been changed since translated code was entered.
@@ -149,6 +149,8 @@ pub mod at {
     pub const DF: i32 = offset_of!(Frame, flag_masks) as i32 + 24;
     pub const IF: i32 = offset_of!(Frame, flag_masks) as i32 + 32;
     pub const NOT_DF: i32 = offset_of!(Frame, flag_masks) as i32 + 40;
+    pub const POPF_ALL: i32 = offset_of!(Frame, flag_masks) as i32 + 48;
+    pub const FSGSBASE: i32 = offset_of!(Frame, flag_masks) as i32 + 56;
     pub const ARRAYS: i32 = offset_of!(Frame, arrays) as i32;
     pub const MOVED: i32 = offset_of!(Frame, moved) as i32;
     pub const TSC: i32 = offset_of!(Frame, tsc) as i32;

@@ -111,7 +111,12 @@ impl Emitter<'_> {
             dynasm!(self.s ; .arch x64 ; mov ecx, 12 ; shrx rcx, r14, rcx);
             slow.push(self.unless_rcx_zero());
             self.count(1, small);
-            done = Some(self.skip_if_rcx_zero());
+            if narrow && !small {
+                // Some processors truncate the registers all the same.
+                slow.push(self.if_rcx_zero());
+            } else {
+                done = Some(self.skip_if_rcx_zero());
+            }
         }
         let elements = Elements { size: op.size, repeated, small };
         if op.destination {

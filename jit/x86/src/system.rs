@@ -71,6 +71,9 @@ impl Emitter<'_> {
             System::Rdtscp => self.rdtsc(true)?,
             System::Selector => self.selector(i)?,
             System::Cld => self.system_flag(at::NOT_DF, 0),
+            System::Std => self.system_flag(at::NOT_DF, bits::DF),
+            System::ReadBase => self.read_base(i)?,
+            System::WriteBase => self.write_base(i)?,
             System::Rdpkru => self.rdpkru(),
             System::FromControl => self.control_register(i)?,
             System::LoadMxcsr => self.load_mxcsr(i)?,
@@ -201,33 +204,44 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// POPFQ, POPFD, POPF.
+    /// POPFQ, POPFD, POPF. Outside of level 0, where it is not to change any system flag.
     fn popf(&mut self) -> Result<(), Unsupported> {
-        self.is_supervisor()?;
+        let user = self.mode.unprivileged();
+        if self.mode.real_or_v8086() {
+            self.is_supervisor()?;
+        }
         self.flags_are_not_intercepted()?;
         let mut slow = Vec::with_capacity(3);
         slow.extend(self.stack(0, false));
         self.load_top();
         dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::TARGET as i8)], r14);
-        slow.push(self.unless_held());
+        if !user {
+            slow.push(self.unless_held());
+        }
+        let others = if user { at::POPF_ALL } else { at::POPF_OTHERS };
         dynasm!(self.s
             ; .arch x64
             ; mov rcx, [rsp + at::CPU]
             ; mov rcx, [rcx + offset::SYSTEM_FLAGS]
-            ; pext rcx, rcx, [rsp + at::POPF_OTHERS]
-            ; pext r14, r14, [rsp + at::POPF_OTHERS]
+            ; pext rcx, rcx, [rsp + others]
+            ; pext r14, r14, [rsp + others]
             ; not rcx
             ; lea rcx, [rcx + r14 + 1]
         );
         slow.push(self.unless_rcx_zero());
         // From here on the old status flags are not needed.
+        if !user {
+            dynasm!(self.s
+                ; .arch x64
+                ; mov rcx, [rsp + at::CPU]
+                ; mov r14, [BYTE rsp + (at::TARGET as i8)]
+                ; and r14d, bits::IF as i32
+                ; and DWORD [rcx + offset::SYSTEM_FLAGS], !(bits::IF as i32)
+                ; or [rcx + offset::SYSTEM_FLAGS], r14
+            );
+        }
         dynasm!(self.s
             ; .arch x64
-            ; mov rcx, [rsp + at::CPU]
-            ; mov r14, [BYTE rsp + (at::TARGET as i8)]
-            ; and r14d, bits::IF as i32
-            ; and DWORD [rcx + offset::SYSTEM_FLAGS], !(bits::IF as i32)
-            ; or [rcx + offset::SYSTEM_FLAGS], r14
             ; mov rcx, rax
             ; mov eax, [BYTE rsp + (at::TARGET as i8)]
             ; mov r14d, eax
@@ -244,9 +258,78 @@ impl Emitter<'_> {
         Ok(())
     }
 
+    /// Calls the function unless CR4 allows RDFSBASE and its like.
+    fn unless_bases_allowed(&mut self) -> usize {
+        dynasm!(self.s
+            ; .arch x64
+            ; mov rcx, [rsp + at::CPU]
+            ; mov rcx, [rcx + offset::CONTROL[4]]
+            ; pext rcx, rcx, [rsp + at::FSGSBASE]
+        );
+        self.if_rcx_zero()
+    }
+
+    /// RDFSBASE, RDGSBASE.
+    fn read_base(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let at = at::BASES + if i.mnemonic() == Mnemonic::Rdgsbase { 8 } else { 0 };
+        let slow = self.unless_bases_allowed();
+        match home(i.op0_register().number()) {
+            Home::Host(host) => dynasm!(self.s ; .arch x64 ; mov Rq(host), [rsp + at]),
+            Home::Frame(home) => {
+                self.held_r14 = None;
+                dynasm!(self.s ; .arch x64 ; mov r14, [rsp + at] ; mov [BYTE rsp + (home as i8)], r14);
+            }
+        }
+        self.slow(&[slow], Kind::Exec);
+        Ok(())
+    }
+
+    /// WRFSBASE, WRGSBASE of what is canonical with 4-level paging.
+    fn write_base(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let (n, segment) = if i.mnemonic() == Mnemonic::Wrgsbase { (8, seg::GS) } else { (0, seg::FS) };
+        let allowed = self.unless_bases_allowed();
+        self.held_r14 = None;
+        let value = self.value(i.op0_register().number(), 14);
+        // The upper bits are all zeros, or all ones.
+        dynasm!(self.s
+            ; .arch x64
+            ; mov ecx, 47
+            ; sarx rcx, Rq(value), rcx
+            ; lea rcx, [rcx + 1]
+            ; pext rcx, rcx, [rsp + at::BUT_LOWEST]
+        );
+        let other = self.unless_rcx_zero();
+        let [register, fast] = offset::base(segment);
+        dynasm!(self.s
+            ; .arch x64
+            ; mov rcx, [rsp + at::CPU]
+            ; mov [rcx + register], Rq(value)
+            ; mov [rcx + fast], Rq(value)
+            ; mov [rsp + at::BASES + n], Rq(value)
+        );
+        self.slow(&[allowed, other], Kind::Exec);
+        Ok(())
+    }
+
+    /// XLAT: AL is the index of a byte off RBX.
+    pub(crate) fn table(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let (narrow, based) = (self.narrow(), matches!(i.memory_segment(), Register::FS | Register::GS));
+        let exact = if narrow { Register::EBX } else { Register::RBX };
+        if self.segmented() || based || i.memory_base() != exact {
+            return Err(Unsupported);
+        }
+        let Home::Host(base) = home(Register::RBX.number()) else { return Err(Unsupported) };
+        dynasm!(self.s ; .arch x64 ; movzx r14d, al);
+        self.lea(14, !narrow, Some(base), 14, 0, 0);
+        let slow = self.check(Access { size: 1, write: false, alignment: None, fixed: None });
+        dynasm!(self.s ; .arch x64 ; mov al, [rcx + r14]);
+        self.slow(&[slow], Kind::Exec);
+        Ok(())
+    }
+
     fn swapgs(&mut self) -> Result<(), Unsupported> {
         self.is_supervisor()?;
-        let [register, fast] = offset::GS_BASE;
+        let [register, fast] = offset::base(seg::GS);
         dynasm!(self.s
             ; .arch x64
             ; mov rcx, [rsp + at::CPU]

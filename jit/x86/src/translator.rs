@@ -10,6 +10,7 @@ use crate::perf_map::PerfMap;
 use crate::segmented::CodeSegment;
 use crate::site::{self, Kind, Link, LinkDraft, Run, Site};
 use crate::stubs::{self, Start, Stubs};
+use crate::system::POPF_OTHERS;
 use crate::trace::{Extent, Trace};
 use crate::x87::X87Frame;
 use core::ops::Range;
@@ -925,7 +926,16 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         limit: start.limit,
         translator: start.translator,
         host_mxcsr: MASKS.into(),
-        flag_masks: [!bits::IF, !bits::AC, crate::system::POPF_OTHERS, bits::DF, bits::IF, !bits::DF],
+        flag_masks: [
+            !bits::IF,
+            !bits::AC,
+            POPF_OTHERS,
+            bits::DF,
+            bits::IF,
+            !bits::DF,
+            POPF_OTHERS | bits::IF,
+            cr4::FSGSBASE,
+        ],
         arrays: [0; 2],
         moved: 0,
         tsc: 0,

@@ -11,6 +11,7 @@ mod flat32;
 mod guests;
 #[path = "../../../../cpu/x86/tests/system/helpers.rs"]
 mod helpers;
+mod in_place;
 #[path = "../../../../cpu/x86/tests/system/interrupts.rs"]
 mod interrupts;
 mod loops;
