@@ -341,6 +341,8 @@ impl Machine {
 
     fn apply(&mut self, event: &HostEvent) -> Result<(), Break> {
         self.inputs += 1;
+        // What comes may take time to arrive, such as a character on its line.
+        self.unheard_events = 0;
         match event {
             HostEvent::Serial { port: 0, bytes } if self.console.is_some() => {
                 let slot = self.console.unwrap_or_default();

@@ -107,8 +107,12 @@ impl Emitter<'_> {
         let mut done = None;
         if repeated {
             // More than one part, or nothing at all.
-            self.count(14, small);
-            dynasm!(self.s ; .arch x64 ; mov ecx, 12 ; shrx rcx, r14, rcx);
+            let mut count = RCX;
+            if narrow {
+                count = 14;
+                self.count(count, small);
+            }
+            dynasm!(self.s ; .arch x64 ; mov ecx, 12 ; shrx rcx, Rq(count), rcx);
             slow.push(self.unless_rcx_zero());
             self.count(1, small);
             if narrow && !small {
