@@ -1,8 +1,11 @@
-use crate::{Backends, Loader, Machine, MachineConfig, RunUntil, Source, StopReason};
+use crate::schedule::UNHEARD_EVENTS;
+use crate::{Backends, HostEvent, Loader, Machine, MachineConfig, RunUntil, Source, StopReason};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use ringworld_core::GuestPhys;
+use ringworld_devices::OutputBuffer;
 use ringworld_firmware::BootFile;
+use ringworld_x86::Activity;
 
 const LOCK: u32 = 0x500;
 /// The last time-stamp, and the last count of the power-management timer.
@@ -109,4 +112,72 @@ fn time_goes_forward_across_cpus() {
         assert!(word(TIMER) > 0);
         assert_eq!(word(BACK), 0, "times that a clock went back with {cpus} CPUs");
     }
+}
+
+/// Where COM1's interrupt leads.
+const HANDLER: u16 = 0x7d00;
+
+/// Waits for a byte on COM1; the timer goes on, and nobody hears it.
+fn listener() -> Result<Vec<u8>, IcedError> {
+    let mut a = CodeAssembler::new(16)?;
+    let mut again = a.create_label();
+    a.cli()?;
+    a.xor(ax, ax)?;
+    a.mov(ds, ax)?;
+    a.mov(ss, ax)?;
+    a.mov(sp, START as i32)?;
+    // IRQ 4 is vector 12.
+    a.mov(si, ax)?;
+    a.mov(word_ptr(si + 12 * 4), i32::from(HANDLER))?;
+    a.mov(word_ptr(si + 12 * 4 + 2), ax)?;
+    // 8259: vectors from 8 on, IRQ 4 alone. Timer: mode 2. COM1: the interrupt for what has come.
+    for (port, value) in [
+        (0x20, 0x11),
+        (0x21, 8),
+        (0x21, 4),
+        (0x21, 1),
+        (0x21, 0xef),
+        (0x43, 0x34),
+        (0x40, 0xff),
+        (0x40, 0xff),
+        (0x3fb, 3),
+        (0x3f9, 1),
+        (0x3fc, 0xb),
+    ] {
+        a.mov(dx, port)?;
+        a.mov(al, value)?;
+        a.out(dx, al)?;
+    }
+    a.sti()?;
+    a.set_label(&mut again)?;
+    a.hlt()?;
+    a.jmp(again)?;
+    let mut code = a.assemble(CODE.into())?;
+    code.resize(usize::from(HANDLER) - CODE as usize, 0x90);
+    let mut a = CodeAssembler::new(16)?;
+    a.hlt()?;
+    code.extend(a.assemble(HANDLER.into())?);
+    Ok(code)
+}
+
+/// A machine that has waited for ever for nothing but a masked timer still hears what is typed.
+#[test]
+fn the_dead_hear() {
+    let config = MachineConfig {
+        kernel: Source::Memory(BootFile::new("guest", listener().unwrap())),
+        loader: Loader::RawReal(0, CODE as u16),
+        memory: 16 << 20,
+        ..MachineConfig::default()
+    };
+    let mut machine = Machine::new(config, Backends::console(OutputBuffer::default())).unwrap();
+    // To the HLT: what comes before, three instructions for each port, and STI.
+    let end = machine.run(&RunUntil::instructions(8 + 3 * 11 + 2)).unwrap();
+    assert_eq!(end, StopReason::InstructionLimit);
+    assert_eq!(machine.cpu(0).unwrap().activity, Activity::Halted);
+    machine.unheard_events = UNHEARD_EVENTS;
+    machine.handle().send(HostEvent::Serial { port: 0, bytes: b"x".to_vec() });
+    machine.handle().close();
+    let until = RunUntil { breakpoints: vec![HANDLER.into()], ..RunUntil::default() };
+    let end = machine.run(&until).unwrap();
+    assert_eq!(end, StopReason::Breakpoint { cpu: 0, address: HANDLER.into() });
 }
