@@ -23,7 +23,7 @@ const OUTSIDE_SLICE: u64 = 100_000;
 
 /// After how many events in a row that woke no CPU the machine counts as dead. A timer whose interrupt is masked everywhere can go
 /// on for ever; no guest waits through this many of its events for something else.
-pub(crate) const UNHEARD_EVENTS: u32 = 10_000_000;
+const UNHEARD_EVENTS: u32 = 10_000_000;
 
 /// What ends a loop: a reason to stop, or a failure.
 enum Break {

@@ -1,4 +1,4 @@
-use crate::schedule::UNHEARD_EVENTS;
+use super::UNHEARD_EVENTS;
 use crate::{Backends, HostEvent, Loader, Machine, MachineConfig, RunUntil, Source, StopReason};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;

@@ -14,7 +14,7 @@ use ringworld_core::{PAGE_MASK, PAGE_SIZE};
 use ringworld_x86::Cpu;
 use ringworld_x86::insn::seg;
 
-/// Base (lower half) and limit of the code segment of segmented code; zero where offsets are linear addresses.
+/// Base (lower half) and end of the code segment of segmented code; zero where offsets are linear addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct CodeSegment(pub u64);
 
@@ -27,7 +27,7 @@ impl CodeSegment {
         }
         let cs = &cpu.seg[usize::from(seg::CS)];
         let limit = cs.limit.min(if cpu.mode.bitness() == 16 { 0xffff } else { !PAGE_MASK as u32 - 1 });
-        Self(cs.base & 0xffff_ffff | u64::from(limit) << 32)
+        Self(cs.base & 0xffff_ffff | (u64::from(limit) + 1) << 32)
     }
 
     /// The linear address of an offset.
@@ -40,31 +40,25 @@ impl CodeSegment {
         if self.0 == 0 { linear } else { linear.wrapping_sub(self.0) & 0xffff_ffff }
     }
 
-    /// How far code goes on in the page of a linear address: bytes of the page before the segment's end, or none of them if the address is beyond.
-    pub fn end_in_page(self, linear: u64) -> usize {
-        let in_page = linear & PAGE_MASK;
-        if self.0 == 0 {
-            return PAGE_SIZE as usize;
-        }
-        match (self.0 >> 32).checked_sub(self.offset(linear)) {
-            Some(rest) => (in_page + rest + 1).min(PAGE_SIZE) as usize,
-            None => 0,
-        }
-    }
-
-    /// Whether an instruction of any length at a linear address lies in it.
-    pub fn has_instruction(self, linear: u64) -> bool {
-        self.0 == 0 || self.offset(linear) + 15 <= self.0 >> 32
-    }
-
-    /// Segmented, with a limit and a base that stand for no segmentation.
-    pub fn is_too_short(self, cpu: &Cpu) -> bool {
-        self.0 == 0 && cpu.mode.segmented()
+    /// Bytes from an offset to the end.
+    fn room(self, offset: u64) -> u64 {
+        if self.0 == 0 { u64::MAX } else { (self.0 >> 32).saturating_sub(offset) }
     }
 
     /// Whether code may go on at an offset.
     pub fn contains(self, offset: u64) -> bool {
-        self.0 == 0 || offset <= self.0 >> 32
+        self.room(offset) > 0
+    }
+
+    /// Whether an instruction of any length at a linear address lies in it.
+    pub fn has_instruction(self, linear: u64) -> bool {
+        self.room(self.offset(linear)) >= 15
+    }
+
+    /// Bytes of the page of a linear address before the segment's end.
+    pub fn end_in_page(self, linear: u64) -> usize {
+        let room = self.room(self.offset(linear));
+        (linear & PAGE_MASK).saturating_add(room).min(PAGE_SIZE) as usize
     }
 }
 

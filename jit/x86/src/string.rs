@@ -90,9 +90,12 @@ impl Emitter<'_> {
             // A prefix for the address size.
             _ => return Err(Unsupported),
         };
-        // Segments with bases, but in segmented code, where all have them.
-        let flat = matches!(i.memory_segment(), Register::DS | Register::ES | Register::SS);
-        if !self.segmented() && !flat && (narrow || i.memory_segment() != Register::CS) {
+        let flat = match i.memory_segment() {
+            Register::FS | Register::GS => false,
+            Register::CS => !narrow,
+            _ => true,
+        };
+        if !(flat || self.segmented()) {
             return Err(Unsupported);
         }
         let repeated = i.has_rep_prefix() || i.has_repne_prefix();

@@ -311,16 +311,15 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// XLAT: AL is the index of a byte off RBX.
+    /// XLAT in 64-bit code: AL is the index of a byte off RBX.
     pub(crate) fn table(&mut self, i: &Instruction) -> Result<(), Unsupported> {
-        let (narrow, based) = (self.narrow(), matches!(i.memory_segment(), Register::FS | Register::GS));
-        let exact = if narrow { Register::EBX } else { Register::RBX };
-        if self.segmented() || based || i.memory_base() != exact {
+        let based = matches!(i.memory_segment(), Register::FS | Register::GS);
+        if self.narrow() || based || i.memory_base() != Register::RBX {
             return Err(Unsupported);
         }
         let Home::Host(base) = home(Register::RBX.number()) else { return Err(Unsupported) };
         dynasm!(self.s ; .arch x64 ; movzx r14d, al);
-        self.lea(14, !narrow, Some(base), 14, 0, 0);
+        self.lea(14, true, Some(base), 14, 0, 0);
         let slow = self.check(Access { size: 1, write: false, alignment: None, fixed: None });
         dynasm!(self.s ; .arch x64 ; mov al, [rcx + r14]);
         self.slow(&[slow], Kind::Exec);

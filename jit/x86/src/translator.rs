@@ -307,8 +307,7 @@ impl Translator {
     fn find(&mut self, cpu: &mut Cpu, grouping: Grouping) -> Option<u32> {
         let segment = CodeSegment::of(cpu);
         let rip = segment.linear(cpu.rip());
-        let narrow = !cpu.mode.long64();
-        if narrow && (rip >= LAST_PAGE_32 || !segment.contains(cpu.rip()) || segment.is_too_short(cpu)) {
+        if !cpu.mode.long64() && (rip >= LAST_PAGE_32 || !segment.contains(cpu.rip())) {
             return None;
         }
         if grouping == Grouping::Whole && !self.is_hot(rip) {

@@ -30,7 +30,7 @@ fn flags_are_popped_at_level_3() {
                     a.popfq()?;
                     a.pushfq()?;
                     a.pop(rax)?;
-                    a.mov(qword_ptr(DATA + 8).fs(), rax)?;
+                    a.mov(qword_ptr(DATA + 8), rax)?;
                     a.dec(ecx)?;
                     a.jne(again)?;
                     // At CPL 3 that is an exception.
