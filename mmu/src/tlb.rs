@@ -478,6 +478,12 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         self.arrays(id).fetch_physical[slot(linear)] & !PAGE_MASK
     }
 
+    /// Whether a fetch from `linear` in the current context finds its page here.
+    pub fn has_fetched(&mut self, linear: u64) -> bool {
+        let id = self.current_id;
+        Translations::matches(self.arrays(id).fetch_page[slot(linear)], linear, 1)
+    }
+
     /// The number of the triple (linear page, guest-physical page, mode).
     pub fn fetch_token(&mut self, linear_page: u64, physical_page: u64, mode: u32) -> u32 {
         let triple = (linear_page, physical_page, mode);

@@ -105,6 +105,19 @@ impl Cpu {
         }
     }
 
+    /// The same if the TLB knows the page: nothing is walked, so the guest cannot tell.
+    pub fn known_code_page(&mut self, linear: u64) -> Option<CodePage> {
+        self.tlb.has_fetched(linear).then(|| self.code_page(linear))?
+    }
+
+    /// The quadword at a linear address, if the TLB knows its page.
+    pub fn known_quad(&self, linear: u64) -> Option<u64> {
+        let pointer = self.tlb.current().read_pointer(linear, 8)?;
+        // SAFETY: a matching read tag means that the page is mapped guest RAM and that the access stays in it; any bytes are
+        // a quadword.
+        Some(unsafe { pointer.cast::<u64>().read_unaligned() })
+    }
+
     /// The instruction that a shadow was for is over.
     #[inline]
     pub fn end_shadow(&mut self) {

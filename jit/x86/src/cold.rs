@@ -17,6 +17,8 @@ pub struct Cold {
     what: ColdKind,
     /// Registers are lent there.
     lent: bool,
+    /// Pages that have been come to there.
+    known_pages: usize,
 }
 
 pub(crate) enum ColdKind {
@@ -42,7 +44,8 @@ pub(crate) enum ColdKind {
 
 impl Emitter<'_> {
     pub(crate) fn push_cold(&mut self, from: usize, what: ColdKind) {
-        self.drafts.cold.push(Cold { from, what, lent: self.lent.now });
+        let (lent, known_pages) = (self.lent.now, self.known_pages);
+        self.drafts.cold.push(Cold { from, what, lent, known_pages });
     }
 
     pub(crate) fn finish(&mut self) {
@@ -83,6 +86,7 @@ impl Emitter<'_> {
 
     fn cold(&mut self, cold: &Cold) {
         self.land(cold.from);
+        self.known_pages = cold.known_pages;
         if let ColdKind::Split { split, resume, .. } = &cold.what {
             self.split(split, *resume);
         }
@@ -182,6 +186,18 @@ impl Emitter<'_> {
             (straddles, self.link_site(kind, self.rip, refund))
         });
         self.push_cold(from, ColdKind::Ungroup { link, straddling });
+    }
+
+    /// Sends a jump, whose displacement ends at `from`, of an indirect jump or call that does not lead to where the block goes on
+    /// to a translation that goes on nowhere.
+    pub(crate) fn cold_elsewhere_indirect(&mut self, from: usize) {
+        if self.in_shadow {
+            let site = self.exec_site(Kind::ExecLast);
+            return self.cold_site(from, site);
+        }
+        let refund = (self.count - self.n + 1) as u8;
+        let link = self.link_site(Kind::LinkUngrouped, self.rip, refund);
+        self.push_cold(from, ColdKind::Ungroup { link, straddling: None });
     }
 
     /// Sends the jump whose displacement ends at `from` to the block at `target`, giving back what has been taken for the rest

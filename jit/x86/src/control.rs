@@ -11,7 +11,6 @@ use crate::values::Form;
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
-use ringworld_core::PAGE_MASK;
 use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
 
 const FETCH: i32 = offset_of!(Translations, fetch) as i32 - TLB_BIAS;
@@ -158,15 +157,15 @@ impl Emitter<'_> {
         }
     }
 
-    /// A jump to a known address, which is linked when it is first taken. To another page, it asks whether the page is
-    /// still the one that it was linked to.
+    /// A jump to a known address, which is linked when it is first taken. To a page that has not been checked, it asks whether
+    /// that is still the one that it was linked to.
     pub(crate) fn link(&mut self, target: u64) {
         self.link_after(target, 0);
     }
 
     /// The same after so much has been given back to the budget.
     pub(crate) fn link_after(&mut self, target: u64, refund: u8) {
-        let near_by = (target ^ self.start) & !PAGE_MASK == 0;
+        let near_by = self.is_known_page(target);
         let (index, site) = self.link_site(Kind::Link, target, if near_by { refund } else { 0 });
         if near_by {
             let end = near(self.s, 0);
@@ -221,7 +220,7 @@ impl Emitter<'_> {
             self.link(i.next_ip());
             return Ok(());
         }
-        if (target ^ self.start) & !PAGE_MASK == 0 {
+        if self.is_known_page(target) {
             let (index, site) = self.link_site(Kind::Link, target, 0);
             let end = near(self.s, opcode);
             self.drafts.links[index].patch = end as u32;
@@ -405,16 +404,7 @@ impl Emitter<'_> {
         let slow = self.stack(0, false);
         self.load_top();
         self.code_address();
-        let negated = i64::from(self.unit()).wrapping_sub(next as i64);
-        match i32::try_from(negated) {
-            Ok(negated) => dynasm!(self.s ; .arch x64 ; lea rcx, [r14 + negated]),
-            Err(_) => {
-                self.constant(1, negated as u64);
-                dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14]);
-            }
-        }
-        self.let_go();
-        let other = self.unless_unit();
+        let other = self.unless_leads_to(next);
         let by = self.step() + i32::from(drop);
         let mut froms: Vec<usize> = slow.into_iter().collect();
         if self.in_shadow {
@@ -424,6 +414,20 @@ impl Emitter<'_> {
         }
         self.move_stack(by);
         self.slow(&froms, Kind::ExecLast);
+    }
+
+    /// Compares R14 with the address that the block goes on at; the jump that is taken if it is another one.
+    fn unless_leads_to(&mut self, next: u64) -> usize {
+        let negated = i64::from(self.unit()).wrapping_sub(next as i64);
+        match i32::try_from(negated) {
+            Ok(negated) => dynasm!(self.s ; .arch x64 ; lea rcx, [r14 + negated]),
+            Err(_) => {
+                self.constant(1, negated as u64);
+                dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14]);
+            }
+        }
+        self.let_go();
+        self.unless_unit()
     }
 
     /// Loads the operand of an indirect branch or a push into R14; the jump that is taken if that is not plain.
@@ -482,6 +486,28 @@ impl Emitter<'_> {
         dynasm!(self.s ; .arch x64 ; jmp QWORD [BYTE rsp + (at::CODE as i8)]);
         let froms: Vec<usize> = slow.into_iter().chain([miss]).chain(push).collect();
         self.slow(&froms, Kind::ExecLast);
+        Ok(())
+    }
+
+    /// An indirect jump, with which the block goes on at `next` if it leads there.
+    pub(crate) fn jump_indirect_within(&mut self, i: &Instruction, next: u64) -> Result<(), Unsupported> {
+        let slow = self.target(i)?;
+        let other = self.unless_leads_to(next);
+        self.cold_elsewhere_indirect(other);
+        self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::ExecLast);
+        Ok(())
+    }
+
+    /// The same of an indirect call.
+    pub(crate) fn call_indirect_within(&mut self, i: &Instruction, next: u64) -> Result<(), Unsupported> {
+        let slow = self.target(i)?;
+        let other = self.unless_leads_to(next);
+        self.cold_elsewhere_indirect(other);
+        let push = self.push_return(i.next_ip());
+        if !self.returns_here {
+            self.remember_return(i.next_ip());
+        }
+        self.slow(&slow.into_iter().chain(push).collect::<Vec<_>>(), Kind::ExecLast);
         Ok(())
     }
 

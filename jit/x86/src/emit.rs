@@ -17,6 +17,7 @@ use crate::values::Form;
 use core::ops::Range;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use ringworld_core::PAGE_MASK;
 use ringworld_jit_rt::Sink;
 use ringworld_x86::mode::Mode;
 use smallvec::SmallVec;
@@ -43,6 +44,14 @@ pub struct Drafts {
     /// The stores of groups' anchors: the slot, and where they are.
     pub(crate) anchors: Vec<(usize, Range<usize>)>,
     pub(crate) islands: Islands,
+}
+
+/// A page of a block, linear, and slot and number of its fetch token.
+#[derive(Clone, Copy)]
+pub struct PageCheck {
+    pub linear: u64,
+    pub slot: i32,
+    pub token: i32,
 }
 
 /// Numbers that a block's first ones get.
@@ -81,7 +90,10 @@ pub struct Emitter<'a> {
     pub(crate) next_x87_points: bool,
     /// The unit's pointer to data is kept.
     pub(crate) x87_fdp: bool,
-    pub(crate) start: u64,
+    /// The block's pages, in the order in which they are come to.
+    pub(crate) pages: &'a [PageCheck],
+    /// How many of them have been come to.
+    pub(crate) known_pages: usize,
     /// Instructions of the block.
     pub(crate) count: u32,
     /// The present instruction: number, RIP.
@@ -198,7 +210,8 @@ impl<'a> Emitter<'a> {
             x87_ran: false,
             next_x87_points: false,
             x87_fdp,
-            start,
+            pages: &[],
+            known_pages: 0,
             count,
             n: 0,
             rip: start,
@@ -226,12 +239,13 @@ impl<'a> Emitter<'a> {
     }
 
     /// Emits the whole block, and returns the offsets of its entry for those who know that the page is this one, and for those
-    /// who have taken its length from the budget, too; at the start the page is checked. `own` and `second` are slot and token of the block's page and of the slot and token of the second page that an only instruction reaches into.
+    /// who have taken its length from the budget, too; at the start the first page is checked. `second` is the page that an only
+    /// instruction reaches into.
     pub fn block(
         &mut self,
         guests: &[Guest],
-        own: (i32, i32),
-        second: Option<(i32, i32)>,
+        pages: &'a [PageCheck],
+        second: Option<PageCheck>,
         (grouping, head): (Grouping, Option<usize>),
         registers: &[u64],
     ) -> (usize, usize) {
@@ -248,13 +262,19 @@ impl<'a> Emitter<'a> {
             }
         };
         self.reserve_islands();
-        self.page_check(own, Kind::Page);
+        self.pages = pages;
+        self.known_pages = 1;
+        let other = self.page_check(pages[0]);
+        let site = self.site(Kind::Page);
+        self.cold_site(other, site);
         if self.segmented() {
             self.check_code_segment();
         }
         let entry = self.s.len();
         if let Some(second) = second {
-            self.page_check(second, Kind::Stale);
+            let other = self.page_check(second);
+            let site = self.site(Kind::Stale);
+            self.cold_site(other, site);
         }
         let taken = self.take_from_budget();
         let mut open = true;
@@ -266,7 +286,7 @@ impl<'a> Emitter<'a> {
             self.n += 1;
             self.rip = guest.decoded.ip();
             self.next = guests.get(n + 1).map(|next| next.decoded.ip());
-            self.returns_here = guest.emit == Some(Emit::Call)
+            self.returns_here = matches!(guest.emit, Some(Emit::Call | Emit::CallIndirect))
                 && guests[n + 1..].iter().any(|other| other.decoded.ip() == guest.decoded.next_ip());
             let next = guests.get(self.n as usize);
             let emit = next.and_then(|next| next.emit);
@@ -281,6 +301,11 @@ impl<'a> Emitter<'a> {
             if !open {
                 break;
             }
+            if let Some(next) = self.next
+                && !self.is_known_page(next)
+            {
+                self.come_to_page(next);
+            }
         }
         self.settle_stack();
         if open {
@@ -291,13 +316,26 @@ impl<'a> Emitter<'a> {
         (entry, taken)
     }
 
-    /// Leaves unless the token in a page's slot is this one.
-    fn page_check(&mut self, (slot, token): (i32, i32), kind: Kind) {
-        let site = self.site(kind);
+    /// Compares the token in a page's slot; the jump that is taken if it is another one.
+    fn page_check(&mut self, PageCheck { slot, token, .. }: PageCheck) -> usize {
         let unit = self.unit();
         dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + slot] ; lea rcx, [rcx + unit - token]);
-        let other = self.unless_unit();
-        self.cold_site(other, site);
+        self.unless_unit()
+    }
+
+    /// Whether what is at a linear address is in a page that has been checked.
+    pub(crate) fn is_known_page(&self, linear: u64) -> bool {
+        self.pages[..self.known_pages].iter().any(|page| page.linear == linear & !PAGE_MASK)
+    }
+
+    /// The block goes on at `next`, in its next page.
+    fn come_to_page(&mut self, next: u64) {
+        self.settle_stack();
+        self.keep_in_reach(PLAIN);
+        self.held = None;
+        let other = self.page_check(self.pages[self.known_pages]);
+        self.cold_side(other, next, (self.count - self.n) as u8);
+        self.known_pages += 1;
     }
 
     /// A site that is about the block.
@@ -471,10 +509,12 @@ impl<'a> Emitter<'a> {
                 self.call(i)?;
                 return Ok(false);
             }
+            Emit::JumpIndirect if let Some(next) = self.next => self.jump_indirect_within(i, next)?,
             Emit::JumpIndirect => {
                 self.jump_indirect(i)?;
                 return Ok(false);
             }
+            Emit::CallIndirect if let Some(next) = self.next => self.call_indirect_within(i, next)?,
             Emit::CallIndirect => {
                 self.call_indirect(i)?;
                 return Ok(false);

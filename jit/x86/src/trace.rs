@@ -1,19 +1,22 @@
 //! What becomes one block: the instructions from an address on, through jumps, calls and returns, and several rounds of a
 //! loop that comes back to the start.
 //!
-//! A block stays in its page, whose fetch token it checks once. Every round of a loop and every inlined call saves the
+//! A block checks the fetch token of each page that it comes to once. Every round of a loop and every inlined call saves the
 //! counting, the vector state's check and the TLB checks that the rounds share.
 
 use crate::classify::{Emit, emit_in};
 use crate::emit::Guest;
 use crate::segmented::CodeSegment;
+use crate::translator::LAST_PAGE_32;
 use crate::values::Values;
 use iced_x86::{Decoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 use ringworld_core::{PAGE_MASK, PAGE_SIZE};
 use ringworld_x86::decode::{self, Decoded};
 use ringworld_x86::mode::Mode;
+use ringworld_x86::native::CodePage;
 use ringworld_x86::row::row;
 use ringworld_x86::{Cpu, Insn};
+use smallvec::SmallVec;
 
 /// Most rounds of a loop in one block, if they access more than [`ACCESSED`] bytes, and if they do not.
 const LEAST_ROUNDS: usize = 2;
@@ -28,8 +31,28 @@ const DEPTH: usize = 4;
 /// A block with more instructions follows no further call.
 const CALLER: usize = 24;
 
-/// Bytes of code that a block was made of: offset in the page and length.
-pub type Extent = (u16, u16);
+/// Most pages of a block.
+const PAGES: usize = 4;
+
+/// Bytes of code that a block was made of: the page, by its number among the block's, the offset in it, and the length.
+pub type Extent = (u8, u16, u16);
+
+/// A call that a block goes on with.
+struct Followed {
+    /// Its return address.
+    next: u64,
+    /// How many instructions, extents and pages the block had with it.
+    until: (usize, usize, usize),
+    /// The function is in another page.
+    is_far: bool,
+}
+
+/// The bytes of a page of a block's. Nobody may write them as long as the slice is used.
+pub fn bytes_of<'a>(page: &CodePage) -> &'a [u8] {
+    // SAFETY: `code_page` gave the pointer, to the first byte of a mapped guest page. Nobody writes guest memory before the
+    // slice's end: one host thread runs the CPUs and the devices.
+    unsafe { core::slice::from_raw_parts(page.pointer, PAGE_SIZE as usize) }
+}
 
 fn decoder<'a>(cpu: &Cpu, bytes: &'a [u8], rip: u64) -> Decoder<'a> {
     Decoder::with_ip(cpu.mode.bitness(), bytes, rip, cpu.model.decoder_options())
@@ -42,6 +65,8 @@ pub struct Trace {
     pub guests: Vec<Guest>,
     /// For execution by their functions.
     pub insns: Vec<Insn>,
+    /// The pages that they are in, in the order in which they are come to: linear address, and the first byte.
+    pub pages: Vec<(u64, CodePage)>,
     /// Where they are.
     pub extents: Vec<Extent>,
     /// The instruction that the last one leads back to, if the block goes on there.
@@ -49,12 +74,12 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Decodes from the linear address `rip` on, in this segment, at most `longest` instructions of the page whose
-    /// bytes, up to the segment's end, are `page`. Without `follow`, straight on only.
+    /// Decodes from the linear address `rip` on, which is in this page and segment, at most `longest` instructions. Without
+    /// `follow`, straight on and through rounds of one loop only.
     pub fn decode(
         &mut self,
-        cpu: &Cpu,
-        page: &[u8],
+        cpu: &mut Cpu,
+        first: &CodePage,
         (rip, segment): (u64, CodeSegment),
         longest: usize,
         follow: bool,
@@ -63,17 +88,20 @@ impl Trace {
         self.guests.clear();
         self.insns.clear();
         self.extents.clear();
+        self.pages.clear();
+        let start = rip & !PAGE_MASK;
+        let pointer = first.pointer.wrapping_sub((rip - start) as usize);
+        self.pages.push((start, CodePage { pointer, ..*first }));
         self.head = None;
+        let mut page = &bytes_of(&self.pages[0].1)[..segment.end_in_page(rip)];
         let mut decoder = decoder(cpu, page, segment.offset(rip));
         let mut scratch = Instruction::default();
-        let mut begin = (rip & PAGE_MASK) as usize;
+        let (mut here, mut begin) = (0, (rip & PAGE_MASK) as usize);
         if decoder.set_position(begin).is_err() {
             return;
         }
         let mut end = begin;
-        // Return addresses, and where the called functions begin in the block.
-        let mut returns = [(0, 0); DEPTH];
-        let mut depth = 0;
+        let mut calls = SmallVec::<[Followed; DEPTH]>::new();
         let shortest = longest;
         let mut longest = longest;
         while self.insns.len() < longest && end < page.len() {
@@ -93,20 +121,41 @@ impl Trace {
             }
             let target = match emit {
                 Emit::Branch | Emit::Jump | Emit::Call => decoded.near_branch_target(),
-                Emit::Return if depth > 0 && !self.is_redirected(returns[depth - 1].1) => {
-                    returns[depth - 1].0
-                }
+                Emit::JumpIndirect | Emit::CallIndirect => match known_target(cpu, &decoded) {
+                    Some(target) => target,
+                    None => break,
+                },
+                Emit::Return => match calls.last() {
+                    Some(call) if !self.is_redirected(call.until.0) => call.next,
+                    _ => break,
+                },
                 _ => break,
             };
             // Straight on after branches forward, which are the less taken ones.
             if emit == Emit::Branch && target > decoded.ip() {
                 continue;
             }
-            if !follow || (target ^ rip) & !PAGE_MASK != 0 {
+            let is_far = (target ^ decoded.ip()) & !PAGE_MASK != 0;
+            if is_far && emit == Emit::Branch {
                 break;
             }
             let known = self.guests.iter().position(|guest| guest.decoded.ip() == target);
+            if !follow {
+                // As many rounds of a loop as its other translations check at once: each would lead here again before its groups
+                // have passed the page's end.
+                match (emit, known) {
+                    (Emit::Branch, Some(begin)) => {
+                        let len = self.insns.len();
+                        let room = (2 * longest).saturating_sub(len) / (len - begin);
+                        self.add_rounds(begin, room.min(ROUNDS - 1));
+                        break;
+                    }
+                    (Emit::Branch, None) if self.extents.is_empty() => {}
+                    _ => break,
+                }
+            }
             match (emit, known) {
+                (Emit::Branch, _) if !follow => {}
                 (Emit::Branch, Some(begin))
                     if begin != 0
                         && cpu.mode.long64()
@@ -126,27 +175,61 @@ impl Trace {
                     }
                     break;
                 }
-                (Emit::Branch, None) | (Emit::Call, Some(_)) => break,
-                _ => {}
-            }
-            match emit {
-                Emit::Call if depth == DEPTH || self.insns.len() > CALLER => break,
-                Emit::Call => {
-                    returns[depth] = (decoded.next_ip(), self.insns.len());
-                    depth += 1;
+                (Emit::Branch, None) | (Emit::Call | Emit::JumpIndirect | Emit::CallIndirect, Some(_)) => {
+                    break;
                 }
-                Emit::Return => depth -= 1,
                 _ => {}
             }
-            self.extent(begin, end);
+            let is_call = matches!(emit, Emit::Call | Emit::CallIndirect);
+            if is_call && (calls.len() == DEPTH || self.insns.len() > CALLER) {
+                break;
+            }
+            let pages = self.pages.len();
+            let there = if is_far { self.page(cpu, target) } else { Some(here) };
+            let Some(there) = there else { break };
+            self.extent(here, begin, end);
             begin = (target & PAGE_MASK) as usize;
             end = begin;
+            if is_call {
+                let until = (self.insns.len(), self.extents.len(), pages);
+                calls.push(Followed { next: decoded.next_ip(), until, is_far });
+            } else if emit == Emit::Return {
+                calls.pop();
+            }
+            if is_far {
+                here = there;
+                page = bytes_of(&self.pages[here].1);
+                decoder = self::decoder(cpu, page, segment.offset(target));
+            }
             decoder.set_ip(segment.offset(target));
             if decoder.set_position(begin).is_err() {
                 break;
             }
         }
-        self.extent(begin, end);
+        self.extent(here, begin, end);
+        // Of functions in other pages, only whole ones are worth a copy.
+        if let Some(Followed { until: (insns, extents, pages), .. }) = calls.iter().find(|call| call.is_far) {
+            self.guests.truncate(*insns);
+            self.insns.truncate(*insns);
+            self.extents.truncate(*extents);
+            self.pages.truncate(*pages);
+            self.head = None;
+        }
+    }
+
+    /// The number of the page of a linear address to go on at, if it is known.
+    fn page(&mut self, cpu: &mut Cpu, linear: u64) -> Option<usize> {
+        let start = linear & !PAGE_MASK;
+        if let Some(n) = self.pages.iter().position(|(page, _)| *page == start) {
+            return Some(n);
+        }
+        let wraps = !cpu.mode.long64() && start >= LAST_PAGE_32;
+        if cpu.mode.segmented() || wraps || self.pages.len() == PAGES {
+            return None;
+        }
+        let page = cpu.known_code_page(start)?;
+        self.pages.push((start, page));
+        Some(self.pages.len() - 1)
     }
 
     /// Decodes one instruction.
@@ -262,9 +345,20 @@ impl Trace {
         })
     }
 
-    fn extent(&mut self, begin: usize, end: usize) {
+    fn extent(&mut self, page: usize, begin: usize, end: usize) {
         if begin < end && end <= PAGE_SIZE as usize {
-            self.extents.push((begin as u16, (end - begin) as u16));
+            self.extents.push((page as u8, begin as u16, (end - begin) as u16));
         }
     }
+}
+
+/// Where an indirect jump or call leads now, if it reads that from a constant address, as those through tables of other
+/// modules' functions do.
+fn known_target(cpu: &Cpu, i: &Instruction) -> Option<u64> {
+    let is_constant = i.op0_kind() == OpKind::Memory
+        && matches!(i.memory_base(), Register::None | Register::RIP)
+        && i.memory_index() == Register::None
+        && !matches!(i.memory_segment(), Register::FS | Register::GS)
+        && i.memory_size().size() == 8;
+    is_constant.then(|| cpu.known_quad(i.memory_displacement64()))?
 }

@@ -1,7 +1,7 @@
 //! The translator: blocks, their look-up, linking, and the loop between translated code and the rest.
 
 use crate::control::fetch_slot;
-use crate::emit::{Drafts, Emitter, Numbers};
+use crate::emit::{Drafts, Emitter, Numbers, PageCheck};
 use crate::frame::{Frame, TLB_BIAS};
 use crate::group::{Grouping, MemoryAccesses};
 use crate::host;
@@ -11,7 +11,7 @@ use crate::segmented::CodeSegment;
 use crate::site::{self, Kind, Link, LinkDraft, Run, Site};
 use crate::stubs::{self, Start, Stubs};
 use crate::system::POPF_OTHERS;
-use crate::trace::{Extent, Trace};
+use crate::trace::{Extent, Trace, bytes_of};
 use crate::x87::X87Frame;
 use core::ops::Range;
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
@@ -43,7 +43,7 @@ const BLOCKS: usize = 1 << 16;
 /// Fetch tokens before everything is forgotten.
 const MAX_TOKENS: usize = 1 << 20;
 /// 32-bit code of the last page stays with the interpreter: what follows it wraps around.
-const LAST_PAGE_32: u64 = (1 << 32) - PAGE_SIZE;
+pub(crate) const LAST_PAGE_32: u64 = (1 << 32) - PAGE_SIZE;
 /// MXCSR's exception masks: translated vector code needs them all set.
 pub(crate) const MASKS: u32 = 0x1f80;
 
@@ -127,12 +127,13 @@ pub(crate) struct Block {
     pub(crate) host_len: usize,
     /// Instructions.
     count: u8,
-    /// The bytes that it was made of, and where in its page they are: in [`Translator::bytes`] and [`Translator::extents`].
+    /// The bytes that it was made of, and where in its pages they are: in [`Translator::bytes`] and [`Translator::extents`].
     pub(crate) bytes: Range<usize>,
     extents: Range<usize>,
-    first: usize,
-    /// The page that its only instruction reaches into: the rest of `bytes` is at its start.
-    second: Option<(u64, usize)>,
+    /// The tracking indexes of its pages.
+    pages: SmallVec<[usize; 2]>,
+    /// The guest-physical page that its only instruction reaches into.
+    second: Option<u64>,
     /// The [`Link`]s that lead here.
     incoming: SmallVec<[u32; 4]>,
     pub(crate) stale: bool,
@@ -290,13 +291,12 @@ impl Translator {
         self.forget(cpu);
     }
 
-    /// Whether one of the breakpoints is in these pieces of the page of `rip`.
-    fn has_breakpoint(&self, rip: u64, extents: &[Extent]) -> bool {
-        let page = rip & !PAGE_MASK;
+    /// Whether one of the breakpoints is in the code of a block at `rip`.
+    fn has_breakpoint(&self, rip: u64, trace: &Trace) -> bool {
         // Without pieces, one instruction reaches into the next page.
-        extents.is_empty() && self.breakpoints.binary_search(&rip).is_ok()
-            || extents.iter().any(|&(at, len)| {
-                let start = page | u64::from(at);
+        trace.extents.is_empty() && self.breakpoints.binary_search(&rip).is_ok()
+            || trace.extents.iter().any(|&(page, at, len)| {
+                let start = trace.pages[usize::from(page)].0 | u64::from(at);
                 let next = self.breakpoints.partition_point(|address| *address < start);
                 self.breakpoints.get(next).is_some_and(|address| address - start < u64::from(len))
             })
@@ -320,11 +320,11 @@ impl Translator {
                 if self.blocks[id as usize].suspended.is_none() {
                     id
                 } else if self.bytes_hold(cpu, id) {
-                    cpu.memory.code_held(page.index);
+                    self.blocks[id as usize].pages.iter().for_each(|&page| cpu.memory.code_held(page));
                     self.resume(id);
                     id
                 } else {
-                    cpu.memory.code_replaced(page.index);
+                    self.blocks[id as usize].pages.iter().for_each(|&page| cpu.memory.code_replaced(page));
                     self.kill(id);
                     return None;
                 }
@@ -357,7 +357,7 @@ impl Translator {
     fn second_page_holds(&mut self, cpu: &mut Cpu, id: u32) -> bool {
         match self.blocks[id as usize].second {
             None => true,
-            Some((physical, _)) => {
+            Some(physical) => {
                 let next = (self.blocks[id as usize].key.0 & !PAGE_MASK).wrapping_add(PAGE_SIZE);
                 cpu.code_page(next).is_some_and(|page| page.physical == physical)
             }
@@ -375,23 +375,17 @@ impl Translator {
         let grouping = key.3;
         let mut trace = core::mem::take(&mut self.trace);
         let longest = self.options.max_block.clamp(1, MAX_BLOCK);
-        // SAFETY: `code_page` gave a pointer into a mapped guest page. Nobody writes guest memory before the slice's end: one
-        // host thread runs the CPUs and the devices.
-        let memory =
-            unsafe { core::slice::from_raw_parts(page.pointer.wrapping_sub(offset), PAGE_SIZE as usize) };
-        let allowed = &memory[..segment.end_in_page(rip)];
-        trace.decode(cpu, allowed, (rip, segment), longest, grouping != Grouping::None, &mut self.info);
-        if !self.breakpoints.is_empty() && self.has_breakpoint(rip, &trace.extents) {
+        trace.decode(cpu, page, (rip, segment), longest, grouping != Grouping::None, &mut self.info);
+        if !self.breakpoints.is_empty() && self.has_breakpoint(rip, &trace) {
             self.trace = trace;
             return None;
         }
-        for &(at, len) in &trace.extents {
-            cpu.mark_code(page, at.into(), len.into());
-        }
         // What a translation leaves here that comes to nothing belongs to no block.
         let bytes = self.bytes.len();
-        for &(at, len) in &trace.extents {
-            self.bytes.extend_from_slice(&memory[usize::from(at)..][..usize::from(len)]);
+        for &(page, at, len) in &trace.extents {
+            let page = &trace.pages[usize::from(page)].1;
+            cpu.mark_code(page, at.into(), len.into());
+            self.bytes.extend_from_slice(&bytes_of(page)[usize::from(at)..][..usize::from(len)]);
         }
         let mut second = None;
         if trace.insns.is_empty() {
@@ -415,17 +409,21 @@ impl Translator {
             trace.decode_one(cpu, &copy[..in_page + want], (rip, segment));
             let len = usize::from(trace.insns.first()?.len);
             self.bytes.extend_from_slice(&copy[..len]);
-            trace.extents.push((offset as u16, in_page.min(len) as u16));
-            let token = cpu.tlb.fetch_token(next, following.physical, cpu.mode.0);
-            second = Some((following, fetch_slot(next), token as i32));
+            trace.extents.push((0, offset as u16, in_page.min(len) as u16));
+            trace.extents.push((1, 0, len.saturating_sub(in_page) as u16));
+            second = Some((next, following));
         }
+        let mut check = |&(linear, page): &(u64, CodePage)| {
+            let token = cpu.tlb.fetch_token(linear, page.physical, cpu.mode.0) as i32;
+            PageCheck { linear, slot: fetch_slot(linear), token }
+        };
+        let checks: SmallVec<[PageCheck; 4]> = trace.pages.iter().map(&mut check).collect();
+        let second_check = second.as_ref().map(check);
         let id = self.blocks.len() as u32;
         let count = trace.insns.len() as u32;
         let arena_start = self.arena_start();
         let base = self.arena.next();
         let jumps = &self.jumps[usize::from(cpu.mode.guest())];
-        let own = (fetch_slot(rip), cpu.tlb.fetch_token(rip & !PAGE_MASK, page.physical, cpu.mode.0) as i32);
-        let second_check = second.map(|(_, slot, token)| (slot, token));
         let fdp = !cpu.model.has(Feature::FdpExceptionOnly);
         let mut emit = |short| {
             let mut emitter = Emitter::new(
@@ -441,7 +439,8 @@ impl Translator {
                 (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
                 (short, fdp),
             );
-            let entries = emitter.block(&trace.guests, own, second_check, (grouping, trace.head), &cpu.regs);
+            let entries =
+                emitter.block(&trace.guests, &checks, second_check, (grouping, trace.head), &cpu.regs);
             let stale_exits = emitter.stale_exits();
             (!emitter.drafts.islands.lost).then_some((entries, stale_exits))
         };
@@ -463,10 +462,9 @@ impl Translator {
             map.add(start, self.sink.len(), rip);
         }
         self.keep(id, &trace.insns, ((start - arena_start) as u32, segment), short);
-        self.by_page.entry(page.index).or_default().push(id);
-        if let Some((following, ..)) = &second {
-            self.by_page.entry(following.index).or_default().push(id);
-        }
+        let pages: SmallVec<[usize; 2]> =
+            trace.pages.iter().chain(&second).map(|(_, page)| page.index).collect();
+        pages.iter().for_each(|&page| self.by_page.entry(page).or_default().push(id));
         let extents = self.extents.len();
         self.extents.extend_from_slice(&trace.extents);
         self.stats.guest_bytes += (self.bytes.len() - bytes) as u64;
@@ -480,8 +478,8 @@ impl Translator {
             count: count as u8,
             bytes: bytes..self.bytes.len(),
             extents: extents..self.extents.len(),
-            first: page.index,
-            second: second.map(|(following, ..)| (following.physical, following.index)),
+            pages,
+            second: second.map(|(_, following)| following.physical),
             incoming: SmallVec::new(),
             stale: false,
             suspended: None,
@@ -818,14 +816,11 @@ impl Translator {
     /// Whether a block's bytes are in memory as they were; marks them again.
     fn bytes_hold(&mut self, cpu: &mut Cpu, id: u32) -> bool {
         let block = &self.blocks[id as usize];
-        let extents = &self.extents[block.extents.clone()];
-        let first = extents.iter().map(|&(offset, len)| (block.first, offset, usize::from(len)));
-        let second = block.second.map(|(_, index)| (index, 0, usize::MAX));
         let mut rest = &self.bytes[block.bytes.clone()];
-        for (index, offset, len) in first.chain(second) {
-            let (bytes, after) = rest.split_at(len.min(rest.len()));
+        for &(page, offset, len) in &self.extents[block.extents.clone()] {
+            let (bytes, after) = rest.split_at(usize::from(len).min(rest.len()));
             rest = after;
-            let offset = u32::from(offset);
+            let (index, offset) = (block.pages[usize::from(page)], u32::from(offset));
             let Some(address) = cpu.memory.address_of(index) else { return false };
             let Some(page) = cpu.memory.page(address) else { return false };
             let page = CodePage { physical: address.0, index, pointer: page.ptr };

@@ -2,6 +2,7 @@
 //! program runs on the translator and on the interpreter, and all state must be the same.
 #![allow(clippy::type_complexity)] // rows of tables
 
+mod across_pages;
 #[path = "../../../../cpu/x86/tests/common/mod.rs"]
 mod common;
 #[path = "../../../../cpu/x86/tests/system/debug.rs"]

@@ -5,20 +5,27 @@ use crate::pair::{compare, stats};
 use ringworld_x86::segment::Segment;
 
 /// A linear congruential generator; the upper half is the better one.
-struct Random {
+pub struct Random {
     state: u64,
     /// The code is of 32 bits.
     code32: bool,
 }
 
 impl Random {
-    fn below(&mut self, n: u32) -> u32 {
+    /// For 64-bit code.
+    pub fn new(seed: u64) -> Self {
+        Self { state: seed, code32: false }
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: u32) -> u32 {
         self.state =
             self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.state >> 32) * u64::from(n) >> 32) as u32
     }
 
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    /// One of several values.
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len() as u32) as usize]
     }
 
