@@ -4,7 +4,7 @@ use crate::control::branch_opcode;
 use crate::emit::{Emitter, Unsupported};
 use crate::frame::at;
 use crate::group::Grouping;
-use crate::site::Kind;
+use crate::site::{Kind, Need};
 use crate::split::Split;
 use crate::stubs::{jrcxz, land8, near};
 use dynasmrt::{DynasmApi, dynasm};
@@ -31,8 +31,8 @@ pub(crate) enum ColdKind {
     /// Go on with the code of the return address in R14, if the jump cache has it, after the stack pointer has been moved by
     /// so much and the rest of the block given back; or leave at `site`.
     Elsewhere { site: u32, by: i32, refund: u8 },
-    /// Call a stub, and go on.
-    Stub { stub: usize, resume: usize },
+    /// Call a stub that makes vector state live for the instruction at `rip`, with which `rest` of the block begins, and go on.
+    Stub { stub: usize, resume: usize, rip: u64, rest: u8 },
     /// Go on at an offset.
     Back { to: usize },
     /// A branch that leaves in the middle: give back the rest of the block and go on at an address.
@@ -133,8 +133,9 @@ impl Emitter<'_> {
                 land8(self.s, miss);
                 self.leave(site);
             }
-            ColdKind::Stub { stub, resume } => {
+            ColdKind::Stub { stub, resume, rip, rest } => {
                 self.call_stub(stub);
+                self.drafts.needs.push(Need { at: self.s.len() as u32, rip, rest });
                 self.jump_back(resume);
             }
         }

@@ -10,7 +10,7 @@ use crate::lent::Lent;
 use crate::memory::Access;
 use crate::rounds::Round;
 use crate::segmented::CodeSegment;
-use crate::site::{Kind, LinkDraft, RunDraft, Site};
+use crate::site::{Kind, LinkDraft, Need, RunDraft, Site};
 use crate::split::Split;
 use crate::stubs::Stubs;
 use crate::values::Form;
@@ -40,6 +40,8 @@ pub struct Drafts {
     pub runs: Vec<RunDraft>,
     /// The jumps to known addresses.
     pub links: Vec<LinkDraft>,
+    /// Where vector state is made live.
+    pub needs: Vec<Need>,
     pub(crate) cold: Vec<Cold>,
     /// The stores of groups' anchors: the slot, and where they are.
     pub(crate) anchors: Vec<(usize, Range<usize>)>,
@@ -192,6 +194,7 @@ impl<'a> Emitter<'a> {
         s.clear();
         drafts.runs.clear();
         drafts.links.clear();
+        drafts.needs.clear();
         drafts.cold.clear();
         drafts.anchors.clear();
         drafts.islands.clear(short);
@@ -528,7 +531,7 @@ impl<'a> Emitter<'a> {
         Ok(true)
     }
 
-    /// Makes sure that vector state is in the host's registers.
+    /// Makes sure that vector state is in the host's registers. No registers are lent.
     pub(crate) fn need(&mut self, live: Live) {
         if self.live >= Some(live) {
             return;
@@ -543,7 +546,8 @@ impl<'a> Emitter<'a> {
         // RCX zero: not live.
         let from = self.if_rcx_zero();
         let resume = self.s.len();
-        self.push_cold(from, ColdKind::Stub { stub, resume });
+        let rest = (self.count - self.n + 1) as u8;
+        self.push_cold(from, ColdKind::Stub { stub, resume, rip: self.rip, rest });
     }
 
     /// Emits the same instruction on the registers' homes.

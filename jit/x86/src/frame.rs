@@ -98,6 +98,8 @@ pub struct Frame {
     pub beyond_word: u64,
     /// The x87 unit.
     pub x87: X87Frame,
+    /// Not zero while the host's vector unit cannot run as the guest's.
+    pub unfit: u64,
 }
 
 impl Frame {
@@ -143,6 +145,7 @@ pub mod at {
     pub const RESUME: i32 = offset_of!(Frame, resume) as i32;
     pub const RELOAD: i32 = offset_of!(Frame, reload) as i32;
     pub const HOST_MXCSR: i32 = offset_of!(Frame, host_mxcsr) as i32;
+    pub const UNFIT: i32 = offset_of!(Frame, unfit) as i32;
     pub const NOT_IF: i32 = offset_of!(Frame, flag_masks) as i32;
     pub const NOT_AC: i32 = offset_of!(Frame, flag_masks) as i32 + 8;
     pub const POPF_OTHERS: i32 = offset_of!(Frame, flag_masks) as i32 + 16;

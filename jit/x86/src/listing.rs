@@ -59,6 +59,7 @@ impl Translator {
             Kind::Page => ("page", block()),
             Kind::Stale => ("stale", block()),
             Kind::Null => ("return to address 0", Some(0)),
+            Kind::Unfit => ("unfit", None),
         };
         Some((what, rip?))
     }

@@ -69,16 +69,18 @@ impl Emitter<'_> {
     pub(crate) fn begin_rounds(&mut self, guests: &[Guest], head: usize) {
         let live = guests[head..].iter().filter_map(|guest| match guest.emit {
             Some(Emit::Vector(live)) => Some(live),
+            Some(Emit::Gather) => Some(Live::Full),
+            Some(Emit::System(System::LoadMxcsr)) => Some(Live::Sse),
             _ => None,
         });
         let live: Option<Live> = live.max();
-        if let Some(live) = live {
-            self.need(live);
-        }
         let rip = guests[head].decoded.ip();
         self.rip = rip;
         // Whoever leaves here has done nothing of the loop.
         self.n = head as u32 + 1;
+        if let Some(live) = live {
+            self.need(live);
+        }
         self.lend(&guests[head..]);
         let check = self.s.len();
         if self.groups.easy {

@@ -28,11 +28,27 @@ pub enum Kind {
     /// As `Exec`, of an instruction after which the host's x87 unit has to hold the guest's state; if it cannot, the
     /// instruction is the last of its block.
     ExecX87,
+    /// Vector state was to be made live and cannot be; of which instruction is known by the host address that the stub was to
+    /// go back to.
+    Unfit,
 }
 
-const KINDS: [Kind; 11] = {
+const KINDS: [Kind; 12] = {
     use Kind::*;
-    [Exec, ExecLast, Link, LinkByPage, LinkByOtherPage, LinkUngrouped, Budget, Page, Stale, Null, ExecX87]
+    [
+        Exec,
+        ExecLast,
+        Link,
+        LinkByPage,
+        LinkByOtherPage,
+        LinkUngrouped,
+        Budget,
+        Page,
+        Stale,
+        Null,
+        ExecX87,
+        Unfit,
+    ]
 };
 
 /// Bits of a site's number that say what it is about: a [`Run`], a [`Link`], or a block.
@@ -63,6 +79,17 @@ impl Site {
         let kind = KINDS.get((number >> INDEX_BITS) as usize).copied().unwrap_or(Kind::Stale);
         Self { kind, index: number & (MOST as u32 - 1) }
     }
+}
+
+/// Where vector state is made live.
+#[derive(Clone, Copy)]
+pub struct Need {
+    /// The end of the stub's call, from the start of the block's code or of the arena.
+    pub at: u32,
+    /// The address of the instruction that needs it.
+    pub rip: u64,
+    /// Instructions of the block from this one on.
+    pub rest: u8,
 }
 
 /// An instruction to run by its function, as it is emitted.

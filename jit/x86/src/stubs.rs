@@ -96,6 +96,7 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [i32; 2])
     dynasm!(s ; .arch x64 ; jmp r14);
 
     let load_sse = s.len();
+    let sse_unfit = unless_fit(s);
     if vector_bytes > 16 {
         dynasm!(s ; .arch x64 ; vzeroupper);
     }
@@ -107,6 +108,7 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [i32; 2])
     dynasm!(s ; .arch x64 ; mov BYTE [rsp + at::SSE_LIVE + 8], 1 ; ret);
 
     let load_full = s.len();
+    let full_unfit = unless_fit(s);
     dynasm!(s ; .arch x64 ; mov rcx, [rsp + at::SSE_LIVE + 8]);
     let not_live = jrcxz(s);
     let live = near(s, 0);
@@ -144,6 +146,12 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [i32; 2])
         ; ret
     );
 
+    s.land(sse_unfit);
+    s.land(full_unfit);
+    dynasm!(s ; .arch x64 ; pop rcx ; mov [BYTE rsp + (at::TARGET as i8)], rcx);
+    let to_leave = s.len() + 9;
+    call(s, to_leave);
+    s.extend(Site { kind: Kind::Unfit, index: 0 }.number().to_le_bytes());
     let leave_at_site = s.len();
     dynasm!(s
         ; .arch x64
@@ -279,6 +287,16 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [i32; 2])
     s.extend(Site { kind: Kind::Null, index: 0 }.number().to_le_bytes());
     let split = split::emit(s);
     Stubs { enter, leave_at_site, load_sse, load_full, look_up, null, split }
+}
+
+/// The jump of a stub that is taken if the guest's vector state cannot be the host's.
+fn unless_fit(s: &mut Sink) -> usize {
+    // One return address is on the stack.
+    dynasm!(s ; .arch x64 ; mov rcx, [rsp + at::UNFIT + 8]);
+    let fit = jrcxz(s);
+    let unfit = near(s, 0);
+    land8(s, fit);
+    unfit
 }
 
 /// Stores the XMM registers and MXCSR to the CPU at RCX.

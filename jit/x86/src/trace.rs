@@ -47,6 +47,17 @@ struct Followed {
     is_far: bool,
 }
 
+/// What a block goes on after, beside branches forward.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Follow {
+    /// Rounds of one loop.
+    Nothing,
+    /// Jumps, calls and returns that stay in its page.
+    Page,
+    /// The same in other pages.
+    Pages,
+}
+
 /// The bytes of a page of a block's. Nobody may write them as long as the slice is used.
 pub fn bytes_of<'a>(page: &CodePage) -> &'a [u8] {
     // SAFETY: `code_page` gave the pointer, to the first byte of a mapped guest page. Nobody writes guest memory before the
@@ -71,18 +82,19 @@ pub struct Trace {
     pub extents: Vec<Extent>,
     /// The instruction that the last one leads back to, if the block goes on there.
     pub head: Option<usize>,
+    /// [`Follow::Pages`] might make more of it.
+    pub more: bool,
 }
 
 impl Trace {
-    /// Decodes from the linear address `rip` on, which is in this page and segment, at most `longest` instructions. Without
-    /// `follow`, straight on and through rounds of one loop only.
+    /// Decodes from the linear address `rip` on, which is in this page and segment, at most `longest` instructions.
     pub fn decode(
         &mut self,
         cpu: &mut Cpu,
         first: &CodePage,
         (rip, segment): (u64, CodeSegment),
         longest: usize,
-        follow: bool,
+        follow: Follow,
         factory: &mut InstructionInfoFactory,
     ) {
         self.guests.clear();
@@ -92,7 +104,7 @@ impl Trace {
         let start = rip & !PAGE_MASK;
         let pointer = first.pointer.wrapping_sub((rip - start) as usize);
         self.pages.push((start, CodePage { pointer, ..*first }));
-        self.head = None;
+        (self.head, self.more) = (None, false);
         let mut page = &bytes_of(&self.pages[0].1)[..segment.end_in_page(rip)];
         let mut decoder = decoder(cpu, page, segment.offset(rip));
         let mut scratch = Instruction::default();
@@ -121,10 +133,12 @@ impl Trace {
             }
             let target = match emit {
                 Emit::Branch | Emit::Jump | Emit::Call => decoded.near_branch_target(),
-                Emit::JumpIndirect | Emit::CallIndirect => match known_target(cpu, &decoded) {
-                    Some(target) => target,
-                    None => break,
-                },
+                Emit::JumpIndirect | Emit::CallIndirect if follow != Follow::Nothing => {
+                    match known_target(cpu, &decoded) {
+                        Some(target) => target,
+                        None => break,
+                    }
+                }
                 Emit::Return => match calls.last() {
                     Some(call) if !self.is_redirected(call.until.0) => call.next,
                     _ => break,
@@ -140,7 +154,7 @@ impl Trace {
                 break;
             }
             let known = self.guests.iter().position(|guest| guest.decoded.ip() == target);
-            if !follow {
+            if follow == Follow::Nothing {
                 // As many rounds of a loop as its other translations check at once: each would lead here again before its groups
                 // have passed the page's end.
                 match (emit, known) {
@@ -155,7 +169,7 @@ impl Trace {
                 }
             }
             match (emit, known) {
-                (Emit::Branch, _) if !follow => {}
+                (Emit::Branch, _) if follow == Follow::Nothing => {}
                 (Emit::Branch, Some(begin))
                     if begin != 0
                         && cpu.mode.long64()
@@ -182,6 +196,10 @@ impl Trace {
             }
             let is_call = matches!(emit, Emit::Call | Emit::CallIndirect);
             if is_call && (calls.len() == DEPTH || self.insns.len() > CALLER) {
+                break;
+            }
+            if is_far && follow == Follow::Page {
+                self.more = true;
                 break;
             }
             let pages = self.pages.len();

@@ -8,10 +8,10 @@ use crate::host;
 use crate::islands::LEAD;
 use crate::perf_map::PerfMap;
 use crate::segmented::CodeSegment;
-use crate::site::{self, Kind, Link, LinkDraft, Run, Site};
+use crate::site::{self, Kind, Link, LinkDraft, Need, Run, Site};
 use crate::stubs::{self, Start, Stubs};
 use crate::system::POPF_OTHERS;
-use crate::trace::{Extent, Trace, bytes_of};
+use crate::trace::{Extent, Follow, Trace, bytes_of};
 use crate::x87::X87Frame;
 use core::ops::Range;
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
@@ -37,9 +37,14 @@ const HITS: usize = 1 << 20;
 const PERIOD: usize = 4 * HITS;
 /// Each time that code is overwritten after its translation doubles the runs before the next one, so often.
 const MAX_KILLS: u8 = 3;
+/// Times that the budget ends before a block until it is translated again, through other pages: those are copies of what is
+/// there, which only what takes a good part of the time is worth (all of a boot's: a third more to translate).
+const SAMPLES: u8 = 4;
 /// Runs and links, and blocks, that there is room for from the start; what is not touched costs nothing.
 const SITES: usize = 1 << 19;
 const BLOCKS: usize = 1 << 16;
+/// Entries of [`Translator::refused`]; a power of two.
+const REFUSED: usize = 256;
 /// Fetch tokens before everything is forgotten.
 const MAX_TOKENS: usize = 1 << 20;
 /// 32-bit code of the last page stays with the interpreter: what follows it wraps around.
@@ -127,6 +132,10 @@ pub(crate) struct Block {
     pub(crate) host_len: usize,
     /// Instructions.
     count: u8,
+    /// It needs vector state.
+    vectors: bool,
+    /// How often the budget has ended before it; nobody asks if it would not become another one.
+    samples: u8,
     /// The bytes that it was made of, and where in its pages they are: in [`Translator::bytes`] and [`Translator::extents`].
     pub(crate) bytes: Range<usize>,
     extents: Range<usize>,
@@ -175,14 +184,20 @@ pub struct Translator {
     /// What [`Site`]s are about.
     pub(crate) runs: Vec<Run>,
     pub(crate) links: Vec<Link>,
+    /// Where vector state is made live, by host address.
+    needs: Vec<Need>,
     /// Room for what a block's sites are about, and for its cold parts.
     drafts: Drafts,
     hits: Box<[u8]>,
     /// What has been counted since they were halved.
     counted: usize,
+    /// Where blocks begin that go on in other pages.
+    hot: FastMap<u64, ()>,
     /// By the same hash: how often code there was overwritten after its translation, which makes translations dearer.
     kills: Box<[u8]>,
     code_epoch: u64,
+    /// Where blocks that need vector state begin and have been left to the interpreter as that could not be made live; some of them.
+    refused: Box<[u64; REFUSED]>,
     /// Linear addresses whose instructions stay with the interpreter, sorted.
     breakpoints: Vec<u64>,
     /// Where `perf` learns the names of blocks.
@@ -237,11 +252,14 @@ impl Translator {
             // Growing copies.
             runs: Vec::with_capacity(SITES),
             links: Vec::with_capacity(SITES),
+            needs: Vec::new(),
             drafts: Drafts::default(),
             hits: vec![0; HITS].into_boxed_slice(),
             counted: 0,
+            hot: FastMap::default(),
             kills: vec![0; HITS].into_boxed_slice(),
             code_epoch: 0,
+            refused: Box::new([0; REFUSED]),
             breakpoints: Vec::new(),
             perf_map: None,
             stats: JitStats { by_code: vec![0; Code::values().len()], ..JitStats::default() },
@@ -273,6 +291,9 @@ impl Translator {
         self.by_page.clear();
         self.runs.clear();
         self.links.clear();
+        self.needs.clear();
+        self.hot.clear();
+        self.refused.fill(0);
         self.jumps.iter_mut().for_each(JumpCache::clear);
         self.returns.clear();
         if cpu.tlb.tokens() > MAX_TOKENS {
@@ -319,13 +340,9 @@ impl Translator {
             Some(id) if self.second_page_holds(cpu, id) => {
                 if self.blocks[id as usize].suspended.is_none() {
                     id
-                } else if self.bytes_hold(cpu, id) {
-                    self.blocks[id as usize].pages.iter().for_each(|&page| cpu.memory.code_held(page));
-                    self.resume(id);
+                } else if self.settle(cpu, id) {
                     id
                 } else {
-                    self.blocks[id as usize].pages.iter().for_each(|&page| cpu.memory.code_replaced(page));
-                    self.kill(id);
                     return None;
                 }
             }
@@ -375,7 +392,12 @@ impl Translator {
         let grouping = key.3;
         let mut trace = core::mem::take(&mut self.trace);
         let longest = self.options.max_block.clamp(1, MAX_BLOCK);
-        trace.decode(cpu, page, (rip, segment), longest, grouping != Grouping::None, &mut self.info);
+        let follow = match grouping {
+            Grouping::None => Follow::Nothing,
+            _ if self.hot.contains_key(&rip) => Follow::Pages,
+            _ => Follow::Page,
+        };
+        trace.decode(cpu, page, (rip, segment), longest, follow, &mut self.info);
         if !self.breakpoints.is_empty() && self.has_breakpoint(rip, &trace) {
             self.trace = trace;
             return None;
@@ -476,6 +498,8 @@ impl Translator {
             start,
             host_len: self.sink.len(),
             count: count as u8,
+            vectors: !self.drafts.needs.is_empty(),
+            samples: if trace.more { 0 } else { SAMPLES },
             bytes: bytes..self.bytes.len(),
             extents: extents..self.extents.len(),
             pages,
@@ -498,6 +522,12 @@ impl Translator {
     fn keep(&mut self, block: u32, insns: &[Insn], (at, segment): (u32, CodeSegment), short: bool) {
         self.runs.extend(self.drafts.runs.iter().filter_map(|run| {
             Some(Run { insn: *insns.get(run.n as usize)?, rip: segment.offset(run.rip), refund: run.refund })
+        }));
+        let needs = self.drafts.needs.iter();
+        self.needs.extend(needs.map(|need| Need {
+            at: at + need.at,
+            rip: segment.offset(need.rip),
+            ..*need
         }));
         self.links.extend(self.drafts.links.iter().map(|link| {
             let token = if link.token == 0 { 0 } else { at + link.token };
@@ -533,9 +563,43 @@ impl Translator {
         }
     }
 
-    /// Kills a block: whoever comes by leaves.
+    /// Resumes a suspended block whose bytes are the same, or kills it; says if it holds.
+    fn settle(&mut self, cpu: &mut Cpu, id: u32) -> bool {
+        let holds = self.bytes_hold(cpu, id);
+        for &page in &self.blocks[id as usize].pages {
+            if holds { cpu.memory.code_held(page) } else { cpu.memory.code_replaced(page) }
+        }
+        if holds {
+            self.resume(id)
+        } else {
+            self.kill(id)
+        }
+        holds
+    }
+
+    /// Kills a block whose bytes have changed.
     fn kill(&mut self, id: u32) {
         self.stats.invalidated += 1;
+        self.discard(id);
+        let n = hit(self.blocks[id as usize].key.0);
+        self.hits[n] = 0;
+        self.kills[n] = (self.kills[n] + 1).min(MAX_KILLS);
+    }
+
+    /// The budget has ended before a block.
+    fn sample(&mut self, id: u32) {
+        let block = &mut self.blocks[id as usize];
+        if block.samples < SAMPLES && !block.stale {
+            block.samples += 1;
+            if block.samples == SAMPLES {
+                self.hot.insert(block.key.0, ());
+                self.discard(id);
+            }
+        }
+    }
+
+    /// Whoever comes by a block leaves from now on.
+    fn discard(&mut self, id: u32) {
         self.suspend(id);
         let block = &mut self.blocks[id as usize];
         block.stale = true;
@@ -554,9 +618,6 @@ impl Translator {
                 patch_link(&mut self.arena, link, start, unlinked, 0);
             }
         }
-        let n = hit(key.0);
-        self.hits[n] = 0;
-        self.kills[n] = (self.kills[n] + 1).min(MAX_KILLS);
     }
 
     /// Links a jump to a block.
@@ -638,9 +699,10 @@ impl Translator {
                     return self.go_on(frame, cpu);
                 }
                 cpu.end_shadow();
+                frame.unfit = u64::from(!vectors_fit(cpu));
                 let goes_on = match kind {
                     Kind::ExecLast => false,
-                    _ if cpu.block_end == 0 || !vectors_fit(cpu) => false,
+                    _ if cpu.block_end == 0 || frame.unfit != 0 && reload != 0 => false,
                     Kind::ExecX87 => frame.x87.load(cpu),
                     Kind::Exec if x87 => {
                         // If it cannot be live any more, the block asks again.
@@ -692,6 +754,19 @@ impl Translator {
                 let id = self.find(cpu, grouping);
                 self.enter_block(frame, cpu, id, (reload, x87))
             }
+            Kind::Unfit => {
+                let at = (frame.scratch[0] as usize).wrapping_sub(self.arena_start()) as u32;
+                let found = self.needs.binary_search_by_key(&at, |need| need.at);
+                let Some(need) = found.ok().and_then(|n| self.needs.get(n)) else {
+                    debug_assert!(false, "a stub is called where that was not noted");
+                    return 0;
+                };
+                cpu.regs[REG_RIP as usize] = need.rip;
+                frame.taken -= i64::from(need.rest);
+                cpu.icount = frame.icount();
+                // The interpreter runs it.
+                0
+            }
             Kind::Null => {
                 cpu.regs[REG_RIP as usize] = CodeSegment::of(cpu).offset(0);
                 cpu.icount = frame.icount();
@@ -701,8 +776,15 @@ impl Translator {
                 let Some(block) = self.blocks.get(index as usize) else { return 0 };
                 let rip = block.key.0;
                 cpu.regs[REG_RIP as usize] = CodeSegment::of(cpu).offset(rip);
+                let is_suspended = block.suspended.is_some() && !block.stale;
                 if kind == Kind::Budget {
                     frame.taken -= i64::from(block.count);
+                }
+                if is_suspended {
+                    // Links lead here: nobody would look for one without whole groups.
+                    self.settle(cpu, index);
+                } else if kind == Kind::Budget {
+                    self.sample(index);
                 } else {
                     // The interpreter takes at least one step: what is found here might leave at once, too.
                     self.jumps[usize::from(cpu.mode.guest())].remove(rip);
@@ -733,7 +815,6 @@ impl Translator {
     fn go_on(&mut self, frame: &mut Frame, cpu: &mut Cpu) -> usize {
         if frame.budget() <= 0
             || !cpu.look_for_interrupts()
-            || !vectors_fit(cpu)
             || cpu.memory.code_epoch() != self.code_epoch
             || cpu.watch_is_hit()
         {
@@ -758,16 +839,20 @@ impl Native for Translator {
             return false;
         }
         let rip = cpu.rip();
-        let code = match self.jumps[usize::from(cpu.mode.guest())].get(linear_rip(cpu)) {
-            Some(code) => code,
-            None => match self.find(cpu, Grouping::Whole) {
-                Some(id) => self.blocks[id as usize].entry,
+        let linear = linear_rip(cpu);
+        let fit = vectors_fit(cpu);
+        let code = match self.jumps[usize::from(cpu.mode.guest())].get(linear) {
+            Some(code) if fit => code,
+            _ if !fit && self.refused[refusal(linear)] == linear => return false,
+            _ => match self.find(cpu, Grouping::Whole) {
+                Some(id) if fit || !self.blocks[id as usize].vectors => self.blocks[id as usize].entry,
+                Some(_) => {
+                    self.refused[refusal(linear)] = linear;
+                    return false;
+                }
                 None => return false,
             },
         };
-        if !vectors_fit(cpu) {
-            return false;
-        }
         self.stats.entries += 1;
         let before = cpu.icount;
         let mut start = Start { prepare, code, cpu, translator: self, limit };
@@ -863,6 +948,11 @@ fn hit(rip: u64) -> usize {
     (rip.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - HITS.ilog2())) as usize
 }
 
+/// Where in [`Translator::refused`] an address stands.
+fn refusal(rip: u64) -> usize {
+    hit(rip) & (REFUSED - 1)
+}
+
 /// Brings the frame up to date with what may have changed in the CPU.
 fn refresh(frame: &mut Frame, cpu: &Cpu) {
     let status = cpu.flags.status();
@@ -886,6 +976,7 @@ fn refresh_all(frame: &mut Frame, cpu: &Cpu) {
     let distance = cpu.tsc_distance();
     frame.tsc = frame.limit.wrapping_add(distance.unwrap_or(0));
     frame.tsc_known = distance.is_some().into();
+    frame.unfit = u64::from(!vectors_fit(cpu));
     frame.no_pku = u64::from(cpu.cr4 & cr4::PKE == 0) << 32;
 }
 
@@ -942,6 +1033,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         beyond: 3 << 32,
         beyond_word: !0xffff,
         x87: X87Frame::EMPTY,
+        unfit: 0,
     };
     refresh_all(&mut new, cpu);
     // SAFETY: `frame` is the space that the entry stub has made on the stack.

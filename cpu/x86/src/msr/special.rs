@@ -167,6 +167,15 @@ pub(super) fn write_pkrs(cpu: &mut Cpu, _: u32, value: u64) -> Written {
     Ok(())
 }
 
+/// IA32_FMASK: 32 bits. AMD's processors refuse others (APM 2 3.1.7); Intel's ignore them, which hypervisors rely on.
+pub(super) fn write_fmask(cpu: &mut Cpu, _: u32, value: u64) -> Written {
+    if value >> 32 != 0 && cpu.model.is_amd() {
+        return Err(cpu.gp0());
+    }
+    cpu.msrs.fmask = value & 0xffff_ffff;
+    Ok(())
+}
+
 // Enables.
 
 /// IA32_MISC_ENABLE. Read-only bits keep their value. The bits of thermal control, SpeedStep and xTPR messages are

@@ -192,7 +192,12 @@ static REGISTERS: &[Register] = &[
     register!(0xc000_0081, "IA32_STAR", with!(Syscall), field!(star)),
     register!(0xc000_0082, "IA32_LSTAR", with!(Syscall), canonical!(lstar)),
     register!(0xc000_0083, "IA32_CSTAR", with!(Syscall), canonical!(cstar)),
-    register!(0xc000_0084, "IA32_FMASK", with!(Syscall), field!(fmask, |_| 0xffff_ffff)),
+    register!(
+        0xc000_0084,
+        "IA32_FMASK",
+        with!(Syscall),
+        code!(|cpu, _| Ok(cpu.msrs.fmask), special::write_fmask)
+    ),
     register!(
         0xc000_0100..=0xc000_0101,
         "IA32_FS_BASE, IA32_GS_BASE",

@@ -215,3 +215,34 @@ fn code_that_branches_lead_to_is_overwritten() {
         assert_eq!(rig.cpu.regs[3] as u32, sum, "every {every}");
     }
 }
+
+/// A loop whose data straddles pages, so that it goes on in a translation without whole groups, and lies beside code, too, which is
+/// written often for a while: afterwards all of it is run again.
+#[test]
+fn code_beside_data_and_data_across_pages() {
+    let rig = run(|| {
+        let mut rig = Rig::long();
+        put(&mut rig, CODE, |a| {
+            let mut again = a.create_label();
+            let mut next = a.create_label();
+            a.mov(rdi, DATA + 0xff0)?;
+            a.mov(rsi, CODE + 0x800)?;
+            a.mov(ecx, 2000)?;
+            a.set_label(&mut again)?;
+            a.mov(rax, qword_ptr(rdi))?;
+            a.add(rax, qword_ptr(rdi + 8))?;
+            a.inc(rax)?;
+            a.add(qword_ptr(rdi + 0x18), rax)?;
+            a.cmp(ecx, 1900)?;
+            a.jb(next)?;
+            a.mov(dword_ptr(rsi), ecx)?;
+            a.set_label(&mut next)?;
+            a.dec(ecx)?;
+            a.jnz(again)?;
+            a.hlt()
+        });
+        rig
+    });
+    assert_eq!((rig.peek(DATA + 0x1008), rig.peek(CODE + 0x800) as u32), (2000, 1900));
+    assert!(stats(&rig).entries < 400, "{:?}", stats(&rig));
+}

@@ -139,3 +139,60 @@ fn groups_end_where_pages_do() {
     });
     assert_ne!(rig.cpu.regs[2], 0);
 }
+
+/// While an exception is unmasked, integer code is translated, and vector instructions are the interpreter's, wherever blocks come to
+/// them; some raise the exception, whose handler masks it for a while.
+#[test]
+fn unmasked_exceptions() {
+    const HANDLER: u64 = 0x1_8000;
+    let rig = run(|| {
+        let mut rig = program(|a| {
+            let mut again = a.create_label();
+            let mut vectors = a.create_label();
+            let mut next = a.create_label();
+            a.mov(rdi, DATA)?;
+            a.mov(dword_ptr(rdi), 0x1d80)?; // Division by zero is unmasked.
+            a.ldmxcsr(dword_ptr(rdi))?;
+            a.xor(ebx, ebx)?;
+            a.xor(r8d, r8d)?;
+            a.mov(ecx, 60)?;
+            a.set_label(&mut again)?;
+            a.mov(eax, ecx)?;
+            a.imul_2(eax, ebx)?;
+            a.push(rax)?;
+            a.add(ebx, 3)?;
+            a.pop(rdx)?;
+            a.test(cl, 3)?;
+            a.jz(vectors)?;
+            a.xor(ebx, edx)?;
+            a.jmp(next)?;
+            a.set_label(&mut vectors)?;
+            a.add(r9, rbx)?;
+            a.cvtsi2sd(xmm0, ecx)?;
+            a.mov(edx, ecx)?;
+            a.and(edx, 8)?;
+            a.cvtsi2sd(xmm1, edx)?;
+            a.divsd(xmm0, xmm1)?;
+            a.addsd(xmm2, xmm0)?;
+            a.inc(r10)?;
+            a.set_label(&mut next)?;
+            a.dec(ecx)?;
+            a.jnz(again)?;
+            a.stmxcsr(dword_ptr(rdi + 4))?;
+            a.hlt()
+        });
+        rig.gate(19, HANDLER, 0xe, 0);
+        put(&mut rig, HANDLER, |a| {
+            // Masks division by zero at each second time, until the next exception that is none.
+            a.inc(r8d)?;
+            a.xor(dword_ptr(rdi), 0x200)?;
+            a.ldmxcsr(dword_ptr(rdi))?;
+            a.mov(edx, 1)?;
+            a.cvtsi2sd(xmm1, edx)?;
+            a.iretq()
+        });
+        rig.cpu.cr4 |= 0x600;
+        rig
+    });
+    assert!(rig.cpu.regs[8] != 0, "no exception was raised");
+}
