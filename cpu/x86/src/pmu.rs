@@ -205,6 +205,14 @@ impl Cpu {
         }
     }
 
+    /// The instruction that has been counted last left a guest: it has not retired (SDM 3B 20.2.1: "instructions at retirement").
+    pub(crate) fn pmu_skip(&mut self) {
+        if self.msrs.pmu.active && self.msrs.pmu.synced < self.icount {
+            self.pmu_advance(self.icount - 1);
+            self.msrs.pmu.synced = self.icount;
+        }
+    }
+
     /// The instruction count at which a counter overflows and interrupts, if the privilege level stays as it is.
     pub(crate) fn pmu_deadline(&self) -> u64 {
         let pmu = &self.msrs.pmu;

@@ -187,6 +187,14 @@ impl Cpu {
     /// Does what an error of an instruction asks for; RIP is at the instruction.
     #[cold]
     pub fn stopped(&mut self, stop: Stop) {
+        if stop == Stop::Exit {
+            self.pmu_skip();
+        }
+        self.stopped_between(stop);
+    }
+
+    /// The same where no instruction has been counted.
+    pub(crate) fn stopped_between(&mut self, stop: Stop) {
         match stop {
             Stop::Exception => self.deliver_pending(),
             Stop::Exit => self.take_exit(),

@@ -8,6 +8,7 @@
 // dynasm's macro converts register numbers that are bytes already.
 #![allow(clippy::useless_conversion)]
 
+mod blocks;
 mod classify;
 mod cold;
 mod control;

@@ -1,5 +1,6 @@
 //! The translator: blocks, their look-up, linking, and the loop between translated code and the rest.
 
+use crate::blocks::Block;
 use crate::control::fetch_slot;
 use crate::emit::{Drafts, Emitter, Numbers, PageCheck};
 use crate::frame::{Frame, TLB_BIAS};
@@ -13,7 +14,6 @@ use crate::stubs::{self, Start, Stubs};
 use crate::system::POPF_OTHERS;
 use crate::trace::{Extent, Follow, Trace, bytes_of};
 use crate::x87::X87Frame;
-use core::ops::Range;
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
 use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE};
 use ringworld_jit_rt::{Arena, ArenaError, JUMP_SHIFT, JUMPS, JumpCache, RETURN_BITS, ReturnCache, Sink};
@@ -36,10 +36,10 @@ const HITS: usize = 1 << 20;
 /// After so many counted executions all counts are halved, or code that is hardly ever run would be hot in the end.
 const PERIOD: usize = 4 * HITS;
 /// Each time that code is overwritten after its translation doubles the runs before the next one, so often.
-const MAX_KILLS: u8 = 3;
+pub(crate) const MAX_KILLS: u8 = 3;
 /// Times that the budget ends before a block until it is translated again, through other pages: those are copies of what is
 /// there, which only what takes a good part of the time is worth (all of a boot's: a third more to translate).
-const SAMPLES: u8 = 4;
+pub(crate) const SAMPLES: u8 = 4;
 /// Runs and links, and blocks, that there is room for from the start; what is not touched costs nothing.
 const SITES: usize = 1 << 19;
 const BLOCKS: usize = 1 << 16;
@@ -117,47 +117,7 @@ pub struct JitStats {
 }
 
 /// Linear address, guest-physical page, mode, groups of memory accesses, code segment.
-type Key = (u64, u64, u32, Grouping, CodeSegment);
-
-pub(crate) struct Block {
-    pub(crate) key: Key,
-    pub(crate) entry: usize,
-    /// Where it is entered by those who have taken its length from the budget, too.
-    taken: usize,
-    /// Where it is entered by those who do not know whether its page is still the same.
-    pub(crate) checked: usize,
-    /// Where the host code begins, and its bytes.
-    pub(crate) start: usize,
-    /// See [`Block::start`].
-    pub(crate) host_len: usize,
-    /// Instructions.
-    count: u8,
-    /// It needs vector state.
-    vectors: bool,
-    /// How often the budget has ended before it; nobody asks if it would not become another one.
-    samples: u8,
-    /// The bytes that it was made of, and where in its pages they are: in [`Translator::bytes`] and [`Translator::extents`].
-    pub(crate) bytes: Range<usize>,
-    extents: Range<usize>,
-    /// The tracking indexes of its pages.
-    pages: SmallVec<[usize; 2]>,
-    /// The guest-physical page that its only instruction reaches into.
-    second: Option<u64>,
-    /// The [`Link`]s that lead here.
-    incoming: SmallVec<[u32; 4]>,
-    pub(crate) stale: bool,
-    /// What is overwritten at its entries while its bytes are not known to be the same: see [`Translator::suspend`].
-    suspended: Option<[[u8; 5]; 2]>,
-    /// Where the jumps there lead meanwhile.
-    stale_exits: [usize; 2],
-}
-
-impl Block {
-    /// Where code runs from that knows that the page is this one.
-    fn entries(&self) -> [usize; 2] {
-        [self.entry, self.taken]
-    }
-}
+pub(crate) type Key = (u64, u64, u32, Grouping, CodeSegment);
 
 /// Translates and runs the code of one CPU.
 pub struct Translator {
@@ -178,9 +138,9 @@ pub struct Translator {
     pub(crate) blocks: Vec<Block>,
     /// What blocks were made of.
     pub(crate) bytes: Vec<u8>,
-    extents: Vec<Extent>,
-    by_key: FastMap<Key, u32>,
-    by_page: FastMap<usize, Vec<u32>>,
+    pub(crate) extents: Vec<Extent>,
+    pub(crate) by_key: FastMap<Key, u32>,
+    pub(crate) by_page: FastMap<usize, Vec<u32>>,
     /// What [`Site`]s are about.
     pub(crate) runs: Vec<Run>,
     pub(crate) links: Vec<Link>,
@@ -188,13 +148,13 @@ pub struct Translator {
     needs: Vec<Need>,
     /// Room for what a block's sites are about, and for its cold parts.
     drafts: Drafts,
-    hits: Box<[u8]>,
+    pub(crate) hits: Box<[u8]>,
     /// What has been counted since they were halved.
     counted: usize,
     /// Where blocks begin that go on in other pages.
-    hot: FastMap<u64, ()>,
+    pub(crate) hot: FastMap<u64, ()>,
     /// By the same hash: how often code there was overwritten after its translation, which makes translations dearer.
-    kills: Box<[u8]>,
+    pub(crate) kills: Box<[u8]>,
     code_epoch: u64,
     /// Where blocks that need vector state begin and have been left to the interpreter as that could not be made live; some of them.
     refused: Box<[u64; REFUSED]>,
@@ -338,13 +298,10 @@ impl Translator {
         let key = (rip, page.physical, cpu.mode.0, grouping, segment);
         let id = match self.by_key.get(&key).copied() {
             Some(id) if self.second_page_holds(cpu, id) => {
-                if self.blocks[id as usize].suspended.is_none() {
-                    id
-                } else if self.settle(cpu, id) {
-                    id
-                } else {
+                if self.blocks[id as usize].suspended.is_some() && !self.settle(cpu, id) {
                     return None;
                 }
+                id
             }
             _ => self.translate(cpu, key, &page)?,
         };
@@ -535,126 +492,6 @@ impl Translator {
             let patch = at + link.patch;
             Link { rip, block, refund, patch, target: u32::MAX, token, unlinked: 0, checked, short }
         }));
-    }
-
-    /// Lets whoever comes to a block leave, until it is found and its bytes are seen to be the same.
-    fn suspend(&mut self, id: u32) {
-        let block = &mut self.blocks[id as usize];
-        if block.stale || block.suspended.is_some() {
-            return;
-        }
-        let mut codes = [[0; 5]; 2];
-        for ((entry, exit), code) in block.entries().into_iter().zip(block.stale_exits).zip(&mut codes) {
-            let mut jump = [0xe9, 0, 0, 0, 0];
-            jump[1..].copy_from_slice(&(exit.wrapping_sub(entry + 5) as i32).to_le_bytes());
-            self.arena.read(entry, code);
-            self.arena.patch(entry, &jump);
-        }
-        block.suspended = Some(codes);
-    }
-
-    /// Undoes [`Self::suspend`].
-    fn resume(&mut self, id: u32) {
-        let block = &mut self.blocks[id as usize];
-        if let Some(codes) = block.suspended.take() {
-            for (entry, code) in block.entries().into_iter().zip(codes) {
-                self.arena.patch(entry, &code);
-            }
-        }
-    }
-
-    /// Resumes a suspended block whose bytes are the same, or kills it; says if it holds.
-    fn settle(&mut self, cpu: &mut Cpu, id: u32) -> bool {
-        let holds = self.bytes_hold(cpu, id);
-        for &page in &self.blocks[id as usize].pages {
-            if holds { cpu.memory.code_held(page) } else { cpu.memory.code_replaced(page) }
-        }
-        if holds {
-            self.resume(id)
-        } else {
-            self.kill(id)
-        }
-        holds
-    }
-
-    /// Kills a block whose bytes have changed.
-    fn kill(&mut self, id: u32) {
-        self.stats.invalidated += 1;
-        self.discard(id);
-        let n = hit(self.blocks[id as usize].key.0);
-        self.hits[n] = 0;
-        self.kills[n] = (self.kills[n] + 1).min(MAX_KILLS);
-    }
-
-    /// The budget has ended before a block.
-    fn sample(&mut self, id: u32) {
-        let block = &mut self.blocks[id as usize];
-        if block.samples < SAMPLES && !block.stale {
-            block.samples += 1;
-            if block.samples == SAMPLES {
-                self.hot.insert(block.key.0, ());
-                self.discard(id);
-            }
-        }
-    }
-
-    /// Whoever comes by a block leaves from now on.
-    fn discard(&mut self, id: u32) {
-        self.suspend(id);
-        let block = &mut self.blocks[id as usize];
-        block.stale = true;
-        let key = block.key;
-        let incoming = core::mem::take(&mut block.incoming);
-        if self.by_key.get(&key) == Some(&id) {
-            self.by_key.remove(&key);
-        }
-        let start = self.arena_start();
-        for number in incoming {
-            let link = &mut self.links[number as usize];
-            // It may lead somewhere else by now.
-            if link.target == id {
-                link.target = u32::MAX;
-                let unlinked = start + link.unlinked as usize;
-                patch_link(&mut self.arena, link, start, unlinked, 0);
-            }
-        }
-    }
-
-    /// Links a jump to a block.
-    fn link(&mut self, cpu: &mut Cpu, number: u32, id: u32) {
-        let link = &self.links[number as usize];
-        if self.blocks.get(link.block as usize).is_none_or(|from| from.stale) {
-            return;
-        }
-        let start = self.arena_start();
-        let target = &mut self.blocks[id as usize];
-        let link = &mut self.links[number as usize];
-        let patch = start + link.patch as usize;
-        if link.unlinked == 0 {
-            // Its jump still leads to where it leaves.
-            let mut displacement = [0; 4];
-            self.arena.read(patch - 4, &mut displacement);
-            link.unlinked = link.patch.wrapping_add_signed(i32::from_le_bytes(displacement));
-        }
-        if link.target == id {
-            return;
-        }
-        target.incoming.push(number);
-        link.target = id;
-        let (to, taken) = if link.checked {
-            (target.checked, 0)
-        } else if link.refund != 0 && target.second.is_none() {
-            (target.taken, target.count)
-        } else {
-            (target.entry, 0)
-        };
-        patch_link(&mut self.arena, link, start, to, taken);
-        if link.token != 0 {
-            let token = cpu.tlb.fetch_token(target.key.0 & !PAGE_MASK, target.key.1, cpu.mode.0);
-            let at = start + link.token as usize - 4;
-            let unit = i32::from(link.short);
-            self.arena.patch(at, &unit.wrapping_sub(token as i32).to_le_bytes());
-        }
     }
 
     /// The block that a link leads to, if the jump has only to see that its page is still the same one, and it is.
@@ -897,30 +734,6 @@ impl Native for Translator {
     }
 }
 
-impl Translator {
-    /// Whether a block's bytes are in memory as they were; marks them again.
-    fn bytes_hold(&mut self, cpu: &mut Cpu, id: u32) -> bool {
-        let block = &self.blocks[id as usize];
-        let mut rest = &self.bytes[block.bytes.clone()];
-        for &(page, offset, len) in &self.extents[block.extents.clone()] {
-            let (bytes, after) = rest.split_at(usize::from(len).min(rest.len()));
-            rest = after;
-            let (index, offset) = (block.pages[usize::from(page)], u32::from(offset));
-            let Some(address) = cpu.memory.address_of(index) else { return false };
-            let Some(page) = cpu.memory.page(address) else { return false };
-            let page = CodePage { physical: address.0, index, pointer: page.ptr };
-            cpu.mark_code(&page, offset, bytes.len() as u32);
-            // SAFETY: the page is mapped and the block's bytes lie in it; nobody writes guest memory meanwhile (one host
-            // thread runs CPUs and devices).
-            let now = unsafe { core::slice::from_raw_parts(page.pointer.add(offset as usize), bytes.len()) };
-            if now != bytes {
-                return false;
-            }
-        }
-        true
-    }
-}
-
 /// Whether the host's vector unit can run as the guest's: all exceptions are masked, and no register has a part beyond the host's,
 /// which AVX instructions would have to clear.
 fn vectors_fit(cpu: &Cpu) -> bool {
@@ -933,18 +746,8 @@ fn linear_rip(cpu: &Cpu) -> u64 {
     CodeSegment::of(cpu).linear(cpu.rip())
 }
 
-/// Makes a link, whose offsets are from the arena's start, lead to `to`, where so much has been taken from the budget.
-fn patch_link(arena: &mut Arena, link: &Link, start: usize, to: usize, taken: u8) {
-    let patch = start + link.patch as usize;
-    arena.patch_jump(patch, to);
-    if link.refund != 0 {
-        let taken = i32::from(taken) - i32::from(link.refund);
-        arena.patch(patch - site::REFUND - 4, &taken.to_le_bytes());
-    }
-}
-
 /// The execution count of an address.
-fn hit(rip: u64) -> usize {
+pub(crate) fn hit(rip: u64) -> usize {
     (rip.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - HITS.ilog2())) as usize
 }
 

@@ -33,7 +33,7 @@ impl Cpu {
         // The state before an event that wakes the processor is what is saved (SDM 3C 28.3.4).
         let activity = Some(exit.activity.unwrap_or(self.virt.vmx.activity_before));
         let stop = self.vmx_exit(Exit { activity, ..exit });
-        self.stopped(stop);
+        self.stopped_between(stop);
         true
     }
 

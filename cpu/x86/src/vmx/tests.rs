@@ -109,6 +109,25 @@ fn instructions_exit_with_their_information() {
     }
 }
 
+/// The instruction that exits has not retired.
+#[test]
+fn an_exit_is_not_counted() {
+    for nops in [0, 1, 5] {
+        let mut cpu = host();
+        // Instructions retired, at all privileges.
+        cpu.write_msr(0x186, 0x43_00c0).expect("PERFEVTSEL0");
+        cpu.write_msr(0x38f, 1).expect("PERF_GLOBAL_CTRL");
+        let before = cpu.icount;
+        // NOPs, and CPUID.
+        let code = [&[0x90_u8; 5][..nops], &[0x0f, 0xa2]].concat();
+        guest(&mut cpu, &code, 8);
+        assert_eq!((cpu.virt.level, cpu.icount - before), (Level::Host, nops as u64 + 1));
+        // What reads the counter counts as running.
+        cpu.icount += 1;
+        assert_eq!(cpu.read_msr(0xc1).expect("PMC0"), nops as u64);
+    }
+}
+
 /// SDM 3C 26.1.3: "MOV-DR exiting" comes before #UD for DR4 with CR4.DE.
 #[test]
 fn mov_dr_exits_before_its_faults() {
