@@ -500,23 +500,20 @@ impl Cpu {
         let len = (T::SIZE * n) as usize;
         let (source_at, target_at) = (source as usize, target as usize);
         let gap = if down { source_at.wrapping_sub(target_at) } else { target_at.wrapping_sub(source_at) };
-        if gap < len {
-            if gap % size_of::<T>() != 0 || gap == 0 {
-                return false;
-            }
-            // What has been copied is copied again: in pieces that do not overlap.
-            let mut done = 0;
-            while done < len {
-                let piece = gap.min(len - done);
-                let at = if down { len - done - piece } else { done };
-                // SAFETY: as below, of a part of both ranges.
-                unsafe { core::ptr::copy(source.add(at), target.add(at), piece) };
-                done += piece;
-            }
-            return true;
+        // Elements that reach into each other.
+        if gap == 0 || gap < len && gap % T::SIZE as usize != 0 {
+            return false;
         }
-        // SAFETY: both ranges begin and end in pages with matching tags, so (in_page) lie in one mapped page each.
-        unsafe { core::ptr::copy(source, target, len) };
+        // In pieces, as what is copied may be copied again.
+        let mut done = 0;
+        while done < len {
+            let piece = gap.min(len - done);
+            let at = if down { len - done - piece } else { done };
+            // SAFETY: both ranges begin and end in pages with matching tags, so (in_page) lie in one mapped page each, and this
+            // piece in them.
+            unsafe { core::ptr::copy(source.add(at), target.add(at), piece) };
+            done += piece;
+        }
         true
     }
 

@@ -205,7 +205,7 @@ impl Cpu {
         }
     }
 
-    /// The instruction that has been counted last left a guest: it has not retired (SDM 3B 20.2.1: "instructions at retirement").
+    /// The instruction that has been counted last left a guest: it has not retired (SDM 3B 20.2.1.2).
     pub(crate) fn pmu_skip(&mut self) {
         if self.msrs.pmu.active && self.msrs.pmu.synced < self.icount {
             self.pmu_advance(self.icount - 1);

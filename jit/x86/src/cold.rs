@@ -169,13 +169,8 @@ impl Emitter<'_> {
     /// instruction and the rest of the block: if the group reaches into the next page, to one whose groups end where pages
     /// do, else, and from there, to one without groups.
     pub(crate) fn ungroup(&mut self, from: usize, alignment: Option<u32>) {
-        if self.in_shadow {
-            // That translation would not know of the shadow.
-            let site = self.exec_site(Kind::ExecLast);
-            return self.cold_site(from, site);
-        }
-        let refund = (self.count - self.n + 1) as u8;
-        let link = self.link_site(Kind::LinkUngrouped, self.rip, refund);
+        let Some(link) = self.link_ungrouped(from) else { return };
+        let refund = self.drafts.links[link.0].refund;
         let by_page = match self.grouping {
             Grouping::Whole => Some(Kind::LinkByPage),
             Grouping::ByPage => Some(Kind::LinkByOtherPage),
@@ -192,13 +187,21 @@ impl Emitter<'_> {
     /// Sends a jump, whose displacement ends at `from`, of an indirect jump or call that does not lead to where the block goes on
     /// to a translation that goes on nowhere.
     pub(crate) fn cold_elsewhere_indirect(&mut self, from: usize) {
+        if let Some(link) = self.link_ungrouped(from) {
+            self.push_cold(from, ColdKind::Ungroup { link, straddling: None });
+        }
+    }
+
+    /// A link to the translation without groups of this instruction and the rest of the block. In a shadow, of which that would not know, the
+    /// jump leads to the instruction's function instead.
+    fn link_ungrouped(&mut self, from: usize) -> Option<(usize, u32)> {
         if self.in_shadow {
             let site = self.exec_site(Kind::ExecLast);
-            return self.cold_site(from, site);
+            self.cold_site(from, site);
+            return None;
         }
         let refund = (self.count - self.n + 1) as u8;
-        let link = self.link_site(Kind::LinkUngrouped, self.rip, refund);
-        self.push_cold(from, ColdKind::Ungroup { link, straddling: None });
+        Some(self.link_site(Kind::LinkUngrouped, self.rip, refund))
     }
 
     /// Sends the jump whose displacement ends at `from` to the block at `target`, giving back what has been taken for the rest

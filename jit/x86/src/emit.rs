@@ -267,17 +267,13 @@ impl<'a> Emitter<'a> {
         self.reserve_islands();
         self.pages = pages;
         self.known_pages = 1;
-        let other = self.page_check(pages[0]);
-        let site = self.site(Kind::Page);
-        self.cold_site(other, site);
+        self.leave_off_page(pages[0], Kind::Page);
         if self.segmented() {
             self.check_code_segment();
         }
         let entry = self.s.len();
         if let Some(second) = second {
-            let other = self.page_check(second);
-            let site = self.site(Kind::Stale);
-            self.cold_site(other, site);
+            self.leave_off_page(second, Kind::Stale);
         }
         let taken = self.take_from_budget();
         let mut open = true;
@@ -324,6 +320,13 @@ impl<'a> Emitter<'a> {
         let unit = self.unit();
         dynasm!(self.s ; .arch x64 ; mov ecx, [r15 + slot] ; lea rcx, [rcx + unit - token]);
         self.unless_unit()
+    }
+
+    /// Leaves if it is another one.
+    fn leave_off_page(&mut self, page: PageCheck, kind: Kind) {
+        let other = self.page_check(page);
+        let site = self.site(kind);
+        self.cold_site(other, site);
     }
 
     /// Whether what is at a linear address is in a page that has been checked.
@@ -536,6 +539,7 @@ impl<'a> Emitter<'a> {
         if self.live >= Some(live) {
             return;
         }
+        debug_assert!(!self.lent.now, "whoever leaves here would have to give them back");
         self.live = Some(live);
         self.let_go();
         let (flag, stub) = match live {

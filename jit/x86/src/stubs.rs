@@ -40,6 +40,8 @@ pub struct Start {
     pub translator: *mut crate::Translator,
     /// See [`Frame`].
     pub limit: u64,
+    /// See [`Frame`].
+    pub unfit: u64,
 }
 
 /// Size on the stack; with the return address and six saved registers a multiple of 16, plus 8.
@@ -146,12 +148,6 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [i32; 2])
         ; ret
     );
 
-    s.land(sse_unfit);
-    s.land(full_unfit);
-    dynasm!(s ; .arch x64 ; pop rcx ; mov [BYTE rsp + (at::TARGET as i8)], rcx);
-    let to_leave = s.len() + 9;
-    call(s, to_leave);
-    s.extend(Site { kind: Kind::Unfit, index: 0 }.number().to_le_bytes());
     let leave_at_site = s.len();
     dynasm!(s
         ; .arch x64
@@ -285,6 +281,12 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [i32; 2])
     let null = s.len();
     call(s, leave_at_site);
     s.extend(Site { kind: Kind::Null, index: 0 }.number().to_le_bytes());
+    s.land(sse_unfit);
+    s.land(full_unfit);
+    // Where the load was to go back to says which instruction wanted it.
+    dynasm!(s ; .arch x64 ; pop rcx ; mov [BYTE rsp + (at::TARGET as i8)], rcx);
+    call(s, leave_at_site);
+    s.extend(Site { kind: Kind::Unfit, index: 0 }.number().to_le_bytes());
     let split = split::emit(s);
     Stubs { enter, leave_at_site, load_sse, load_full, look_up, null, split }
 }

@@ -58,10 +58,13 @@ pub enum Follow {
     Pages,
 }
 
-/// The bytes of a page of a block's. Nobody may write them as long as the slice is used.
-pub fn bytes_of<'a>(page: &CodePage) -> &'a [u8] {
-    // SAFETY: `code_page` gave the pointer, to the first byte of a mapped guest page. Nobody writes guest memory before the
-    // slice's end: one host thread runs the CPUs and the devices.
+/// The bytes of a page.
+///
+/// # Safety
+/// The pointer is the one that [`Cpu::code_page`] gave for the page's first byte, and nobody writes the page, or unmaps the guest's
+/// memory, as long as the slice is used.
+pub unsafe fn bytes_of<'a>(page: &CodePage) -> &'a [u8] {
+    // SAFETY: the page is mapped, says the caller.
     unsafe { core::slice::from_raw_parts(page.pointer, PAGE_SIZE as usize) }
 }
 
@@ -105,7 +108,8 @@ impl Trace {
         let pointer = first.pointer.wrapping_sub((rip - start) as usize);
         self.pages.push((start, CodePage { pointer, ..*first }));
         (self.head, self.more) = (None, false);
-        let mut page = &bytes_of(&self.pages[0].1)[..segment.end_in_page(rip)];
+        // SAFETY: that is such a pointer, and nobody writes guest memory here: one host thread runs the CPUs and the devices.
+        let mut page = &unsafe { bytes_of(&self.pages[0].1) }[..segment.end_in_page(rip)];
         let mut decoder = decoder(cpu, page, segment.offset(rip));
         let mut scratch = Instruction::default();
         let (mut here, mut begin) = (0, (rip & PAGE_MASK) as usize);
@@ -216,7 +220,8 @@ impl Trace {
             }
             if is_far {
                 here = there;
-                page = bytes_of(&self.pages[here].1);
+                // SAFETY: as above.
+                page = unsafe { bytes_of(&self.pages[here].1) };
                 decoder = self::decoder(cpu, page, segment.offset(target));
             }
             decoder.set_ip(segment.offset(target));

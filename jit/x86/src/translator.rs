@@ -364,7 +364,9 @@ impl Translator {
         for &(page, at, len) in &trace.extents {
             let page = &trace.pages[usize::from(page)].1;
             cpu.mark_code(page, at.into(), len.into());
-            self.bytes.extend_from_slice(&bytes_of(page)[usize::from(at)..][..usize::from(len)]);
+            // SAFETY: a page of a block's, and nobody writes guest memory here: one host thread runs the CPUs and the devices.
+            let code = unsafe { bytes_of(page) };
+            self.bytes.extend_from_slice(&code[usize::from(at)..][..usize::from(len)]);
         }
         let mut second = None;
         if trace.insns.is_empty() {
@@ -536,10 +538,9 @@ impl Translator {
                     return self.go_on(frame, cpu);
                 }
                 cpu.end_shadow();
-                frame.unfit = u64::from(!vectors_fit(cpu));
                 let goes_on = match kind {
                     Kind::ExecLast => false,
-                    _ if cpu.block_end == 0 || frame.unfit != 0 && reload != 0 => false,
+                    _ if cpu.block_end == 0 || !stays_live(frame, cpu, reload) => false,
                     Kind::ExecX87 => frame.x87.load(cpu),
                     Kind::Exec if x87 => {
                         // If it cannot be live any more, the block asks again.
@@ -666,6 +667,7 @@ impl Translator {
             },
         };
         refresh_all(frame, cpu);
+        frame.unfit = u64::from(!vectors_fit(cpu));
         code
     }
 }
@@ -692,7 +694,7 @@ impl Native for Translator {
         };
         self.stats.entries += 1;
         let before = cpu.icount;
-        let mut start = Start { prepare, code, cpu, translator: self, limit };
+        let mut start = Start { prepare, code, cpu, translator: self, limit, unfit: u64::from(!fit) };
         let enter = self.arena_start() + self.stubs.enter;
         // SAFETY: `enter` is the stub of that signature. Translated code touches the frame, the CPU, and guest memory that
         // the TLB allows; `dispatch` is the only way back into Rust, and uses the pointers in the frame alone.
@@ -741,6 +743,13 @@ fn vectors_fit(cpu: &Cpu) -> bool {
     cpu.mxcsr & (MASKS | mxcsr::MM) == MASKS && (host::has_avx512() || beyond() == 0)
 }
 
+/// Whether the block that an instruction has been run for by its function finds the vector state as it was: live, if it was to be
+/// loaded again, or not.
+fn stays_live(frame: &mut Frame, cpu: &Cpu, reload: u64) -> bool {
+    frame.unfit = u64::from(!vectors_fit(cpu));
+    frame.unfit == 0 || reload == 0
+}
+
 /// The linear address of the next instruction.
 fn linear_rip(cpu: &Cpu) -> u64 {
     CodeSegment::of(cpu).linear(cpu.rip())
@@ -779,7 +788,6 @@ fn refresh_all(frame: &mut Frame, cpu: &Cpu) {
     let distance = cpu.tsc_distance();
     frame.tsc = frame.limit.wrapping_add(distance.unwrap_or(0));
     frame.tsc_known = distance.is_some().into();
-    frame.unfit = u64::from(!vectors_fit(cpu));
     frame.no_pku = u64::from(cpu.cr4 & cr4::PKE == 0) << 32;
 }
 
@@ -836,7 +844,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         beyond: 3 << 32,
         beyond_word: !0xffff,
         x87: X87Frame::EMPTY,
-        unfit: 0,
+        unfit: start.unfit,
     };
     refresh_all(&mut new, cpu);
     // SAFETY: `frame` is the space that the entry stub has made on the stack.

@@ -167,7 +167,8 @@ pub(super) fn write_pkrs(cpu: &mut Cpu, _: u32, value: u64) -> Written {
     Ok(())
 }
 
-/// IA32_FMASK: 32 bits. AMD's processors refuse others (APM 2 3.1.7); Intel's ignore them, which hypervisors rely on.
+/// IA32_FMASK: 32 bits. The manuals call the others reserved (SDM 3A 5.8.8, APM 2 6.1.1). AMD's processors refuse them; a
+/// hypervisor for Intel's, Hedron, sets them when it starts, so those seem to ignore them.
 pub(super) fn write_fmask(cpu: &mut Cpu, _: u32, value: u64) -> Written {
     if value >> 32 != 0 && cpu.model.is_amd() {
         return Err(cpu.gp0());

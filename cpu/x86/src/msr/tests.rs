@@ -22,6 +22,13 @@ fn check(cpu: &mut Cpu, cases: &[(u32, u64, Option<u64>)]) {
     }
 }
 
+/// The upper half of IA32_FMASK.
+#[test]
+fn masks_of_flags() {
+    check(&mut cpu("max"), &[(0xc000_0084, u64::MAX, Some(0xffff_ffff)), (0xc000_0084, 0x700, Some(0x700))]);
+    check(&mut cpu("EPYC"), &[(0xc000_0084, 0x4_0600, Some(0x4_0600)), (0xc000_0084, 1 << 32, None)]);
+}
+
 #[test]
 fn plain_registers_and_their_reserved_bits() {
     let mut cpu = cpu("max");
