@@ -12,9 +12,10 @@
 use core::hash::Hash;
 use core::ptr::NonNull;
 use ringworld_core::{FastMap, GuestVirt, PAGE_MASK};
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 
 /// Entries of a context; a power of two.
-pub const TLB_ENTRIES: usize = 4096;
+pub const TLB_ENTRIES: usize = 16384;
 /// Contexts that are kept at once.
 const CONTEXTS: usize = 64;
 /// How many contexts are found without hashing their keys.
@@ -41,20 +42,27 @@ const fn page(tag: u64) -> u64 {
     (PAGE_MASK + 1).wrapping_sub(tag)
 }
 
-/// What `read` and `write` hold in `slot` when nothing matches: the tag of a page that belongs half an array away.
+/// What `read` and `write` hold in `slot` when nothing matches: zero, the tag of page 1, or, near that page, where an access might
+/// end in it, the tag of a page that belongs half an array away.
 const fn no_page(slot: usize) -> u64 {
-    tag(((slot + TLB_ENTRIES / 2) as u64) << 12)
+    if is_near_zero(slot) { tag((slot as u64 ^ TLB_ENTRIES as u64 / 2) << 12) } else { 0 }
 }
 
-static NO_PAGES: [u64; TLB_ENTRIES] = {
-    let mut pages = [0; TLB_ENTRIES];
-    let mut n = 0;
-    while n < TLB_ENTRIES {
-        pages[n] = no_page(n);
-        n += 1;
-    }
-    pages
-};
+/// Whether an access that begins at a page of this slot may end in page 1: string instructions look as far ahead as 4,096
+/// elements reach, also from the last pages to the first ones.
+const fn is_near_zero(slot: usize) -> bool {
+    slot < 2 || slot >= TLB_ENTRIES - 16
+}
+
+/// Empties all slots.
+fn clear_tags(tags: &mut [u64; TLB_ENTRIES]) {
+    tags.fill(0);
+    near_zero().for_each(|n| tags[n] = no_page(n));
+}
+
+fn near_zero() -> impl Iterator<Item = usize> {
+    (TLB_ENTRIES - 16..TLB_ENTRIES).chain(0..2)
+}
 
 /// One context's translations. Everything outside of this crate only reads the arrays.
 #[repr(C, align(64))]
@@ -104,22 +112,23 @@ const JOURNAL: usize = TLB_ENTRIES / 4;
 
 impl Translations {
     fn new() -> Box<Self> {
-        Box::new(Self {
-            read: NO_PAGES,
-            write: NO_PAGES,
-            host: [0; TLB_ENTRIES],
-            fetch: [0; TLB_ENTRIES],
-            physical: [0; TLB_ENTRIES],
-            fetch_page: NO_PAGES,
-            fetch_physical: [0; TLB_ENTRIES],
-            used: Vec::with_capacity(JOURNAL),
-            local: Vec::with_capacity(JOURNAL),
-            has_global: false,
-            large: FastMap::default(),
-            last_large: (0, 0),
-            large_range: (u64::MAX, 0),
-            write_epoch: 0,
-        })
+        let layout = Layout::new::<Self>();
+        // SAFETY: the memory is of this type's size and alignment and is owned by nobody else; zeros are valid for all fields but
+        // the three that are written; `Box` frees what the global allocator gave. Zeroed memory of this size costs nothing
+        // until it is touched, and most contexts are small.
+        let mut new = unsafe {
+            let raw = alloc_zeroed(layout).cast::<Self>();
+            if raw.is_null() {
+                handle_alloc_error(layout);
+            }
+            (&raw mut (*raw).used).write(Vec::with_capacity(JOURNAL));
+            (&raw mut (*raw).local).write(Vec::with_capacity(JOURNAL));
+            (&raw mut (*raw).large).write(FastMap::default());
+            Box::from_raw(raw)
+        };
+        near_zero().for_each(|n| new.clear_slot(n));
+        new.large_range = (u64::MAX, 0);
+        new
     }
 
     fn clear(&mut self) {
@@ -128,9 +137,7 @@ impl Translations {
             used.drain(..).for_each(|n| self.clear_slot(usize::from(n)));
             self.used = used;
         } else {
-            self.read = NO_PAGES;
-            self.write = NO_PAGES;
-            self.fetch_page = NO_PAGES;
+            [&mut self.read, &mut self.write, &mut self.fetch_page].into_iter().for_each(clear_tags);
             self.fetch.fill(0);
         }
         self.used.clear();
@@ -163,6 +170,15 @@ impl Translations {
         }
         if self.fetch_physical[n] & GLOBAL == 0 {
             self.clear_fetch(n);
+        }
+    }
+
+    /// Drops all writes.
+    fn clear_writes(&mut self) {
+        if self.used.len() < JOURNAL {
+            self.used.iter().for_each(|&n| self.write[usize::from(n)] = no_page(n.into()));
+        } else {
+            clear_tags(&mut self.write);
         }
     }
 
@@ -433,7 +449,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         let arrays = self.arrays(context);
         if arrays.write_epoch != epoch {
             arrays.write_epoch = epoch;
-            arrays.write = NO_PAGES;
+            arrays.clear_writes();
         }
         self.current = if barred { self.barred } else { self.contexts[usize::from(context.0)] };
     }
@@ -707,7 +723,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
             let id = self.current_id;
             let arrays = self.arrays(id);
             arrays.write_epoch = epoch;
-            arrays.write = NO_PAGES;
+            arrays.clear_writes();
         }
     }
 

@@ -8,6 +8,7 @@ pub mod control;
 pub mod decode;
 mod deliver;
 mod descriptor;
+mod elements;
 mod events;
 pub mod exec;
 pub mod fault;

@@ -51,7 +51,7 @@ impl Cpu {
 
     /// The same for `size` (1 to 4096) bytes.
     #[inline(always)]
-    fn fast_range(&self, segment: u8, offset: u64, size: u64, kind: Kind) -> Option<*mut u8> {
+    pub(crate) fn fast_range(&self, segment: u8, offset: u64, size: u64, kind: Kind) -> Option<*mut u8> {
         let fast = &self.fast[(segment & 7) as usize];
         let linear = fast.base.wrapping_add(offset) & fast.mask;
         let end = if kind == Kind::Write { fast.write_end } else { fast.read_end };
@@ -473,63 +473,5 @@ impl AccessBytes<'_> {
             Self::Read(data) => AccessBytes::Read(&mut data[from..to]),
             Self::Write(data) => AccessBytes::Write(&data[from..to]),
         }
-    }
-}
-
-impl Cpu {
-    /// Copies `n` elements as a string move does, upwards or downwards, if both ranges lie in pages that the fast path may
-    /// access and the copy does not read what it has written; says if it did.
-    pub(crate) fn copy_elements<T: MemValue>(
-        &mut self,
-        from_segment: u8,
-        from: u64,
-        to_segment: u8,
-        to: u64,
-        n: u64,
-        down: bool,
-    ) -> bool {
-        let last = T::SIZE * (n - 1);
-        let (Some(source), Some(_), Some(target), Some(_)) = (
-            self.fast_pointer::<T>(from_segment, from, Kind::Read),
-            self.fast_pointer::<T>(from_segment, from.wrapping_add(last), Kind::Read),
-            self.fast_pointer::<T>(to_segment, to, Kind::Write),
-            self.fast_pointer::<T>(to_segment, to.wrapping_add(last), Kind::Write),
-        ) else {
-            return false;
-        };
-        let len = (T::SIZE * n) as usize;
-        let (source_at, target_at) = (source as usize, target as usize);
-        let gap = if down { source_at.wrapping_sub(target_at) } else { target_at.wrapping_sub(source_at) };
-        // Elements that reach into each other.
-        if gap == 0 || gap < len && gap % T::SIZE as usize != 0 {
-            return false;
-        }
-        // In pieces, as what is copied may be copied again.
-        let mut done = 0;
-        while done < len {
-            let piece = gap.min(len - done);
-            let at = if down { len - done - piece } else { done };
-            // SAFETY: both ranges begin and end in pages with matching tags, so (in_page) lie in one mapped page each, and this
-            // piece in them.
-            unsafe { core::ptr::copy(source.add(at), target.add(at), piece) };
-            done += piece;
-        }
-        true
-    }
-
-    /// Stores `value` to `n` elements, if they lie in a page that the fast path may access; says if it did.
-    pub(crate) fn fill_elements<T: MemValue>(&mut self, segment: u8, to: u64, value: T, n: u64) -> bool {
-        let last = T::SIZE * (n - 1);
-        let (Some(target), Some(_)) = (
-            self.fast_pointer::<T>(segment, to, Kind::Write),
-            self.fast_pointer::<T>(segment, to.wrapping_add(last), Kind::Write),
-        ) else {
-            return false;
-        };
-        for k in 0..n as usize {
-            // SAFETY: the range begins and ends in a page with a matching write tag.
-            unsafe { target.cast::<T>().add(k).write_unaligned(value) };
-        }
-        true
     }
 }

@@ -67,7 +67,6 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
             advance(cpu, i, register, 0);
         }
     }
-    let until_zf = i.prefixes & prefix::REPNE != 0;
     let start = cpu.regs[REG_RIP as usize];
     let flags = cpu.flags;
     let boundary = cpu.boundary;
@@ -92,7 +91,7 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         };
         advance(cpu, i, RCX, done.wrapping_neg());
         part -= done;
-        if S::COMPARES && cpu.flags.zf() == until_zf {
+        if S::COMPARES && cpu.flags.zf() == until_equal(i) {
             return Ok(());
         }
         if masked(cpu, i, RCX) != 0 && cpu.boundary != boundary {
@@ -110,10 +109,24 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
-/// How many elements from `offset` on, going up or down, stay in its page and this side of the wrap of the address size.
-fn in_page<T: Int>(offset: u64, down: bool) -> u64 {
-    let at = offset & 0xfff;
-    if down { at / T::SIZE + 1 } else { (0x1000 - at) / T::SIZE }
+/// Whether SCAS and CMPS end at equal elements.
+fn until_equal(i: &Insn) -> bool {
+    i.prefixes & prefix::REPNE != 0
+}
+
+/// How many of up to `most` elements, at these offsets in these segments, may be handled at once: none, if it would be only one.
+fn many<T: Int>(cpu: &Cpu, most: u64, down: bool, places: &[(u8, u64)]) -> Option<u64> {
+    if most <= 1 {
+        return None;
+    }
+    let in_page = |&(segment, offset): &(u8, u64)| cpu.elements_in_page::<T>(segment, offset, down);
+    let many = places.iter().map(in_page).fold(most, u64::min);
+    (many > 1).then_some(many)
+}
+
+/// The same, for what handles many going upwards only.
+fn many_up<T: Int>(cpu: &Cpu, most: u64, places: &[(u8, u64)]) -> Option<u64> {
+    if cpu.flags.has(bits::DF) { None } else { many::<T>(cpu, most, false, places) }
 }
 
 /// The lowest of `n` elements from `offset` on.
@@ -128,19 +141,21 @@ impl Step for Movs {
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop> {
         let (from, to) = (masked(cpu, i, RSI), masked(cpu, i, RDI));
-        let mut n = 1;
-        if most > 1 {
-            let down = cpu.flags.has(bits::DF);
-            let many = most.min(in_page::<T>(from, down)).min(in_page::<T>(to, down));
-            let (low_from, low_to) = (lowest::<T>(from, many, down), lowest::<T>(to, many, down));
-            if many > 1 && cpu.copy_elements::<T>(i.segment(), low_from, es(cpu), low_to, many, down) {
-                n = many;
+        let down = cpu.flags.has(bits::DF);
+        let (source, target) = (i.segment(), es(cpu));
+        let many = many::<T>(cpu, most, down, &[(source, from), (target, to)]);
+        let value = cpu.read::<T>(source, from)?;
+        let sources = many.and_then(|n| cpu.elements::<T>(source, lowest::<T>(from, n, down), n, Kind::Read));
+        cpu.write(target, to, value)?;
+        let targets = many.and_then(|n| cpu.elements::<T>(target, lowest::<T>(to, n, down), n, Kind::Write));
+        let n = match (many, sources, targets) {
+            (Some(n), Some(sources), Some(targets))
+                if sources.rest(down).copy_to(targets.rest(down), down) =>
+            {
+                n
             }
-        }
-        if n == 1 {
-            let value = cpu.read::<T>(i.segment(), from)?;
-            cpu.write(es(cpu), to, value)?;
-        }
+            _ => 1,
+        };
         let by = distance::<T>(cpu, n);
         advance(cpu, i, RSI, by);
         advance(cpu, i, RDI, by);
@@ -156,16 +171,15 @@ impl Step for Stos {
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop> {
         let to = masked(cpu, i, RDI);
         let value = T::get(cpu, RAX as u8);
+        let down = cpu.flags.has(bits::DF);
+        let target = es(cpu);
+        cpu.write(target, to, value)?;
         let mut n = 1;
-        if most > 1 {
-            let down = cpu.flags.has(bits::DF);
-            let many = most.min(in_page::<T>(to, down));
-            if many > 1 && cpu.fill_elements(es(cpu), lowest::<T>(to, many, down), value, many) {
-                n = many;
-            }
-        }
-        if n == 1 {
-            cpu.write(es(cpu), to, value)?;
+        if let Some(many) = many::<T>(cpu, most, down, &[(target, to)])
+            && let Some(targets) = cpu.elements::<T>(target, lowest::<T>(to, many, down), many, Kind::Write)
+        {
+            targets.fill(value);
+            n = many;
         }
         let by = distance::<T>(cpu, n);
         advance(cpu, i, RDI, by);
@@ -190,13 +204,24 @@ struct Scas;
 impl Step for Scas {
     const COMPARES: bool = true;
     #[inline(always)]
-    fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
-        let value = cpu.read::<T>(es(cpu), masked(cpu, i, RDI))?;
+    fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop> {
+        let (source, from) = (es(cpu), masked(cpu, i, RDI));
+        let value = cpu.read::<T>(source, from)?;
         let accumulator = T::get(cpu, RAX as u8);
         cpu.sub(accumulator, value, false);
-        let by = distance::<T>(cpu, 1);
+        let mut n = 1;
+        if cpu.flags.zf() != until_equal(i)
+            && let Some(many) = many_up::<T>(cpu, most, &[(source, from)])
+            && let Some(elements) = cpu.elements::<T>(source, from, many, Kind::Read)
+        {
+            let rest = elements.rest(false);
+            let last = rest.position(accumulator, until_equal(i)).unwrap_or(many as usize - 2);
+            cpu.sub(accumulator, rest.get(last), false);
+            n = last as u64 + 2;
+        }
+        let by = distance::<T>(cpu, n);
         advance(cpu, i, RDI, by);
-        Ok(1)
+        Ok(n)
     }
 }
 
@@ -204,18 +229,31 @@ struct Cmps;
 impl Step for Cmps {
     const COMPARES: bool = true;
     #[inline(always)]
-    fn step<T: Int>(cpu: &mut Cpu, i: &Insn, _: u64) -> Result<u64, Stop> {
+    fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop> {
         // Which is read first shows if both fault: ES:RDI on silicon, but DS:RSI by AMD's REPE CMPSB.
         if T::BITS == 8 && i.prefixes & prefix::REP != 0 && cpu.model.is_amd() {
             cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
         }
-        let b = cpu.read::<T>(es(cpu), masked(cpu, i, RDI))?;
-        let a = cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
+        let ((one, from), (other, to)) = ((i.segment(), masked(cpu, i, RSI)), (es(cpu), masked(cpu, i, RDI)));
+        let many = many_up::<T>(cpu, most, &[(one, from), (other, to)]);
+        let b = cpu.read::<T>(other, to)?;
+        let others = many.and_then(|n| cpu.elements::<T>(other, to, n, Kind::Read));
+        let a = cpu.read::<T>(one, from)?;
+        let ones = many.and_then(|n| cpu.elements::<T>(one, from, n, Kind::Read));
         cpu.sub(a, b, false);
-        let by = distance::<T>(cpu, 1);
+        let mut n = 1;
+        if cpu.flags.zf() != until_equal(i)
+            && let (Some(many), Some(ones), Some(others)) = (many, ones, others)
+        {
+            let (ones, others) = (ones.rest(false), others.rest(false));
+            let last = ones.position_beside(others, until_equal(i)).unwrap_or(many as usize - 2);
+            cpu.sub(ones.get(last), others.get(last), false);
+            n = last as u64 + 2;
+        }
+        let by = distance::<T>(cpu, n);
         advance(cpu, i, RSI, by);
         advance(cpu, i, RDI, by);
-        Ok(1)
+        Ok(n)
     }
 }
 

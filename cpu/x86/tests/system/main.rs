@@ -13,6 +13,7 @@ mod paging;
 mod restart;
 mod segmentation;
 mod smc;
+mod strings;
 mod tasks;
 mod transfers;
 mod v8086;

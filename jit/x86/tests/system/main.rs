@@ -31,6 +31,8 @@ mod segmented_programs;
 mod self_modifying;
 #[path = "../../../../cpu/x86/tests/system/smc.rs"]
 mod smc;
+#[path = "../../../../cpu/x86/tests/system/strings.rs"]
+mod strings;
 #[path = "../../../../cpu/x86/tests/system/tasks.rs"]
 mod tasks;
 #[path = "../../../../cpu/x86/tests/system/transfers.rs"]
