@@ -5,8 +5,10 @@ mod jumps;
 mod low;
 mod returns;
 mod sink;
+mod traps;
 
 pub use arena::{Arena, ArenaError};
 pub use jumps::{JUMP_SHIFT, JUMPS, JumpCache};
 pub use returns::{RETURN_BITS, ReturnCache};
 pub use sink::Sink;
+pub use traps::Traps;

@@ -24,7 +24,9 @@ pub struct Cold {
 pub(crate) enum ColdKind {
     /// Leave at a site, and go on at `resume` (an offset) if it comes back.
     Site { site: u32, resume: Option<usize> },
-    /// The same, unless the access can be done in two pages.
+    /// The same for an instruction, at this offset, that raises a floating-point exception. No jump leads here.
+    Trap { at: usize, site: u32, resume: usize },
+    /// As `Site`, unless the access can be done in two pages.
     Split { split: Split, site: u32, resume: usize },
     /// Look the return address in R14 up in the jump cache, and go on with its code in RCX at `resume`, or leave at `site`.
     Return { site: u32, resume: usize },
@@ -86,6 +88,9 @@ impl Emitter<'_> {
 
     fn cold(&mut self, cold: &Cold) {
         self.land(cold.from);
+        if let ColdKind::Trap { at, .. } = cold.what {
+            self.drafts.traps.push((at as u32, self.s.len() as u32));
+        }
         self.known_pages = cold.known_pages;
         if let ColdKind::Split { split, resume, .. } = &cold.what {
             self.split(split, *resume);
@@ -101,7 +106,9 @@ impl Emitter<'_> {
                 self.link_after(target, refund);
             }
             ColdKind::Site { site, resume: None } => self.leave(site),
-            ColdKind::Site { site, resume: Some(resume) } | ColdKind::Split { site, resume, .. } => {
+            ColdKind::Site { site, resume: Some(resume) }
+            | ColdKind::Split { site, resume, .. }
+            | ColdKind::Trap { site, resume, .. } => {
                 self.leave(site);
                 if cold.lent {
                     self.lend_again();
@@ -226,6 +233,15 @@ impl Emitter<'_> {
         let site = self.exec_site(Kind::ExecLast);
         let refund = (self.count - self.n) as u8;
         self.push_cold(from, ColdKind::Elsewhere { site, by, refund });
+    }
+
+    /// Notes where the present instruction, which is complete with the code so far, goes on if its host's instruction raises a
+    /// floating-point exception: its function does all of it.
+    pub(crate) fn trap(&mut self) {
+        let (at, site, resume) = (self.encoded_at, self.exec_site(Kind::Exec), self.s.len());
+        self.push_cold(0, ColdKind::Trap { at, site, resume });
+        // After the function nothing is in RCX and R14.
+        self.let_go();
     }
 
     /// Sends the jump whose displacement ends at `from` out of the way, to leave at a site.

@@ -1,6 +1,6 @@
 //! Emission of one block.
 
-use crate::classify::{Emit, Live, X87, alignment, host_form, writes_ecx};
+use crate::classify::{Emit, Live, X87, alignment, host_form, may_raise, writes_ecx};
 use crate::cold::{Cold, ColdKind};
 use crate::frame::{GUEST_RCX, Home, at, home, is_high_byte, sized};
 use crate::framed::{is_overwritten, take_from_memory};
@@ -42,6 +42,8 @@ pub struct Drafts {
     pub links: Vec<LinkDraft>,
     /// Where vector state is made live.
     pub needs: Vec<Need>,
+    /// The host's instructions that may raise floating-point exceptions, and where to go on if they do.
+    pub traps: Vec<(u32, u32)>,
     pub(crate) cold: Vec<Cold>,
     /// The stores of groups' anchors: the slot, and where they are.
     pub(crate) anchors: Vec<(usize, Range<usize>)>,
@@ -84,6 +86,10 @@ pub struct Emitter<'a> {
     pub arena: usize,
     pub(crate) stubs: Stubs,
     live: Option<Live>,
+    /// The guest may have unmasked floating-point exceptions of vector instructions.
+    pub(crate) traps: bool,
+    /// Where the last encoded instruction begins.
+    pub(crate) encoded_at: usize,
     /// The host's x87 unit holds the guest's state.
     pub(crate) x87_live: bool,
     /// The upper half of the x87 unit's pointer to instructions has been noted.
@@ -189,12 +195,13 @@ impl<'a> Emitter<'a> {
         stubs: Stubs,
         (start, count, mode, code_segment): (u64, u32, Mode, CodeSegment),
         (jumps, returns): (i32, (i32, i32)),
-        (short, x87_fdp): (bool, bool),
+        (short, x87_fdp, traps): (bool, bool, bool),
     ) -> Self {
         s.clear();
         drafts.runs.clear();
         drafts.links.clear();
         drafts.needs.clear();
+        drafts.traps.clear();
         drafts.cold.clear();
         drafts.anchors.clear();
         drafts.islands.clear(short);
@@ -209,6 +216,8 @@ impl<'a> Emitter<'a> {
             arena,
             stubs,
             live: None,
+            traps,
+            encoded_at: 0,
             x87_live: false,
             x87_ran: false,
             next_x87_points: false,
@@ -475,6 +484,9 @@ impl<'a> Emitter<'a> {
             Emit::Vector(live) => {
                 self.need(live);
                 self.same(i)?;
+                if self.traps && may_raise(i.mnemonic()) {
+                    self.trap();
+                }
             }
             Emit::Flush => {
                 let fixed = self.address(i);
@@ -736,6 +748,9 @@ impl<'a> Emitter<'a> {
             // Of all vectors, those whose registers are not in the frame.
             let split = split
                 .filter(|_| !any_framed && !index_in_ecx && !self.narrow() && alignment(guest).is_none());
+            // Of what writes, it would run a copy, whose exceptions nobody knows.
+            let traps = self.traps && may_raise(guest.mnemonic());
+            let split = split.filter(|(.., write)| !(*write && traps));
             let split = split.and_then(|(base, displacement, start, write)| {
                 let code = (start, self.s.len());
                 Split::new(guest.memory_size().size(), write, base, displacement, code)
@@ -826,6 +841,7 @@ impl<'a> Emitter<'a> {
 
     /// Encodes an instruction whose operands are the host's.
     pub(crate) fn encode(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        self.encoded_at = self.s.len();
         // The encoder owns its buffer: lend it ours.
         let buffer = core::mem::take(self.s.buffer());
         let len = buffer.len();

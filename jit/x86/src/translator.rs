@@ -16,7 +16,9 @@ use crate::trace::{Extent, Follow, Trace, bytes_of};
 use crate::x87::X87Frame;
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
 use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE};
-use ringworld_jit_rt::{Arena, ArenaError, JUMP_SHIFT, JUMPS, JumpCache, RETURN_BITS, ReturnCache, Sink};
+use ringworld_jit_rt::{
+    Arena, ArenaError, JUMP_SHIFT, JUMPS, JumpCache, RETURN_BITS, ReturnCache, Sink, Traps,
+};
 use ringworld_mmu::tlb::TLB_ENTRIES;
 use ringworld_x86::control::{cr4, mxcsr};
 use ringworld_x86::flags::bits;
@@ -158,6 +160,8 @@ pub struct Translator {
     code_epoch: u64,
     /// Where blocks that need vector state begin and have been left to the interpreter as that could not be made live; some of them.
     refused: Box<[u64; REFUSED]>,
+    /// What catches the floating-point exceptions of translated instructions; there since some guest has unmasked one.
+    traps: Option<Traps>,
     /// Linear addresses whose instructions stay with the interpreter, sorted.
     breakpoints: Vec<u64>,
     /// Where `perf` learns the names of blocks.
@@ -220,6 +224,7 @@ impl Translator {
             kills: vec![0; HITS].into_boxed_slice(),
             code_epoch: 0,
             refused: Box::new([0; REFUSED]),
+            traps: None,
             breakpoints: Vec::new(),
             perf_map: None,
             stats: JitStats { by_code: vec![0; Code::values().len()], ..JitStats::default() },
@@ -254,6 +259,7 @@ impl Translator {
         self.needs.clear();
         self.hot.clear();
         self.refused.fill(0);
+        self.traps.iter_mut().for_each(Traps::clear);
         self.jumps.iter_mut().for_each(JumpCache::clear);
         self.returns.clear();
         if cpu.tlb.tokens() > MAX_TOKENS {
@@ -418,7 +424,7 @@ impl Translator {
                 self.stubs,
                 (rip, count, cpu.mode, segment),
                 (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
-                (short, fdp),
+                (short, fdp, self.traps.is_some()),
             );
             let entries =
                 emitter.block(&trace.guests, &checks, second_check, (grouping, trace.head), &cpu.regs);
@@ -488,6 +494,10 @@ impl Translator {
             rip: segment.offset(need.rip),
             ..*need
         }));
+        if let Some(traps) = &mut self.traps {
+            self.drafts.traps.sort_unstable();
+            traps.extend(self.drafts.traps.iter().map(|(from, to)| (at + from, at + to)));
+        }
         self.links.extend(self.drafts.links.iter().map(|link| {
             let token = if link.token == 0 { 0 } else { at + link.token };
             let LinkDraft { rip, refund, checked, .. } = *link;
@@ -540,7 +550,7 @@ impl Translator {
                 cpu.end_shadow();
                 let goes_on = match kind {
                     Kind::ExecLast => false,
-                    _ if cpu.block_end == 0 || !stays_live(frame, cpu, reload) => false,
+                    _ if cpu.block_end == 0 || !self.stays_live(frame, cpu, reload) => false,
                     Kind::ExecX87 => frame.x87.load(cpu),
                     Kind::Exec if x87 => {
                         // If it cannot be live any more, the block asks again.
@@ -667,8 +677,37 @@ impl Translator {
             },
         };
         refresh_all(frame, cpu);
-        frame.unfit = u64::from(!vectors_fit(cpu));
+        frame.unfit = u64::from(!self.vectors_fit(cpu));
         code
+    }
+
+    /// Whether the host's vector unit can run as the guest's: all exceptions are masked, or caught, and no register has a part beyond
+    /// the host's, which AVX instructions would have to clear.
+    fn vectors_fit(&self, cpu: &Cpu) -> bool {
+        (self.traps.is_some() || cpu.mxcsr & MASKS == MASKS) && has_hosts_vectors(cpu)
+    }
+
+    /// Whether the block that an instruction has been run for by its function finds the vector state as it was: live, if it was to be
+    /// loaded again, or not.
+    fn stays_live(&self, frame: &mut Frame, cpu: &Cpu, reload: u64) -> bool {
+        frame.unfit = u64::from(!self.vectors_fit(cpu));
+        frame.unfit == 0 || reload == 0
+    }
+
+    /// Translates from now on for guests with unmasked exceptions, too, if that is what is missing: all vector instructions know
+    /// where to go on if they raise one. None is running.
+    fn catch_exceptions(&mut self, cpu: &mut Cpu) {
+        if self.traps.is_none() && has_hosts_vectors(cpu) {
+            match Traps::new(self.arena_start()) {
+                Ok(traps) => {
+                    self.traps = Some(traps);
+                    self.forget(cpu);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "vector instructions with unmasked exceptions are interpreted")
+                }
+            }
+        }
     }
 }
 
@@ -679,7 +718,7 @@ impl Native for Translator {
         }
         let rip = cpu.rip();
         let linear = linear_rip(cpu);
-        let fit = vectors_fit(cpu);
+        let fit = self.vectors_fit(cpu);
         let code = match self.jumps[usize::from(cpu.mode.guest())].get(linear) {
             Some(code) if fit => code,
             _ if !fit && self.refused[refusal(linear)] == linear => return false,
@@ -687,6 +726,7 @@ impl Native for Translator {
                 Some(id) if fit || !self.blocks[id as usize].vectors => self.blocks[id as usize].entry,
                 Some(_) => {
                     self.refused[refusal(linear)] = linear;
+                    self.catch_exceptions(cpu);
                     return false;
                 }
                 None => return false,
@@ -699,7 +739,14 @@ impl Native for Translator {
         // SAFETY: `enter` is the stub of that signature. Translated code touches the frame, the CPU, and guest memory that
         // the TLB allows; `dispatch` is the only way back into Rust, and uses the pointers in the frame alone.
         let enter: extern "sysv64" fn(*mut Start) = unsafe { core::mem::transmute(enter) };
-        enter(&mut start);
+        match &self.traps {
+            None => enter(&mut start),
+            Some(traps) => {
+                let traps = &raw const *traps;
+                // SAFETY: they live as long as `self`, and are changed by `dispatch` alone.
+                unsafe { Traps::during(traps, || enter(&mut start)) }
+            }
+        }
         cpu.icount != before || cpu.boundary != 0 || cpu.rip() != rip
     }
 
@@ -736,18 +783,10 @@ impl Native for Translator {
     }
 }
 
-/// Whether the host's vector unit can run as the guest's: all exceptions are masked, and no register has a part beyond the host's,
-/// which AVX instructions would have to clear.
-fn vectors_fit(cpu: &Cpu) -> bool {
+/// Whether the host's vector registers hold all of the guest's, and misaligned operands are for both what they are.
+fn has_hosts_vectors(cpu: &Cpu) -> bool {
     let beyond = || cpu.zmm[..16].iter().flat_map(|register| &register[4..]).fold(0, |any, quad| any | quad);
-    cpu.mxcsr & (MASKS | mxcsr::MM) == MASKS && (host::has_avx512() || beyond() == 0)
-}
-
-/// Whether the block that an instruction has been run for by its function finds the vector state as it was: live, if it was to be
-/// loaded again, or not.
-fn stays_live(frame: &mut Frame, cpu: &Cpu, reload: u64) -> bool {
-    frame.unfit = u64::from(!vectors_fit(cpu));
-    frame.unfit == 0 || reload == 0
+    cpu.mxcsr & mxcsr::MM == 0 && (host::has_avx512() || beyond() == 0)
 }
 
 /// The linear address of the next instruction.

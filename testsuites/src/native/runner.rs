@@ -37,6 +37,19 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// Bytes from the start of our frame to its XSAVE area.
 const AREA: usize = 512;
 
+/// Takes over a signal; returns what handled it before.
+fn handle(signal: libc::c_int) -> Option<libc::sigaction> {
+    // SAFETY: all-zero is a valid sigaction. `handler` is async-signal-safe: it calls nothing, and returns to `enter` only while
+    // armed.
+    unsafe {
+        let mut before: libc::sigaction = core::mem::zeroed();
+        let mut action = before;
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+        (libc::sigaction(signal, &action, &mut before) == 0).then_some(before)
+    }
+}
+
 impl Native {
     /// Takes over SIGTRAP, SIGSEGV, SIGBUS, SIGILL and SIGFPE of this process.
     pub fn new() -> Result<Self> {
@@ -51,13 +64,7 @@ impl Native {
         let set = unsafe { libc::sigaltstack(&stack, core::ptr::null_mut()) };
         ensure!(set == 0, "sigaltstack: {}", Error::last_os_error());
         for signal in [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE] {
-            // SAFETY: all-zero is a valid sigaction.
-            let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
-            action.sa_sigaction = handler as *const () as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-            // SAFETY: `handler` is async-signal-safe: it calls nothing, and returns to `enter` only while armed.
-            let set = unsafe { libc::sigaction(signal, &action, core::ptr::null_mut()) };
-            ensure!(set == 0, "sigaction: {}", Error::last_os_error());
+            ensure!(handle(signal).is_some(), "sigaction: {}", Error::last_os_error());
         }
         // SAFETY: the handler is installed; nothing else uses JUMP, as there is one runner a process.
         let context = unsafe {
@@ -92,6 +99,17 @@ impl Native {
 
     /// Runs one case.
     pub fn run(&mut self, case: &Case) -> Outcome {
+        // The translator may have taken it over since.
+        let before = handle(libc::SIGFPE);
+        let outcome = self.run_handled(case);
+        if let Some(before) = before {
+            // SAFETY: that is what there was.
+            unsafe { libc::sigaction(libc::SIGFPE, &before, core::ptr::null_mut()) };
+        }
+        outcome
+    }
+
+    fn run_handled(&mut self, case: &Case) -> Outcome {
         self.window.write_data(&case.window());
         self.window.write_code(case.state.rip, &case.bytes);
         let last = case.state.rip + case.bytes.len() as u64;

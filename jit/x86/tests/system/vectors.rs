@@ -196,3 +196,68 @@ fn unmasked_exceptions() {
     });
     assert!(rig.cpu.regs[8] != 0, "no exception was raised");
 }
+
+/// A loop over arrays some of whose divisions raise an exception, whose handler changes the divisor: the loop's registers are
+/// where loops keep them, and the accesses go by groups, each in turn unaligned and over the borders of pages.
+#[test]
+fn exceptions_in_loops() {
+    const HANDLER: u64 = 0x1_8000;
+    const DIVISORS: u64 = DATA + 0x1_0000;
+    for (packed, by) in [(false, 0), (false, 3), (true, 0), (true, 5)] {
+        let (from, divisors) = (DATA + 0x10 + by, DIVISORS + by);
+        let rig = run(|| {
+            let mut rig = program(|a| {
+                let mut again = a.create_label();
+                // Division by zero is unmasked.
+                a.mov(rdi, DATA)?;
+                a.mov(dword_ptr(rdi), 0x1d80)?;
+                a.ldmxcsr(dword_ptr(rdi))?;
+                a.mov(r14, from)?;
+                a.mov(r15, divisors)?;
+                a.mov(r11d, 300)?;
+                a.set_label(&mut again)?;
+                if packed {
+                    a.movupd(xmm0, xmmword_ptr(r14))?;
+                    a.movupd(xmm1, xmmword_ptr(r15))?;
+                    a.divpd(xmm0, xmm1)?;
+                    a.addpd(xmm2, xmm0)?;
+                    a.movupd(xmmword_ptr(r14), xmm0)?;
+                } else {
+                    a.movsd_2(xmm0, qword_ptr(r14))?;
+                    a.addsd(xmm0, qword_ptr(r14 + 8))?;
+                    a.divsd(xmm0, qword_ptr(r15))?;
+                    a.movsd_2(qword_ptr(r14), xmm0)?;
+                    a.addsd(xmm2, xmm0)?;
+                }
+                a.add(r14, 16)?;
+                a.add(r15, 16)?;
+                a.inc(r10)?;
+                a.dec(r11d)?;
+                a.jnz(again)?;
+                a.hlt()
+            });
+            for n in 0..300 {
+                let zero = n % 7 == 5;
+                rig.poke(from + 16 * n, (1.0 + n as f64).to_bits());
+                rig.poke(from + 16 * n + 8, 2.5_f64.to_bits());
+                rig.poke(divisors + 16 * n, if zero { 0 } else { 3_f64.to_bits() });
+                rig.poke(divisors + 16 * n + 8, 1.5_f64.to_bits());
+            }
+            rig.gate(19, HANDLER, 0xe, 0);
+            put(&mut rig, HANDLER, |a| {
+                a.inc(r8d)?;
+                a.mov(rax, 2_f64.to_bits())?;
+                a.mov(qword_ptr(r15), rax)?;
+                // A packed division has its divisors already.
+                a.movupd(xmm1, xmmword_ptr(r15))?;
+                a.iretq()
+            });
+            rig.cpu.cr4 |= 0x600;
+            rig
+        });
+        let raised = (0..300).filter(|n| n % 7 == 5).count() as u64;
+        assert_eq!((rig.cpu.regs[8], rig.cpu.regs[10]), (raised, 300), "packed {packed}, by {by}");
+        let entries = stats(&rig).entries;
+        assert!(entries < 2 * raised, "{entries}: the loop is translated");
+    }
+}
