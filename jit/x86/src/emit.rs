@@ -803,7 +803,7 @@ impl<'a> Emitter<'a> {
             return Ok(Place { base: 14, index: Some((1, 0)), displacement: 0, slow });
         }
         let Form { base, index, displacement } = member.rest;
-        let displacement = displacement as i32;
+        let displacement = i32::try_from(displacement).map_err(|_| Unsupported)?;
         Ok(match (base, index) {
             (None, None) => {
                 let anchor = self.reach_by_any(member);

@@ -209,6 +209,9 @@ struct Key {
     index: Option<(Root, u8)>,
     /// Of an address without registers: its page. So it is for all [by page](Grouping::ByPage), as far as it is known.
     page: Option<i64>,
+    /// Of an address without registers: whether it is pushed or popped, by way of a register that holds it. Others are at a
+    /// displacement from the group's first byte, as the whole address is more than one can hold; so the two share no group.
+    stack: bool,
 }
 
 /// The state of the search.
@@ -228,7 +231,14 @@ struct Search {
 
 impl Search {
     /// The group for an access.
-    fn member(&mut self, own: Form, size: i64, write: bool, aligned: Option<u32>) -> Option<u16> {
+    fn member(
+        &mut self,
+        own: Form,
+        size: i64,
+        write: bool,
+        aligned: Option<u32>,
+        stack: bool,
+    ) -> Option<u16> {
         let base = own.base.map(|n| self.values.of(n));
         let index = own.index.map(|(n, scale)| (self.values.of(n), scale));
         let moved =
@@ -247,7 +257,7 @@ impl Search {
         let fixed = base.is_none() && index.is_none();
         let at = if fixed { Some(from) } else { self.likely(own) };
         let page = at.map(|at| at >> PAGE_SHIFT);
-        let key = Key { base, index, page };
+        let key = Key { base, index, page, stack: stack && fixed };
         if at.is_some_and(|at| (at ^ at.wrapping_add(size - 1)) >> PAGE_SHIFT != 0) {
             return None;
         }
@@ -334,7 +344,7 @@ impl Search {
         if (first ^ first.wrapping_add_signed(size - 1)) & !PAGE_MASK != 0 {
             return None;
         }
-        let number = self.member(Form { index: None, ..own }, size, write, None)?;
+        let number = self.member(Form { index: None, ..own }, size, write, None, false)?;
         let member = self.members.last_mut()?;
         (member.own, member.any_index) = (own, true);
         self.groups[member.group].direct = false;
@@ -343,7 +353,8 @@ impl Search {
 
     /// The group for what is pushed or popped, at a distance from RSP or RBP.
     fn stack(&mut self, base: u8, displacement: i64, size: i64, write: bool) -> Option<u16> {
-        let number = self.member(Form { base: Some(base), index: None, displacement }, size, write, None)?;
+        let number =
+            self.member(Form { base: Some(base), index: None, displacement }, size, write, None, true)?;
         let group = self.members.last()?.group;
         self.groups[group].stack = true;
         Some(number)
@@ -530,7 +541,7 @@ fn find(
                 } else {
                     None
                 };
-                now.operand = table.or_else(|| search.member(form, size, write, aligned));
+                now.operand = table.or_else(|| search.member(form, size, write, aligned, false));
             }
         }
         now.stack = match emit {

@@ -5,6 +5,7 @@
 mod across_pages;
 #[path = "../../../../cpu/x86/tests/common/mod.rs"]
 mod common;
+mod constants;
 #[path = "../../../../cpu/x86/tests/system/debug.rs"]
 mod debug;
 mod faults;
