@@ -3,6 +3,7 @@
 #![allow(clippy::type_complexity)] // rows of tables
 
 mod across_pages;
+mod borders;
 #[path = "../../../../cpu/x86/tests/common/mod.rs"]
 mod common;
 mod constants;
