@@ -792,8 +792,11 @@ mod tests {
     #[test]
     fn an_empty_slot_matches_nothing() {
         let arrays = Translations::new();
-        for linear in [0, 1, 0xfff, 0x7ff000, 0x800000, 1 << 47, u64::MAX, u64::MAX - 0x7f_ffff, 1 << 63] {
-            for size in [1, 8, 64] {
+        let near_zero = (0..20).flat_map(|page| [page << 12, 0xfff | page << 12]);
+        let linear = near_zero.flat_map(|linear| [linear, !linear]);
+        for linear in linear.chain([0x7ff000, 0x800000, 1 << 47, u64::MAX - 0x7f_ffff, 1 << 63]) {
+            // The last is what 4,095 elements of 8 bytes take.
+            for size in [1, 8, 64, 4096, 0x7ff8] {
                 assert_eq!(arrays.read_pointer(linear, size), None, "{linear:#x}");
             }
         }

@@ -240,7 +240,10 @@ impl Interpreter {
         let entry = &self.lookup[linear as usize & (LOOKUP - 1)];
         if entry.linear == linear && entry.stamp == stamp {
             let block = &self.blocks[entry.block as usize];
-            return Ok((block.start as usize, usize::from(block.len)));
+            // A segment that ends earlier may have the same base.
+            if !cpu.mode.segmented() || u64::from(block.byte_len()) <= cpu.code_bytes_left() {
+                return Ok((block.start as usize, usize::from(block.len)));
+            }
         }
         self.find_slow(cpu, linear)
     }

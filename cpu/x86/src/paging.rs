@@ -441,6 +441,12 @@ impl Cpu {
         }
     }
 
+    /// The bytes from RIP to the end of the code segment, outside of 64-bit mode; zero beyond it.
+    pub(crate) fn code_bytes_left(&self) -> u64 {
+        let limit = u64::from(self.seg[crate::insn::seg::CS as usize].limit);
+        (limit + 1).saturating_sub(self.rip())
+    }
+
     /// The bytes from RIP to the end of the code segment; raises what an instruction fetch would raise there.
     pub(crate) fn code_room(&mut self) -> Result<u64, Stop> {
         if self.long64() {

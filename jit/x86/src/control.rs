@@ -343,6 +343,10 @@ impl Emitter<'_> {
     /// Enters the return address that has just been pushed into the return cache.
     fn remember_return(&mut self, next: u64) {
         self.settle_stack();
+        // Behind the last instruction of the lower half, with four or five levels of tables: the return raises an exception.
+        if !self.narrow() && [47, 56].iter().any(|bit| next == 1 << bit) {
+            return;
+        }
         self.keep_in_reach(CHECK);
         self.let_go();
         let (linear, code) = self.returns;

@@ -390,7 +390,7 @@ impl<'a> Emitter<'a> {
 
     /// Slow paths of the present instruction, which is complete with the code so far: its function does all of it.
     pub(crate) fn slow(&mut self, froms: &[usize], kind: Kind) {
-        if froms.is_empty() {
+        if froms.is_empty() && self.beyond.is_empty() {
             return;
         }
         let site = self.exec_site(kind);
@@ -632,6 +632,8 @@ impl<'a> Emitter<'a> {
         let mut slow = None;
         let mut split = None;
         let (mut r14_is_free, mut rcx_is_free) = (true, true);
+        // Both its destinations are written after memory has been read.
+        let late = memory.is_some() && i.mnemonic() == Mnemonic::Mulx;
         if let Some(n) = memory {
             let access = self.memory_accesses.of(self.info, guest, n);
             let mut place = self.place(guest, access)?;
@@ -670,8 +672,6 @@ impl<'a> Emitter<'a> {
             i.set_memory_index_scale(place.index.map_or(1, |(_, scale)| 1 << scale));
             i.set_memory_displacement64(i64::from(place.displacement) as u64);
             i.set_memory_displ_size(u32::from(place.displacement != 0));
-            // Both its destinations are written after memory has been read.
-            let late = i.mnemonic() == Mnemonic::Mulx;
             (r14_is_free, rcx_is_free) = (late || !place.uses(14), late || !place.uses(1));
         }
         if in_rcx {
@@ -715,9 +715,13 @@ impl<'a> Emitter<'a> {
                     let read_too = (0..4).any(|other| {
                         other != n as usize
                             && framed[other].is_some_and(|(same, _)| same == guest_register)
-                            && accesses[other] != OpAccess::None
+                            && !matches!(accesses[other], OpAccess::None | OpAccess::Write)
                     });
                     if read_too || !is_overwritten(guest, register, accesses[n as usize]) {
+                        if late {
+                            // The register holds what the memory operand is reached by.
+                            return Err(Unsupported);
+                        }
                         dynasm!(self.s ; .arch x64 ; mov Rq(scratch), [BYTE rsp + (at as i8)]);
                     }
                     loaded[used] = Some((guest_register, scratch, at));

@@ -169,8 +169,18 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// Makes the offset of code in R14 a linear address.
+    /// Makes the offset of code in R14, to which the present instruction goes, a linear address.
     pub(crate) fn code_address(&mut self) {
+        let end = self.code_segment.0 >> 32;
+        let all = if self.step == 2 { 1 << 16 } else { 1 << 32 };
+        if self.segmented() && end < all {
+            self.keep_in_reach(CHECK);
+            self.let_go();
+            self.constant(1, (1 << 32) - end);
+            dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14] ; pext rcx, rcx, [rsp + at::BEYOND]);
+            let beyond = self.unless_rcx_zero();
+            self.beyond.push(beyond);
+        }
         let base = self.code_segment.0 as i32;
         if base != 0 {
             dynasm!(self.s ; .arch x64 ; lea r14d, [r14 + base]);

@@ -21,9 +21,19 @@ fn rdpkru(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
 
 fn wrpkru(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {
     check(cpu, cpu.regs[RCX] | cpu.regs[RDX])?;
-    cpu.pkru = cpu.regs[RAX] as u32;
-    cpu.update_context();
+    cpu.set_pkru(cpu.regs[RAX] as u32);
     Ok(())
+}
+
+impl Cpu {
+    /// Sets PKRU. What a block has been allowed to access it may not be allowed any more.
+    pub(crate) fn set_pkru(&mut self, value: u32) {
+        if self.pkru != value {
+            self.pkru = value;
+            self.update_context();
+            self.end_block();
+        }
+    }
 }
 
 /// Adds this family.

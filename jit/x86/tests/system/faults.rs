@@ -320,3 +320,45 @@ fn tables_are_read_by_bytes() {
         assert_eq!((rig.cpu.cr2 != 0).then_some(rig.cpu.cr2), expected, "{at:#x}, {index:#x}");
     }
 }
+
+/// Accesses of one page before and after WRPKRU takes it away, and in a loop.
+#[test]
+fn protection_keys_change_between_accesses() {
+    for (taken, loops) in [(4_u32, false), (8, false), (4, true), (8, true)] {
+        let rig = run(|| {
+            let mut rig = Rig::long();
+            rig.gates();
+            // Key 1 for the page of 2 MiB.
+            let entry = TABLES + 0x2000 + 8 * (DATA >> 21);
+            let old = rig.peek(entry);
+            rig.poke(entry, old | 1 << 59);
+            put(&mut rig, CODE, |a| {
+                let mut again = a.create_label();
+                a.mov(r9, DATA)?;
+                a.xor(esi, esi)?;
+                a.mov(edi, if loops { 20 } else { 1 })?;
+                a.set_label(&mut again)?;
+                a.add(rbx, qword_ptr(r9))?;
+                a.add(rbx, qword_ptr(r9 + 8))?;
+                a.mov(qword_ptr(r9 + 24), rbx)?;
+                a.xor(ecx, ecx)?;
+                a.xor(edx, edx)?;
+                a.xor(eax, eax)?;
+                a.cmp(edi, 1)?;
+                a.mov(r8d, taken)?;
+                a.cmove(eax, r8d)?;
+                a.wrpkru()?;
+                a.add(rbx, qword_ptr(r9 + 16))?;
+                a.mov(qword_ptr(r9 + 32), rbx)?;
+                a.inc(esi)?;
+                a.dec(edi)?;
+                a.jnz(again)?;
+                a.hlt()
+            });
+            rig.cpu.cr4 |= ringworld_x86::control::cr4::PKE;
+            rig.cpu.flush_all();
+            rig
+        });
+        assert_eq!(rig.cpu.rip(), 0x9000 + 14 + 1, "a page fault");
+    }
+}

@@ -100,3 +100,33 @@ fn bases_tables_and_products() {
         }
     }
 }
+
+/// MULX of memory into one register twice, and into two, wherever they live.
+#[test]
+fn mulx_into_one_register() {
+    for registers in [[r10, r10], [r11, r11], [r14, r14], [r15, r15], [r10, r15], [rax, r11], [r14, rbx]] {
+        run(|| {
+            let mut rig = Rig::long();
+            rig.gates();
+            for n in 0..16 {
+                rig.poke(DATA + 8 * n, 0x0123_4567_89ab_cdef_u64.rotate_left(7 * n as u32));
+            }
+            put(&mut rig, CODE, |a| {
+                let mut again = a.create_label();
+                a.mov(rdi, DATA)?;
+                a.mov(ecx, 12)?;
+                a.set_label(&mut again)?;
+                a.mov(registers[0], 0x1234_5678_9abc_u64)?;
+                a.mov(edx, 3)?;
+                a.mulx(registers[0], registers[1], qword_ptr(rdi + 8))?;
+                a.add(rsi, registers[0])?;
+                a.mulx(registers[1], registers[0], qword_ptr(rdi + rcx * 8))?;
+                a.add(rsi, registers[1])?;
+                a.dec(ecx)?;
+                a.jnz(again)?;
+                a.hlt()
+            });
+            rig
+        });
+    }
+}

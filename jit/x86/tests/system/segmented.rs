@@ -387,3 +387,67 @@ fn words_and_doublewords_mix() {
         assert_eq!(rig.cpu.regs[4], 0x8000 - 6);
     }
 }
+
+/// Indirect jumps, calls and returns beyond the end of a code segment, to code that another one of the same base has run.
+#[test]
+fn targets_beyond_the_code_segment() {
+    const TARGET: u32 = CODE as u32 + 0x2000;
+    for way in 0..4 {
+        let rig = run(|| {
+            let mut rig = Rig::protected();
+            rig.gates();
+            // Ends before the target.
+            rig.poke(GDT + u64::from(sel::FREE), 0x0041_9b00_0000_1fff);
+            rig.load(TARGET.into(), &[0x46, 0xc3]);
+            put(&mut rig, CODE, |a| {
+                let mut again = a.create_label();
+                a.mov(ecx, 40)?;
+                a.mov(eax, TARGET)?;
+                a.set_label(&mut again)?;
+                a.call(eax)?;
+                a.dec(ecx)?;
+                a.jnz(again)?;
+                a.mov(ecx, 40)?;
+                a.push(i32::from(sel::FREE))?;
+                a.push(CODE as i32 + 0x100)?;
+                a.retf()
+            });
+            put(&mut rig, CODE + 0x100, |a| {
+                let mut again = a.create_label();
+                a.set_label(&mut again)?;
+                a.mov(eax, CODE as u32 + 0x200)?;
+                a.mov(ebx, TARGET)?;
+                // At the last round, the target.
+                a.cmp(ecx, 1)?;
+                a.cmove(eax, ebx)?;
+                match way {
+                    0 => a.call(eax)?,
+                    1 => {
+                        a.push(CODE as i32 + 0x300)?;
+                        a.jmp(eax)?;
+                    }
+                    2 => {
+                        a.push(CODE as i32 + 0x300)?;
+                        a.push(eax)?;
+                        a.ret()?;
+                    }
+                    _ => {
+                        a.mov(dword_ptr(DATA as i32), eax)?;
+                        a.call(dword_ptr(DATA as i32))?;
+                    }
+                }
+                a.dec(ecx)?;
+                a.jnz(again)?;
+                a.hlt()
+            });
+            rig.load(CODE + 0x200, &[0x47, 0xc3]);
+            put(&mut rig, CODE + 0x300, |a| {
+                a.dec(ecx)?;
+                a.mov(eax, CODE as u32 + 0x100)?;
+                a.jmp(eax)
+            });
+            rig
+        });
+        assert_eq!((rig.cpu.rip(), rig.cpu.regs[1]), (0x9000 + 13 + 1, 1), "way {way}: #GP at the end");
+    }
+}

@@ -91,10 +91,7 @@ impl Cpu {
             }
             xcr0::ZMM_HI256 => self.load_quads(0, registers, 4..8, image),
             xcr0::HI16_ZMM if self.long64() => self.load_quads(16, 16, 0..8, image),
-            xcr0::PKRU => {
-                self.pkru = quad(image, 0) as u32;
-                self.update_context();
-            }
+            xcr0::PKRU => self.set_pkru(quad(image, 0) as u32),
             _ => {}
         }
     }
