@@ -1,4 +1,4 @@
-/* Adds to words of 48 MiB in a random order: 65,536 of them, one a page at most at a time. */
+/* Adds to 65,536 words of 48 MiB in a random order. */
 #include "bench.h"
 
 #define PAGES 12288

@@ -48,10 +48,13 @@ const fn no_page(slot: usize) -> u64 {
     if is_near_zero(slot) { tag((slot as u64 ^ TLB_ENTRIES as u64 / 2) << 12) } else { 0 }
 }
 
-/// Whether an access that begins at a page of this slot may end in page 1: string instructions look as far ahead as 4,096
-/// elements reach, also from the last pages to the first ones.
+/// The first slot of the last pages from which an access may end in page 1: string instructions look as far ahead as 4,096 elements
+/// reach, also from the last pages to the first ones.
+const LAST_PAGES: usize = TLB_ENTRIES - 16;
+
+/// Whether an access that begins at a page of this slot may end in page 1.
 const fn is_near_zero(slot: usize) -> bool {
-    slot < 2 || slot >= TLB_ENTRIES - 16
+    slot < 2 || slot >= LAST_PAGES
 }
 
 /// Empties all slots.
@@ -61,7 +64,7 @@ fn clear_tags(tags: &mut [u64; TLB_ENTRIES]) {
 }
 
 fn near_zero() -> impl Iterator<Item = usize> {
-    (TLB_ENTRIES - 16..TLB_ENTRIES).chain(0..2)
+    (LAST_PAGES..TLB_ENTRIES).chain(0..2)
 }
 
 /// One context's translations. Everything outside of this crate only reads the arrays.

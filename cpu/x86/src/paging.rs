@@ -455,8 +455,10 @@ impl Cpu {
         // Outside of 64-bit mode RIP has 32 bits.
         let rip = self.rip() & 0xffff_ffff;
         self.set_rip(rip);
-        let limit = u64::from(self.seg[crate::insn::seg::CS as usize].limit);
-        if rip > limit { Err(self.gp0()) } else { Ok(limit - rip + 1) }
+        match self.code_bytes_left() {
+            0 => Err(self.gp0()),
+            left => Ok(left),
+        }
     }
 
     /// Translates one page's worth of an access, entering it into the TLB; raises #PF.

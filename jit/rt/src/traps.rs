@@ -6,7 +6,7 @@ use std::io;
 use std::sync::OnceLock;
 
 /// Translated instructions that may raise SIGFPE, by where they are in their arena.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Traps {
     /// Where the arena begins.
     start: usize,
@@ -29,17 +29,14 @@ impl Traps {
     /// The host gives no signal handler.
     pub fn new(start: usize) -> io::Result<Self> {
         let before = BEFORE.get_or_init(|| {
-            // SAFETY: zeros are a valid `sigaction`, which the first call overwrites; `on_fpe` is a handler of the kind that
-            // SA_SIGINFO says, and does nothing that a handler may not.
+            // SAFETY: zeros are a valid `sigaction`; `on_fpe` is a handler of the kind that SA_SIGINFO says, and does nothing that
+            // a handler may not.
             unsafe {
                 let mut before: libc::sigaction = core::mem::zeroed();
-                let mut known = libc::sigaction(libc::SIGFPE, ptr::null(), &mut before) == 0;
-                // Who was there before may count on their stack and mask.
                 let mut action = before;
                 action.sa_sigaction = on_fpe as *const () as usize;
-                action.sa_flags = before.sa_flags & !libc::SA_RESETHAND | libc::SA_SIGINFO | libc::SA_ONSTACK;
-                known = known && libc::sigaction(libc::SIGFPE, &action, ptr::null_mut()) == 0;
-                known.then_some(before)
+                action.sa_flags = libc::SA_SIGINFO;
+                (libc::sigaction(libc::SIGFPE, &action, &mut before) == 0).then_some(before)
             }
         });
         if before.is_none() {
@@ -77,25 +74,18 @@ impl Traps {
     }
 }
 
-type Handler = unsafe extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
-
-/// SIGFPE: goes on where the instruction's trap leads; if it has none, as before there was this handler.
-unsafe extern "C" fn on_fpe(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    let machine = context.cast::<libc::ucontext_t>();
+/// SIGFPE: goes on where the instruction's trap leads; if it has none, it comes again to who was there before.
+unsafe extern "C" fn on_fpe(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let context = context.cast::<libc::ucontext_t>();
     // SAFETY: the kernel passes the interrupted thread's context. What interrupts is an instruction of the code that `during`
-    // runs, so nothing else is using the traps, which are alive; or no code is running, and there are none. A handler that was
-    // there before takes what this one was given.
+    // runs, so nothing else is using the traps, which are alive; or no code is running, and there are none.
     unsafe {
-        let rip = &mut (*machine).uc_mcontext.gregs[libc::REG_RIP as usize];
+        let rip = &mut (*context).uc_mcontext.gregs[libc::REG_RIP as usize];
         let traps = RUNNING.try_with(Cell::get).unwrap_or(ptr::null());
         match traps.as_ref().and_then(|traps| traps.find(*rip as usize)) {
             Some(to) => *rip = to as i64,
             None => match BEFORE.get() {
-                Some(Some(before)) if ![libc::SIG_DFL, libc::SIG_IGN].contains(&before.sa_sigaction) => {
-                    let before: Handler = core::mem::transmute(before.sa_sigaction);
-                    before(signal, info, context);
-                }
-                // The instruction comes again.
+                Some(Some(before)) => _ = libc::sigaction(libc::SIGFPE, before, ptr::null_mut()),
                 _ => _ = libc::signal(libc::SIGFPE, libc::SIG_DFL),
             },
         }

@@ -51,7 +51,7 @@ const REFUSED: usize = 256;
 const MAX_TOKENS: usize = 1 << 20;
 /// 32-bit code of the last page stays with the interpreter: what follows it wraps around.
 pub(crate) const LAST_PAGE_32: u64 = (1 << 32) - PAGE_SIZE;
-/// MXCSR's exception masks: translated vector code needs them all set.
+/// MXCSR's exception masks: without `Traps`, translated vector code needs them all set.
 pub(crate) const MASKS: u32 = 0x1f80;
 
 /// Why there is no translator.

@@ -40,6 +40,28 @@ pub mod sel {
     pub const FREE: u16 = 0x48;
 }
 
+/// A linear congruential generator; the upper half is the better one.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        let mut new = Self(seed);
+        new.below(1);
+        new
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+
+    /// One of several values.
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
+    }
+}
+
 /// The machine.
 pub struct Rig {
     pub cpu: Cpu,

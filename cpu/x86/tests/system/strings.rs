@@ -35,19 +35,6 @@ fn rig() -> Rig {
     rig
 }
 
-struct Random(u64);
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 8
-    }
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
-
 /// What one instruction is to do.
 #[derive(Clone, Copy, Debug)]
 struct Case {
@@ -119,7 +106,7 @@ fn model(case: &Case, memory: &mut dyn FnMut(u64, Option<u8>) -> Option<u8>, fla
 
 #[test]
 fn elements_one_after_the_other() {
-    let mut random = Random(0x1234_5678_9abc_def1);
+    let mut random = Random::new(1);
     let mut rig = rig();
     for round in 0..3000 {
         // Few values, so that comparisons go on for a while.
@@ -127,7 +114,7 @@ fn elements_one_after_the_other() {
         let mut bytes = vec![0; (2 * PAGES as usize) << 12];
         for byte in &mut bytes {
             *byte = u8::from(dense == 0 || random.below(if dense == 1 { 3000 } else { 20 }) == 0)
-                * random.next() as u8;
+                * random.below(256) as u8;
         }
         let at = |linear: u64| {
             frame(linear).map(|frame| ((frame - FRAMES) / 0x2000 * 0x1000 + (frame & 0xfff)) as usize)
@@ -158,7 +145,7 @@ fn elements_one_after_the_other() {
             si: si.wrapping_sub(base.unwrap_or(0)),
             di,
             count,
-            al: if dense == 0 { random.next() as u8 } else { random.below(2) as u8 },
+            al: if dense == 0 { random.below(256) as u8 } else { random.below(2) as u8 },
         };
         let code: Vec<u8> = [
             case.prefix.into_iter().collect(),

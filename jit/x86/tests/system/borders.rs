@@ -10,22 +10,10 @@ const COUNT: u64 = 12;
 /// Their frames.
 const FRAMES: u64 = 0x30_0000;
 
-struct Random(u64);
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-}
-
 fn program(seed: u64) -> Rig {
     let mut rig = Rig::long();
     rig.gates();
-    let mut random = Random(seed);
-    random.below(1);
+    let mut random = Random::new(seed);
     let (directory, table) = (TABLES + 0x10_0000, TABLES + 0x11_0000);
     rig.poke(TABLES + 0x1000 + 8, directory | 7);
     rig.poke(directory, table | 7);

@@ -8,21 +8,12 @@ use iced_x86::code_asm::*;
 /// Entries of the top-level table that lead to the same memory: linear addresses that fit a displacement, and others.
 const AREAS: [u64; 4] = [0, 0x24, 0x106, 0x1ff];
 
-struct Random(u64);
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-    /// An address in the middle of free memory.
-    fn address(&mut self) -> u64 {
-        let area = self.pick(&AREAS);
-        let canonical = ((area << 55) as i64 >> 16) as u64;
-        canonical + DATA + 0x8000 + self.below(if self.0 & 1 == 0 { 0x40 } else { 0x3000 })
-    }
+/// An address in the middle of free memory.
+fn address(random: &mut Random) -> u64 {
+    let area = random.pick(&AREAS);
+    let canonical = ((area << 55) as i64 >> 16) as u64;
+    let room = random.pick(&[0x40, 0x3000]);
+    canonical + DATA + 0x8000 + random.below(room)
 }
 
 fn program(seed: u64) -> Rig {
@@ -34,30 +25,29 @@ fn program(seed: u64) -> Rig {
     for n in 0..0x2000 {
         rig.poke(DATA + 8 * n, n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     }
-    let mut random = Random(seed);
-    random.below(1);
+    let mut random = Random::new(seed);
     put(&mut rig, CODE, |a| {
         let pointers = [rbx, rsi, rdi, r8, r11, r14];
         let values = [rax, rdx, r9, r10, r15];
         let mut again = a.create_label();
         for pointer in pointers {
-            a.mov(pointer, random.address())?;
+            a.mov(pointer, address(&mut random))?;
         }
-        a.mov(rsp, random.address())?;
+        a.mov(rsp, address(&mut random))?;
         a.mov(ecx, 30)?;
         a.set_label(&mut again)?;
         a.mov(r12d, 3)?;
-        a.mov(rsp, random.address())?;
+        a.mov(rsp, address(&mut random))?;
         for _ in 0..8 + random.below(20) {
             let (pointer, value) = (random.pick(&pointers), random.pick(&values));
             let near = random.below(0x40) as i32 * 4 - 0x40;
             match random.below(14) {
-                0 | 1 => a.mov(pointer, random.address())?,
-                2 => a.mov(rsp, random.address())?,
+                0 | 1 => a.mov(pointer, address(&mut random))?,
+                2 => a.mov(rsp, address(&mut random))?,
                 3 | 4 => a.push(value)?,
                 5 => a.pop(value)?,
                 6 => {
-                    a.mov(rbp, random.address())?;
+                    a.mov(rbp, address(&mut random))?;
                     a.leave()?;
                 }
                 7 => a.mov(value, qword_ptr(rsp + near))?,
@@ -75,7 +65,7 @@ fn program(seed: u64) -> Rig {
         // Where it has come to may not be known in the next round.
         for pointer in pointers {
             if random.below(2) == 0 {
-                a.mov(pointer, random.address())?;
+                a.mov(pointer, address(&mut random))?;
             } else {
                 a.mov(pointer, qword_ptr(DATA + 0x1_0000 + 8 * random.below(8)))?;
             }
@@ -85,7 +75,7 @@ fn program(seed: u64) -> Rig {
         a.hlt()
     });
     for n in 0..8 {
-        let address = random.address();
+        let address = address(&mut random);
         rig.poke(DATA + 0x1_0000 + 8 * n, address);
     }
     rig

@@ -289,3 +289,45 @@ fn pushes_and_pops_in_a_row() {
     });
     assert_ne!(rig.cpu.regs[12], 0);
 }
+
+/// Returns of a call at the end of the lower half of the address space: #GP at the return, with the stack pointer as it was.
+#[test]
+fn the_lower_half_ends_behind_a_call() {
+    const CALL: u64 = (1 << 47) - 5;
+    const FUNCTION: u64 = CALL - 0x800;
+    const HANDLER: u64 = 0x1_8000;
+    let rig = run(|| {
+        let mut rig = Rig::long();
+        rig.gates();
+        rig.gate(13, HANDLER, 0xe, 0);
+        // The last 2 MiB of the lower half are those of the data.
+        let last = |table: u64| TABLES + table + 8 * 511;
+        rig.poke(TABLES + 8 * 255, (TABLES + 0x1000) | 7);
+        rig.poke(last(0x1000), (TABLES + 0x2000) | 7);
+        rig.poke(last(0x2000), DATA | 0x87);
+        let at = |linear: u64| DATA | linear & 0x1f_ffff;
+        rig.load(at(CALL), &[0xe8, 0xfb, 0xf7, 0xff, 0xff]);
+        rig.load(at(FUNCTION), &[0xff, 0xc3, 0xc3]);
+        put(&mut rig, CODE, |a| {
+            a.mov(ecx, 40)?;
+            a.mov(rax, CALL)?;
+            a.jmp(rax)
+        });
+        put(&mut rig, HANDLER, |a| {
+            let mut done = a.create_label();
+            // RIP and RSP in the frame behind the error code.
+            a.add(r10, qword_ptr(rsp + 8))?;
+            a.add(r11, qword_ptr(rsp + 32))?;
+            a.mov(rsp, STACK)?;
+            a.dec(ecx)?;
+            a.jz(done)?;
+            a.mov(rax, CALL)?;
+            a.jmp(rax)?;
+            a.set_label(&mut done)?;
+            a.hlt()
+        });
+        rig
+    });
+    let registers = [3, 10, 11].map(|n: usize| rig.cpu.regs[n]);
+    assert_eq!(registers, [40, 40_u64.wrapping_mul(FUNCTION + 2), 40 * (STACK - 8)]);
+}

@@ -392,14 +392,22 @@ fn words_and_doublewords_mix() {
 #[test]
 fn targets_beyond_the_code_segment() {
     const TARGET: u32 = CODE as u32 + 0x2000;
-    for way in 0..4 {
+    for way in 0..5 {
         let rig = run(|| {
             let mut rig = Rig::protected();
             rig.gates();
-            // Ends before the target.
+            // One that ends before the target, and one that does not.
+            const LARGER: u16 = sel::FREE + 8;
             rig.poke(GDT + u64::from(sel::FREE), 0x0041_9b00_0000_1fff);
+            rig.poke(GDT + u64::from(LARGER), 0x0041_9b00_0000_ffff);
             rig.load(TARGET.into(), &[0x46, 0xc3]);
+            rig.load(u64::from(TARGET) - 1, &[0x90]);
             put(&mut rig, CODE, |a| {
+                a.push(i32::from(LARGER))?;
+                a.push(CODE as i32 + 0x80)?;
+                a.retf()
+            });
+            put(&mut rig, CODE + 0x80, |a| {
                 let mut again = a.create_label();
                 a.mov(ecx, 40)?;
                 a.mov(eax, TARGET)?;
@@ -416,12 +424,12 @@ fn targets_beyond_the_code_segment() {
                 let mut again = a.create_label();
                 a.set_label(&mut again)?;
                 a.mov(eax, CODE as u32 + 0x200)?;
-                a.mov(ebx, TARGET)?;
-                // At the last round, the target.
+                // At the last round, the target, or the byte before it.
+                a.mov(ebx, TARGET - u32::from(way == 4))?;
                 a.cmp(ecx, 1)?;
                 a.cmove(eax, ebx)?;
                 match way {
-                    0 => a.call(eax)?,
+                    0 | 4 => a.call(eax)?,
                     1 => {
                         a.push(CODE as i32 + 0x300)?;
                         a.jmp(eax)?;
@@ -448,6 +456,7 @@ fn targets_beyond_the_code_segment() {
             });
             rig
         });
-        assert_eq!((rig.cpu.rip(), rig.cpu.regs[1]), (0x9000 + 13 + 1, 1), "way {way}: #GP at the end");
+        let [count, runs] = [rig.cpu.regs[1], rig.cpu.regs[6]];
+        assert_eq!((rig.cpu.rip(), count, runs), (0x9000 + 13 + 1, 1, 40), "way {way}: #GP at the end");
     }
 }
