@@ -59,7 +59,7 @@ const fn busybox(name: &'static str, work: u64, pipeline: &'static str) -> Progr
 
 /// In the order in which they are linked. New ones come last, so that the others' code stays where it is: where lines and pages end
 /// in their loops makes a difference, natively and not.
-const C_PROGRAMS: [Program; 33] = c_programs! {
+const C_PROGRAMS: [Program; 34] = c_programs! {
     sieve Integer 120;
     matrix Integer 320;
     sort Integer 36;
@@ -93,6 +93,7 @@ const C_PROGRAMS: [Program; 33] = c_programs! {
     scatter Memory 20;
     strings Memory 25;
     unmasked Float 4000;
+    division Integer 24000;
 };
 
 const BUSYBOX_PROGRAMS: [Program; 4] = [

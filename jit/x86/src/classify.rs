@@ -28,11 +28,8 @@ pub enum Emit {
     BitString,
     /// CLFLUSH and its like, which only look whether the line may be read.
     Flush,
-    /// DIV, and IDIV of 32 and 64 bits.
-    Divide {
-        /// IDIV.
-        signed: bool,
-    },
+    /// DIV and IDIV.
+    Divide,
     /// XLAT.
     Table,
     #[allow(missing_docs)]
@@ -101,6 +98,8 @@ pub enum X87 {
     Wait,
     /// MMX.
     Mmx,
+    /// Between MMX and XMM registers.
+    MmxAndSse,
 }
 
 /// Vector state that has to be in the host's registers.
@@ -172,13 +171,7 @@ const SAME: &[Mnemonic] = {
 };
 
 /// Forms of these that differ between processors: counts above 16, and the size of the operand in memory.
-const SAME_EXCEPT: &[Code] = &[
-    Code::Shld_rm16_r16_imm8,
-    Code::Shld_rm16_r16_CL,
-    Code::Shrd_rm16_r16_imm8,
-    Code::Shrd_rm16_r16_CL,
-    Code::Movsxd_r16_rm16,
-];
+const SAME_EXCEPT: &[Code] = &[Code::Shld_rm16_r16_CL, Code::Shrd_rm16_r16_CL, Code::Movsxd_r16_rm16];
 
 /// Without effect: one host thread runs all CPUs, and caches are not modelled.
 const NOTHING: &[Mnemonic] = {
@@ -219,15 +212,13 @@ const VECTOR_EXCEPT: &[Mnemonic] = {
         Vrsqrt14pd,
         Maskmovdqu,
         Vmaskmovdqu,
-        Movq2dq,
-        Movdq2q,
-        Cvtpi2ps,
-        Cvtpi2pd,
-        Cvtps2pi,
-        Cvttps2pi,
-        Cvtpd2pi,
-        Cvttpd2pi,
     ]
+};
+
+/// Vector instructions one of whose registers is MMX's.
+const MMX_AND_SSE: &[Mnemonic] = {
+    use Mnemonic::*;
+    &[Movq2dq, Movdq2q, Cvtpi2ps, Cvtpi2pd, Cvtps2pi, Cvttps2pi, Cvtpd2pi, Cvttpd2pi]
 };
 
 /// x87 instructions whose results are the same on all processors.
@@ -348,10 +339,8 @@ fn classify(code: Code) -> Option<Emit> {
             return Some(Emit::System(System::Selector));
         }
         Code::Clflush_m8 | Code::Clflushopt_m8 | Code::Clwb_m8 => return Some(Emit::Flush),
-        Code::Div_rm8 | Code::Div_rm16 | Code::Div_rm32 | Code::Div_rm64 => {
-            return Some(Emit::Divide { signed: false });
-        }
-        Code::Idiv_rm32 | Code::Idiv_rm64 => return Some(Emit::Divide { signed: true }),
+        Code::Div_rm8 | Code::Div_rm16 | Code::Div_rm32 | Code::Div_rm64 => return Some(Emit::Divide),
+        Code::Idiv_rm8 | Code::Idiv_rm16 | Code::Idiv_rm32 | Code::Idiv_rm64 => return Some(Emit::Divide),
         Code::Serialize => return Some(Emit::Nothing),
         _ if info.mode64() && !row.cpl0 && NOTHING.contains(&code.mnemonic()) => return Some(Emit::Nothing),
         _ => {}
@@ -382,7 +371,9 @@ fn classify(code: Code) -> Option<Emit> {
         return None;
     }
     match code {
-        Code::Fnstcw_m2byte | Code::Fnstsw_m2byte | Code::Fnstsw_AX => return Some(Emit::X87(X87::Control)),
+        Code::Fnstcw_m2byte | Code::Fnstsw_m2byte | Code::Fnstsw_AX | Code::Fnclex => {
+            return Some(Emit::X87(X87::Control));
+        }
         Code::Fldcw_m2byte => return Some(Emit::X87(X87::LoadControl)),
         Code::Wait => return Some(Emit::X87(X87::Wait)),
         _ if row.group == Group::X87 => {
@@ -433,6 +424,7 @@ fn classify(code: Code) -> Option<Emit> {
             }
             (SAME.contains(&mnemonic) && !SAME_EXCEPT.contains(&code)).then_some(Emit::Same)
         }
+        Group::Sse if MMX_AND_SSE.contains(&mnemonic) => Some(Emit::X87(X87::MmxAndSse)),
         Group::Sse | Group::Avx | Group::Avx512 if !VECTOR_EXCEPT.contains(&mnemonic) => {
             let legacy = code.encoding() == EncodingKind::Legacy;
             Some(Emit::Vector(if legacy { Live::Sse } else { Live::Full }))

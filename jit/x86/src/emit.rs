@@ -300,8 +300,8 @@ impl<'a> Emitter<'a> {
             let emit = next.and_then(|next| next.emit);
             let next = next.map(|next| &next.decoded);
             self.next_is_plain = emit.is_some() && (!self.mode.guest() || next.is_some_and(cannot_exit));
-            self.next_may_exit = emit
-                .is_some_and(|emit| !matches!(emit, Emit::System(_) | Emit::String(_) | Emit::Divide { .. }));
+            self.next_may_exit =
+                emit.is_some_and(|emit| !matches!(emit, Emit::System(_) | Emit::String(_) | Emit::Divide));
             self.next_x87_points = emit == Some(Emit::X87(X87::Points))
                 && next.is_some_and(|next| (0..next.op_count()).all(|n| next.op_kind(n) == OpKind::Register));
             open = self.instruction(guest);
@@ -468,7 +468,13 @@ impl<'a> Emitter<'a> {
         self.step = if self.segmented() { i.code().op_code().operand_size() / 8 } else { self.word() } as i32;
         match emit {
             // These say what they hold.
-            Emit::Nothing | Emit::Same | Emit::Vector(_) | Emit::X87(_) | Emit::Jump | Emit::Branch => {}
+            Emit::Nothing
+            | Emit::Same
+            | Emit::Vector(_)
+            | Emit::X87(_)
+            | Emit::Divide
+            | Emit::Jump
+            | Emit::Branch => {}
             Emit::Push | Emit::Pop | Emit::Leave | Emit::Call | Emit::Return => self.held_r14 = None,
             _ => self.let_go(),
         }
@@ -477,6 +483,15 @@ impl<'a> Emitter<'a> {
             // It reaches fewer registers.
             Emit::Vector(_)
                 if self.narrow() && matches!(i.mnemonic(), Mnemonic::Vzeroupper | Mnemonic::Vzeroall) =>
+            {
+                return Err(Unsupported);
+            }
+            // Processors differ then.
+            Emit::Same
+                if matches!(
+                    i.code(),
+                    iced_x86::Code::Shld_rm16_r16_imm8 | iced_x86::Code::Shrd_rm16_r16_imm8
+                ) && i.immediate8() & 31 > 16 =>
             {
                 return Err(Unsupported);
             }
@@ -503,7 +518,10 @@ impl<'a> Emitter<'a> {
             Emit::String(op) => self.string(i, op)?,
             Emit::BitString if i.op0_kind() == OpKind::Register => self.same(i)?,
             Emit::BitString => self.bit_string(i)?,
-            Emit::Divide { signed } => self.divide(i, signed)?,
+            Emit::Divide => {
+                self.same(i)?;
+                self.trap();
+            }
             Emit::Table => self.table(i)?,
             Emit::Push => self.push(i)?,
             Emit::Pop => self.pop(i)?,

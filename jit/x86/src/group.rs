@@ -526,7 +526,7 @@ fn find(
         let i = &guest.decoded;
         let emit = guest.emit;
         let mut now = Accesses::default();
-        if let Some(Emit::Same | Emit::Vector(_) | Emit::X87(_)) = emit
+        if let Some(Emit::Same | Emit::Vector(_) | Emit::X87(_) | Emit::Divide) = emit
             && let Some(n) = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)
             && let Some(form) = Form::of(i, word)
         {

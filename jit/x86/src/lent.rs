@@ -43,6 +43,7 @@ impl Emitter<'_> {
                         | Emit::Same
                         | Emit::Vector(_)
                         | Emit::X87(_)
+                        | Emit::Divide
                         | Emit::Lea
                         | Emit::Branch
                         | Emit::Jump

@@ -4,7 +4,7 @@
 //! that they are in is known from then on: a later round only counts. Numbers of rounds are unary (so many of the lowest
 //! bits are set), so that they can be compared and counted by PEXT, which leaves the flags alone.
 
-use crate::classify::{Emit, Live, System};
+use crate::classify::{Emit, Live, System, X87};
 use crate::emit::{Emitter, Guest};
 use crate::frame::at;
 use crate::group::Group;
@@ -70,7 +70,7 @@ impl Emitter<'_> {
         let live = guests[head..].iter().filter_map(|guest| match guest.emit {
             Some(Emit::Vector(live)) => Some(live),
             Some(Emit::Gather) => Some(Live::Full),
-            Some(Emit::System(System::LoadMxcsr)) => Some(Live::Sse),
+            Some(Emit::System(System::LoadMxcsr) | Emit::X87(X87::MmxAndSse)) => Some(Live::Sse),
             _ => None,
         });
         let live: Option<Live> = live.max();

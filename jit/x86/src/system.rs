@@ -5,7 +5,7 @@
 
 use crate::classify::{Live, System};
 use crate::emit::{Emitter, Unsupported, access_of};
-use crate::frame::{GUEST_RCX, Home, at, home, is_high_byte};
+use crate::frame::{GUEST_RCX, Home, at, home};
 use crate::memory::{Access, address_is_64};
 use crate::site::Kind;
 use crate::translator::MASKS;
@@ -481,86 +481,6 @@ impl Emitter<'_> {
             (true, false) => dynasm!(self.s ; .arch x64 ; mov [r14], ecx),
         }
         self.slow(&[slow], Kind::Exec);
-        Ok(())
-    }
-
-    /// DIV, and IDIV of 32 and 64 bits, where they cannot overflow: the dividend's upper half is no more than an extension
-    /// of its lower half, and the divisor not 0 (nor −1, if signed).
-    pub(crate) fn divide(&mut self, i: &Instruction, signed: bool) -> Result<(), Unsupported> {
-        self.held = None;
-        let mut slow = Vec::with_capacity(4);
-        let size = match i.op0_kind() {
-            OpKind::Register if is_high_byte(i.op0_register()) => return Err(Unsupported),
-            OpKind::Register => {
-                let register = i.op0_register();
-                let from = self.value(register.full_register().number(), 14);
-                match register.size() {
-                    1 => dynasm!(self.s ; .arch x64 ; movzx r14d, Rb(from)),
-                    2 => dynasm!(self.s ; .arch x64 ; movzx r14d, Rw(from)),
-                    _ if from != 14 => dynasm!(self.s ; .arch x64 ; mov r14, Rq(from)),
-                    _ => {}
-                }
-                register.size()
-            }
-            OpKind::Memory => {
-                let fixed = self.address(i);
-                slow.push(self.check(access_of(i, OpAccess::Read, fixed)?));
-                match i.memory_size().size() {
-                    1 => dynasm!(self.s ; .arch x64 ; movzx r14d, BYTE [rcx + r14]),
-                    2 => dynasm!(self.s ; .arch x64 ; movzx r14d, WORD [rcx + r14]),
-                    4 => dynasm!(self.s ; .arch x64 ; mov r14d, [rcx + r14]),
-                    _ => dynasm!(self.s ; .arch x64 ; mov r14, [rcx + r14]),
-                }
-                i.memory_size().size()
-            }
-            _ => return Err(Unsupported),
-        };
-        let wide = size == 8;
-        // What the upper half has that the lower one's extension has not.
-        match (signed, size) {
-            (false, 1) => dynasm!(self.s ; .arch x64 ; movzx ecx, ah),
-            (false, 2) => dynasm!(self.s ; .arch x64 ; movzx ecx, dx),
-            (false, 4) => dynasm!(self.s ; .arch x64 ; mov ecx, edx),
-            (false, _) => dynasm!(self.s ; .arch x64 ; mov rcx, rdx),
-            (true, 8) => dynasm!(self.s
-                ; .arch x64
-                ; mov ecx, 63
-                ; sarx rcx, rax, rcx
-                ; not rcx
-                ; lea rcx, [rcx + rdx + 1]
-            ),
-            (true, _) => dynasm!(self.s
-                ; .arch x64
-                ; mov ecx, 31
-                ; sarx ecx, eax, ecx
-                ; not ecx
-                ; lea ecx, [rcx + rdx + 1]
-            ),
-        }
-        slow.push(self.unless_rcx_zero());
-        if wide {
-            dynasm!(self.s ; .arch x64 ; mov rcx, r14);
-        } else {
-            dynasm!(self.s ; .arch x64 ; mov ecx, r14d);
-        }
-        slow.push(self.if_rcx_zero());
-        if signed {
-            if wide {
-                dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + 1]);
-            } else {
-                dynasm!(self.s ; .arch x64 ; lea ecx, [rcx + 1]);
-            }
-            slow.push(self.if_rcx_zero());
-        }
-        match (signed, size) {
-            (false, 1) => dynasm!(self.s ; .arch x64 ; div r14b),
-            (false, 2) => dynasm!(self.s ; .arch x64 ; div r14w),
-            (false, 4) => dynasm!(self.s ; .arch x64 ; div r14d),
-            (false, _) => dynasm!(self.s ; .arch x64 ; div r14),
-            (true, 8) => dynasm!(self.s ; .arch x64 ; idiv r14),
-            (true, _) => dynasm!(self.s ; .arch x64 ; idiv r14d),
-        }
-        self.slow(&slow, Kind::Exec);
         Ok(())
     }
 }

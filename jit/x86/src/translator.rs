@@ -51,7 +51,7 @@ const REFUSED: usize = 256;
 const MAX_TOKENS: usize = 1 << 20;
 /// 32-bit code of the last page stays with the interpreter: what follows it wraps around.
 pub(crate) const LAST_PAGE_32: u64 = (1 << 32) - PAGE_SIZE;
-/// MXCSR's exception masks: without `Traps`, translated vector code needs them all set.
+/// MXCSR's exception masks: translated vector code without traps needs them all set.
 pub(crate) const MASKS: u32 = 0x1f80;
 
 /// Why there is no translator.
@@ -61,6 +61,8 @@ pub enum JitError {
     Host,
     /// No executable memory.
     Memory(ArenaError),
+    /// No signal handler for what translated code raises.
+    Signal(std::io::Error),
 }
 
 impl core::fmt::Display for JitError {
@@ -68,6 +70,7 @@ impl core::fmt::Display for JitError {
         match self {
             Self::Host => write!(f, "the translator needs a host with BMI1 and BMI2"),
             Self::Memory(error) => error.fmt(f),
+            Self::Signal(error) => error.fmt(f),
         }
     }
 }
@@ -160,8 +163,10 @@ pub struct Translator {
     code_epoch: u64,
     /// Where blocks that need vector state begin and have been left to the interpreter as that could not be made live; some of them.
     refused: Box<[u64; REFUSED]>,
-    /// What catches the floating-point exceptions of translated instructions; there since some guest has unmasked one.
-    traps: Option<Traps>,
+    /// What catches the exceptions of translated instructions.
+    traps: Traps,
+    /// Some guest has unmasked a floating-point exception: vector instructions have traps, too.
+    vector_traps: bool,
     /// Linear addresses whose instructions stay with the interpreter, sorted.
     breakpoints: Vec<u64>,
     /// Where `perf` learns the names of blocks.
@@ -196,6 +201,7 @@ impl Translator {
         let start = arena.next();
         arena.push(sink.bytes());
         let returns = ReturnCache::new(start + stubs.null).map_err(JitError::Memory)?;
+        let traps = Traps::new(start).map_err(JitError::Signal)?;
         Ok(Self {
             options,
             stubs_end: arena.used(),
@@ -224,7 +230,8 @@ impl Translator {
             kills: vec![0; HITS].into_boxed_slice(),
             code_epoch: 0,
             refused: Box::new([0; REFUSED]),
-            traps: None,
+            traps,
+            vector_traps: false,
             breakpoints: Vec::new(),
             perf_map: None,
             stats: JitStats { by_code: vec![0; Code::values().len()], ..JitStats::default() },
@@ -259,7 +266,7 @@ impl Translator {
         self.needs.clear();
         self.hot.clear();
         self.refused.fill(0);
-        self.traps.iter_mut().for_each(Traps::clear);
+        self.traps.clear();
         self.jumps.iter_mut().for_each(JumpCache::clear);
         self.returns.clear();
         if cpu.tlb.tokens() > MAX_TOKENS {
@@ -424,7 +431,7 @@ impl Translator {
                 self.stubs,
                 (rip, count, cpu.mode, segment),
                 (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
-                (short, fdp, self.traps.is_some()),
+                (short, fdp, self.vector_traps),
             );
             let entries =
                 emitter.block(&trace.guests, &checks, second_check, (grouping, trace.head), &cpu.regs);
@@ -494,10 +501,8 @@ impl Translator {
             rip: segment.offset(need.rip),
             ..*need
         }));
-        if let Some(traps) = &mut self.traps {
-            self.drafts.traps.sort_unstable();
-            traps.extend(self.drafts.traps.iter().map(|(from, to)| (at + from, at + to)));
-        }
+        self.drafts.traps.sort_unstable();
+        self.traps.extend(self.drafts.traps.iter().map(|(from, to)| (at + from, at + to)));
         self.links.extend(self.drafts.links.iter().map(|link| {
             let token = if link.token == 0 { 0 } else { at + link.token };
             let LinkDraft { rip, refund, checked, .. } = *link;
@@ -684,7 +689,7 @@ impl Translator {
     /// Whether the host's vector unit can run as the guest's: all exceptions are masked, or caught, and no register has a part beyond
     /// the host's, which AVX instructions would have to clear.
     fn vectors_fit(&self, cpu: &Cpu) -> bool {
-        (self.traps.is_some() || cpu.mxcsr & MASKS == MASKS) && has_hosts_vectors(cpu)
+        (self.vector_traps || cpu.mxcsr & MASKS == MASKS) && has_hosts_vectors(cpu)
     }
 
     /// Whether the block that an instruction has been run for by its function finds the vector state as it was: live, if it was to be
@@ -697,16 +702,9 @@ impl Translator {
     /// Translates from now on for guests with unmasked exceptions, too, if that is what is missing: all vector instructions know
     /// where to go on if they raise one. None is running.
     fn catch_exceptions(&mut self, cpu: &mut Cpu) {
-        if self.traps.is_none() && has_hosts_vectors(cpu) {
-            match Traps::new(self.arena_start()) {
-                Ok(traps) => {
-                    self.traps = Some(traps);
-                    self.forget(cpu);
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "vector instructions with unmasked exceptions are interpreted")
-                }
-            }
+        if !self.vector_traps && has_hosts_vectors(cpu) {
+            self.vector_traps = true;
+            self.forget(cpu);
         }
     }
 }
@@ -739,14 +737,9 @@ impl Native for Translator {
         // SAFETY: `enter` is the stub of that signature. Translated code touches the frame, the CPU, and guest memory that
         // the TLB allows; `dispatch` is the only way back into Rust, and uses the pointers in the frame alone.
         let enter: extern "sysv64" fn(*mut Start) = unsafe { core::mem::transmute(enter) };
-        match &self.traps {
-            None => enter(&mut start),
-            Some(traps) => {
-                let traps = &raw const *traps;
-                // SAFETY: they live as long as `self`, and are changed by `dispatch` alone.
-                unsafe { Traps::during(traps, || enter(&mut start)) }
-            }
-        }
+        let traps = &raw const self.traps;
+        // SAFETY: they live as long as `self`, and are changed by `dispatch` alone.
+        unsafe { Traps::during(traps, || enter(&mut start)) }
         cpu.icount != before || cpu.boundary != 0 || cpu.rip() != rip
     }
 

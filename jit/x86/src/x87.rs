@@ -4,7 +4,7 @@
 //! leaves there what it would leave on the guest's processor, but for the pointers to itself and its operand, which are the
 //! host's and never shown. The frame keeps the guest's.
 
-use crate::classify::X87 as What;
+use crate::classify::{Live, X87 as What, may_raise};
 use crate::emit::{Emitter, Unsupported, access_of};
 use crate::frame::at;
 use crate::site::Kind;
@@ -105,6 +105,13 @@ impl Emitter<'_> {
     pub(crate) fn x87(&mut self, i: &Instruction, what: What) -> Result<(), Unsupported> {
         let points = what == What::Points;
         let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
+        if what == What::MmxAndSse {
+            // An operand in memory may leave the unit as it is.
+            if memory {
+                return Err(Unsupported);
+            }
+            self.need(Live::Sse);
+        }
         // An override that 64-bit mode ignores.
         if points && memory && self.x87_fdp && i.segment_prefix() != Register::None {
             return Err(Unsupported);
@@ -121,6 +128,12 @@ impl Emitter<'_> {
             What::Wait => {}
             What::LoadControl => self.load_x87_control(i)?,
             What::Points | What::Control | What::Mmx => self.same(i)?,
+            What::MmxAndSse => {
+                self.same(i)?;
+                if self.traps && may_raise(i.mnemonic()) {
+                    self.trap();
+                }
+            }
         }
         if points {
             self.x87_pointers(i, memory);

@@ -51,7 +51,7 @@ fn handle(signal: libc::c_int) -> Option<libc::sigaction> {
 }
 
 impl Native {
-    /// Takes over SIGTRAP, SIGSEGV, SIGBUS, SIGILL and SIGFPE of this process.
+    /// Takes over SIGTRAP, SIGSEGV, SIGBUS and SIGILL of this process, and SIGFPE while a case runs.
     pub fn new() -> Result<Self> {
         // SAFETY: reads the auxiliary vector.
         let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
@@ -63,7 +63,7 @@ impl Native {
         // SAFETY: the stack lives for ever.
         let set = unsafe { libc::sigaltstack(&stack, core::ptr::null_mut()) };
         ensure!(set == 0, "sigaltstack: {}", Error::last_os_error());
-        for signal in [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE] {
+        for signal in [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL] {
             ensure!(handle(signal).is_some(), "sigaction: {}", Error::last_os_error());
         }
         // SAFETY: the handler is installed; nothing else uses JUMP, as there is one runner a process.
@@ -99,7 +99,7 @@ impl Native {
 
     /// Runs one case.
     pub fn run(&mut self, case: &Case) -> Outcome {
-        // The translator may have taken it over since.
+        // The translator wants it otherwise.
         let before = handle(libc::SIGFPE);
         let outcome = self.run_handled(case);
         if let Some(before) = before {

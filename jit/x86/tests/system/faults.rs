@@ -180,6 +180,104 @@ fn pops_to_memory_and_narrow_divisions() {
     assert_eq!(rig.cpu.cr2, 1 << 30);
 }
 
+/// A loop of divisions of all widths, some of which raise an exception, whose handler passes over them or halves the dividend: divisors
+/// are in the loop's registers, in the frame's, and in memory by groups, each in turn unaligned and over the borders of pages.
+#[test]
+fn divisions_that_overflow_in_loops() {
+    const HANDLER: u64 = 0x1_8000;
+    for (by, skip) in [(0, false), (3, false), (0, true), (5, true)] {
+        let from = DATA + 0x10 + by;
+        let rig = run(|| {
+            let mut rig = program(|a| {
+                let mut again = a.create_label();
+                a.mov(r14, from)?;
+                a.mov(edi, 80)?;
+                a.set_label(&mut again)?;
+                // Quotients beyond 32 bits, or by zero.
+                a.mov(rdx, qword_ptr(r14))?;
+                a.mov(eax, edi)?;
+                a.push(rdi)?;
+                a.div(qword_ptr(r14 + 8))?;
+                a.pop(rdi)?;
+                a.add(r9, rax)?;
+                a.mov(r11, qword_ptr(r14 + 8))?;
+                a.lea(rax, ptr(rdx + rdi))?;
+                a.cqo()?;
+                a.stc()?;
+                a.idiv(r11)?;
+                a.adc(r9, rdx)?;
+                a.mov(eax, i32::MIN)?;
+                a.cdq()?;
+                a.mov(ecx, dword_ptr(r14))?;
+                a.idiv(ecx)?;
+                a.sbb(r9, rax)?;
+                a.mov(eax, edi)?;
+                a.cwd()?;
+                a.idiv(word_ptr(r14 + 8))?;
+                a.add(r9d, edx)?;
+                a.movzx(eax, di)?;
+                a.mov(ch, cl)?;
+                a.div(ch)?;
+                a.mov(ebx, eax)?;
+                a.movsx(eax, al)?;
+                a.idiv(bh)?;
+                a.add(r9d, eax)?;
+                a.add(r14, 16)?;
+                a.inc(r10)?;
+                a.dec(edi)?;
+                a.jnz(again)?;
+                a.hlt()
+            });
+            for n in 0..80 {
+                let (high, divisor) = match n % 11 {
+                    3 => (5 + n, 5 + n),
+                    7 => (n, 0),
+                    8 => (u64::MAX, u64::MAX),
+                    _ => (n, 0x1_0003 * n + 7),
+                };
+                rig.poke(from + 16 * n, high);
+                rig.poke(from + 16 * n + 8, divisor);
+            }
+            rig.gate(0, HANDLER, 0xe, 0);
+            put(&mut rig, HANDLER, |a| {
+                let mut wide = a.create_label();
+                let mut done = a.create_label();
+                a.inc(r8d)?;
+                a.push(rcx)?;
+                a.mov(rcx, qword_ptr(rsp + 8))?;
+                a.add(r9, qword_ptr(rcx))?;
+                if !skip {
+                    // Once all dividends are 0, divisors still may be.
+                    a.shr(rdx, 1)?;
+                    a.shr(eax, 1)?;
+                    a.test(eax, eax)?;
+                    a.jnz(done)?;
+                }
+                // F7 or F6 behind prefixes; with a displacement or without one.
+                a.cmp(byte_ptr(rcx), 0xf0)?;
+                a.jae(wide)?;
+                a.inc(rcx)?;
+                a.set_label(&mut wide)?;
+                a.movzx(ebx, byte_ptr(rcx + 1))?;
+                a.shr(ebx, 6)?;
+                a.lea(rcx, ptr(rcx + rbx + 2))?;
+                a.cmp(ebx, 3)?;
+                a.jne(done)?;
+                a.sub(rcx, 3)?;
+                a.set_label(&mut done)?;
+                a.mov(qword_ptr(rsp + 8), rcx)?;
+                a.pop(rcx)?;
+                a.iretq()
+            });
+            rig
+        });
+        assert!(rig.cpu.regs[8] > 30, "{} errors by {by}", rig.cpu.regs[8]);
+        assert_eq!(rig.cpu.regs[10], 80, "by {by}");
+        let stats = stats(&rig);
+        assert!(stats.entries < 3 * rig.cpu.regs[8], "{}: the loop is translated", stats.entries);
+    }
+}
+
 /// A table of jumps and calls through registers and memory, returns, and a return to elsewhere than the call.
 #[test]
 fn indirect_branches_find_their_code() {
