@@ -3,70 +3,96 @@
 use crate::arena::ArenaError;
 use crate::low::Low;
 
-/// Entries; a power of two.
+/// Entries of the near table; a power of two.
 pub const JUMPS: usize = 1 << 16;
+/// Entries of the far table; a power of two, not beyond 2^32.
+pub const FAR_JUMPS: usize = 1 << 20;
 /// The size of a pair as log2.
 pub const JUMP_SHIFT: u32 = 4;
 
-/// A direct-mapped table of pairs, a guest address (negated) and a host address, below 2 GiB so that translated code needs no
-/// register to reach it. An entry says where code *was* translated for an address: the code itself has to check that the
-/// address still leads to it.
+/// Two direct-mapped tables of pairs, a guest address (negated) and a host address, below 2 GiB so that translated code needs no
+/// register to reach them. The near one goes by an address's lowest bits, and is what a jump looks at first; functions at the same
+/// places of many pages take turns in it. Whom another one displaces goes to the far one, whose slots go by CRC-32C of the whole address,
+/// as the instruction computes it from zero. An entry says where code *was* translated for an address: the code itself has to check that the address
+/// still leads to it.
 pub struct JumpCache {
-    pairs: Low,
+    near: Low,
+    far: Low,
 }
 
-/// What an empty slot holds: address 0 never sits in another slot than 0, and slot 0 asks for 1.
-const fn empty(slot: usize) -> u64 {
-    (((slot + 1) & 1) as u64).wrapping_neg()
+/// Where an address stands in the far table.
+fn far_slot(linear: u64) -> usize {
+    const REVERSED_POLYNOMIAL: u64 = 0x82f6_3b78;
+    let crc = (0..64).fold(linear, |crc, _| crc >> 1 ^ (crc & 1) * REVERSED_POLYNOMIAL);
+    crc as usize & (FAR_JUMPS - 1)
+}
+
+fn near_slot(linear: u64) -> usize {
+    linear as usize & (JUMPS - 1)
 }
 
 impl JumpCache {
-    /// Makes an empty table.
+    /// Makes empty tables.
     ///
     /// # Errors
     /// The host has no memory below 2 GiB.
     pub fn new() -> Result<Self, ArenaError> {
-        let mut new = Self { pairs: Low::new(2 * JUMPS)? };
+        let mut new = Self { near: Low::new(2 * JUMPS)?, far: Low::new(2 * FAR_JUMPS)? };
         new.clear();
         Ok(new)
     }
 
-    /// Its address: a positive 32-bit displacement.
+    /// The address of the near table: a positive 32-bit displacement.
     pub fn base(&self) -> i32 {
-        self.pairs.base()
+        self.near.base()
     }
 
-    fn slot(linear: u64) -> usize {
-        linear as usize & (JUMPS - 1)
+    /// The same of the far table.
+    pub fn far_base(&self) -> i32 {
+        self.far.base()
     }
 
     /// The code of an address.
     pub fn get(&self, linear: u64) -> Option<usize> {
-        let [known, code] = self.pairs.words().as_chunks().0[Self::slot(linear)];
-        (known.wrapping_add(linear) == 0).then_some(code as usize)
-    }
-
-    fn set(&mut self, n: usize, linear: u64, code: usize) {
-        self.pairs.words_mut().as_chunks_mut().0[n] = [linear, code as u64];
+        let look = |table: &Low, slot: usize| {
+            let [known, code] = table.words().as_chunks().0[slot];
+            (known.wrapping_add(linear) == 0).then_some(code as usize)
+        };
+        look(&self.near, near_slot(linear)).or_else(|| look(&self.far, far_slot(linear)))
     }
 
     /// Enters the code of an address.
     pub fn insert(&mut self, linear: u64, code: usize) {
-        self.set(Self::slot(linear), linear.wrapping_neg(), code);
+        let slot = near_slot(linear);
+        let near: &mut [u64; 2] = &mut self.near.words_mut().as_chunks_mut().0[slot];
+        let old = core::mem::replace(near, [linear.wrapping_neg(), code as u64]);
+        if old[0] != near[0] && old[0] != empty(slot) {
+            self.far.words_mut().as_chunks_mut().0[far_slot(old[0].wrapping_neg())] = old;
+        }
     }
 
     /// Forgets the code of an address.
     pub fn remove(&mut self, linear: u64) {
-        let n = Self::slot(linear);
-        self.set(n, empty(n), 0);
+        for (table, slot) in [(&mut self.near, near_slot(linear)), (&mut self.far, far_slot(linear))] {
+            let pair: &mut [u64; 2] = &mut table.words_mut().as_chunks_mut().0[slot];
+            if pair[0].wrapping_add(linear) == 0 {
+                *pair = [empty(slot), 0];
+            }
+        }
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
-        for n in 0..JUMPS {
-            self.set(n, empty(n), 0);
+        for table in [&mut self.near, &mut self.far] {
+            table.clear();
+            table.words_mut()[0] = empty(0);
         }
     }
+}
+
+/// What an empty slot holds: address 0 sits in slot 0 of either table, which asks for 1.
+const fn empty(slot: usize) -> u64 {
+    if slot == 0 { u64::MAX } else { 0 }
 }
 
 #[cfg(test)]
@@ -82,6 +108,37 @@ mod tests {
             assert_eq!(jumps.get(linear), Some(7));
             jumps.remove(linear);
             assert_eq!(jumps.get(linear), None);
+        }
+    }
+
+    #[test]
+    fn one_place_of_many_pages() {
+        let mut jumps = JumpCache::new().unwrap();
+        let at = |page: u64| 0x7f12_3450_0120 + (page << 12);
+        (0..5000).for_each(|page| jumps.insert(at(page), page as usize));
+        let found =
+            |jumps: &JumpCache| (0..5000).filter(|&page| jumps.get(at(page)) == Some(page as usize)).count();
+        assert!(found(&jumps) > 4900, "{} are found", found(&jumps));
+        (0..5000).step_by(2).for_each(|page| jumps.remove(at(page)));
+        assert_eq!(jumps.get(at(2)), None);
+        assert!((2400..=2500).contains(&found(&jumps)));
+        jumps.clear();
+        assert_eq!(found(&jumps), 0);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_far_slot_is_the_instructions() {
+        if !std::is_x86_feature_detected!("sse4.2") {
+            return;
+        }
+        for linear in [0, 1, 0x1234_5678_9abc_def0, u64::MAX, 1 << 63] {
+            let mut crc = 0_u64;
+            // SAFETY: the host has the instruction, which computes with registers alone.
+            unsafe {
+                core::arch::asm!("crc32 {crc}, {linear}", crc = inout(reg) crc, linear = in(reg) linear)
+            };
+            assert_eq!(far_slot(linear), crc as usize & (FAR_JUMPS - 1), "{linear:#x}");
         }
     }
 }

@@ -8,7 +8,7 @@ mod sink;
 mod traps;
 
 pub use arena::{Arena, ArenaError};
-pub use jumps::{JUMP_SHIFT, JUMPS, JumpCache};
+pub use jumps::{FAR_JUMPS, JUMP_SHIFT, JUMPS, JumpCache};
 pub use returns::{RETURN_BITS, ReturnCache};
 pub use sink::Sink;
 pub use traps::Traps;

@@ -52,6 +52,15 @@ impl Low {
         // SAFETY: as in `words`, and `self` is borrowed mutably.
         unsafe { core::slice::from_raw_parts_mut(self.words, self.len) }
     }
+
+    /// Makes all words zero; those that nobody writes again take no memory.
+    pub(crate) fn clear(&mut self) {
+        // SAFETY: the mapping is private and anonymous, and `self` is borrowed mutably.
+        let given_back = unsafe { libc::madvise(self.words.cast(), 8 * self.len, libc::MADV_DONTNEED) };
+        if given_back != 0 {
+            self.words_mut().fill(0);
+        }
+    }
 }
 
 impl Drop for Low {

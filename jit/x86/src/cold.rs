@@ -28,8 +28,8 @@ pub(crate) enum ColdKind {
     Trap { at: usize, site: u32, resume: usize },
     /// As `Site`, unless the access can be done in two pages.
     Split { split: Split, site: u32, resume: usize },
-    /// Look the return address in R14 up in the jump cache, and go on with its code in RCX at `resume`, or leave at `site`.
-    Return { site: u32, resume: usize },
+    /// Look the target in R14 up in both tables of the jump cache, and go on with its code in RCX at `resume`, or leave at `site`.
+    Target { site: u32, resume: usize },
     /// Go on with the code of the return address in R14, if the jump cache has it, after the stack pointer has been moved by
     /// so much and the rest of the block given back; or leave at `site`.
     Elsewhere { site: u32, by: i32, refund: u8 },
@@ -123,7 +123,7 @@ impl Emitter<'_> {
                 land8(self.s, one_page);
                 self.link_cold(by_page);
             }
-            ColdKind::Return { site, resume } => {
+            ColdKind::Target { site, resume } => {
                 self.call_stub(self.stubs.look_up[usize::from(self.mode.guest())]);
                 let miss = jrcxz(self.s);
                 self.jump_back(resume);
@@ -222,10 +222,11 @@ impl Emitter<'_> {
         self.push_cold(from, ColdKind::Back { to });
     }
 
-    /// Sends a return whose jump's displacement ends at `from`, with its address in R14, to the jump cache.
-    pub(crate) fn cold_return(&mut self, from: usize, resume: usize) {
+    /// Sends a jump whose displacement ends at `from`, of a return or an indirect branch with its target in R14, to the stub that looks in
+    /// both tables of the jump cache.
+    pub(crate) fn cold_target(&mut self, from: usize, resume: usize) {
         let site = self.exec_site(Kind::ExecLast);
-        self.push_cold(from, ColdKind::Return { site, resume });
+        self.push_cold(from, ColdKind::Target { site, resume });
     }
 
     /// Sends a return that does not lead to where the block goes on, with its address in R14, to where it leads.

@@ -269,8 +269,8 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// Looks R14 up in the jump cache and leaves the code's address in RCX; the returned jump is taken if it is not there.
-    fn jump_cache(&mut self) -> usize {
+    /// Looks R14 up in the jump cache and leaves the code's address in RCX; what is not there is up to the instruction's function.
+    fn jump_cache(&mut self) {
         self.keep_in_reach(PLAIN);
         self.let_go();
         dynasm!(self.s
@@ -285,7 +285,7 @@ impl Emitter<'_> {
             ; pdep rcx, r14, [BYTE rsp + (at::JUMP_MASK as i8)]
             ; mov rcx, [rcx + self.jumps + 8]
         );
-        miss
+        self.cold_target(miss, self.s.len());
     }
 
     /// Makes the stack's host address [`SP`] + RCX, for an access of a word at `displacement` from the stack pointer. In
@@ -333,7 +333,7 @@ impl Emitter<'_> {
             ; pext rcx, Rq(SP), [rsp + at::RETURN_BITS]
             ; mov rcx, [rcx * 8 + code]
         );
-        self.cold_return(miss, self.s.len());
+        self.cold_target(miss, self.s.len());
         self.end_shadow();
         self.move_stack(self.step() + i32::from(drop));
         dynasm!(self.s ; .arch x64 ; jmp rcx);
@@ -471,25 +471,23 @@ impl Emitter<'_> {
 
     pub(crate) fn jump_indirect(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let slow = self.target(i)?;
-        let miss = self.jump_cache();
+        self.jump_cache();
         self.end_shadow();
         dynasm!(self.s ; .arch x64 ; jmp rcx);
-        let froms: Vec<usize> = slow.into_iter().chain([miss]).collect();
-        self.slow(&froms, Kind::ExecLast);
+        self.slow(&slow.into_iter().collect::<Vec<_>>(), Kind::ExecLast);
         Ok(())
     }
 
     pub(crate) fn call_indirect(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let slow = self.target(i)?;
-        let miss = self.jump_cache();
+        self.jump_cache();
         // The target is known before the return address is written, which may be where it was read from.
         dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at::CODE as i8)], rcx);
         let push = self.push_return(i.next_ip());
         self.end_shadow();
         self.remember_return(i.next_ip());
         dynasm!(self.s ; .arch x64 ; jmp QWORD [BYTE rsp + (at::CODE as i8)]);
-        let froms: Vec<usize> = slow.into_iter().chain([miss]).chain(push).collect();
-        self.slow(&froms, Kind::ExecLast);
+        self.slow(&slow.into_iter().chain(push).collect::<Vec<_>>(), Kind::ExecLast);
         Ok(())
     }
 

@@ -100,6 +100,8 @@ pub struct Frame {
     pub x87: X87Frame,
     /// Not zero while the host's vector unit cannot run as the guest's.
     pub unfit: u64,
+    /// As `jump_mask`, of an address's CRC and the far table.
+    pub far_jump_mask: u64,
 }
 
 impl Frame {
@@ -140,6 +142,7 @@ pub mod at {
     pub const PAGE_UNITS: i32 = offset_of!(Frame, page_units) as i32;
     pub const PAGE_MASKS: i32 = offset_of!(Frame, page_masks) as i32;
     pub const LOW: i32 = offset_of!(Frame, low_masks) as i32;
+    pub const FAR_JUMP_MASK: i32 = offset_of!(Frame, far_jump_mask) as i32;
     pub const FLAGS: i32 = offset_of!(Frame, flags) as i32;
     pub const TLB: i32 = offset_of!(Frame, tlb) as i32;
     pub const RESUME: i32 = offset_of!(Frame, resume) as i32;

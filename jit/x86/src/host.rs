@@ -67,9 +67,10 @@ features! {
     AVX512_BF16: "avx512bf16",
 }
 
-/// Whether the host has what the emitted sequences themselves need: BMI1, BMI2, and LAHF in 64-bit mode.
+/// Whether the host has what the emitted sequences themselves need: CRC32 (SSE4.2), BMI1, BMI2, and LAHF in 64-bit mode.
 pub fn is_enough() -> bool {
-    std::is_x86_feature_detected!("bmi1") && std::is_x86_feature_detected!("bmi2") && lahf()
+    let features = std::is_x86_feature_detected!("sse4.2") && std::is_x86_feature_detected!("bmi1");
+    features && std::is_x86_feature_detected!("bmi2") && lahf()
 }
 
 /// LAHF in 64-bit mode (all processors with BMI2 have it; the probe is cheap).

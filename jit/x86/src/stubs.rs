@@ -52,8 +52,9 @@ const ZMM: i32 = offset_of!(Cpu, zmm) as i32;
 const K: i32 = offset_of!(Cpu, k) as i32;
 const MXCSR: i32 = offset_of!(Cpu, mxcsr) as i32;
 
-/// Emits all stubs. `dispatch` is the Rust function behind [`Stubs::leave_at_site`]; `jumps` are the jump caches' addresses.
-pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [i32; 2]) -> Stubs {
+/// Emits all stubs. `dispatch` is the Rust function behind [`Stubs::leave_at_site`]; `jumps` are the addresses of the jump caches' near
+/// and far tables.
+pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [(i32, i32); 2]) -> Stubs {
     let enter = s.len();
     dynasm!(s
         ; .arch x64
@@ -258,7 +259,7 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [i32; 2])
         ; pop rbx
         ; ret
     );
-    let look_up = jumps.map(|jumps| {
+    let look_up = jumps.map(|(jumps, far)| {
         let start = s.len();
         // One return address is on the stack.
         dynasm!(s
@@ -267,9 +268,18 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [i32; 2])
             ; mov rcx, [rcx + jumps]
             ; lea rcx, [rcx + r14]
         );
+        let near = jrcxz(s);
+        let slot = |s: &mut Sink| {
+            dynasm!(s ; .arch x64 ; mov ecx, 0 ; crc32 rcx, r14 ; pdep rcx, rcx, [rsp + at::FAR_JUMP_MASK + 8]);
+        };
+        slot(s);
+        dynasm!(s ; .arch x64 ; mov rcx, [rcx + far] ; lea rcx, [rcx + r14]);
         let hit = jrcxz(s);
         dynasm!(s ; .arch x64 ; mov ecx, 0 ; ret);
         land8(s, hit);
+        slot(s);
+        dynasm!(s ; .arch x64 ; mov rcx, [rcx + far + 8] ; ret);
+        land8(s, near);
         dynasm!(s
             ; .arch x64
             ; pdep rcx, r14, [rsp + at::JUMP_MASK + 8]

@@ -17,7 +17,7 @@ use crate::x87::X87Frame;
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
 use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE};
 use ringworld_jit_rt::{
-    Arena, ArenaError, JUMP_SHIFT, JUMPS, JumpCache, RETURN_BITS, ReturnCache, Sink, Traps,
+    Arena, ArenaError, FAR_JUMPS, JUMP_SHIFT, JUMPS, JumpCache, RETURN_BITS, ReturnCache, Sink, Traps,
 };
 use ringworld_mmu::tlb::TLB_ENTRIES;
 use ringworld_x86::control::{cr4, mxcsr};
@@ -68,7 +68,7 @@ pub enum JitError {
 impl core::fmt::Display for JitError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Host => write!(f, "the translator needs a host with BMI1 and BMI2"),
+            Self::Host => write!(f, "the translator needs a host with SSE4.2, BMI1 and BMI2"),
             Self::Memory(error) => error.fmt(f),
             Self::Signal(error) => error.fmt(f),
         }
@@ -196,7 +196,7 @@ impl Translator {
         let mut sink = Sink::default();
         let jumps =
             [JumpCache::new().map_err(JitError::Memory)?, JumpCache::new().map_err(JitError::Memory)?];
-        let bases = [jumps[0].base(), jumps[1].base()];
+        let bases = [0, 1].map(|n: usize| (jumps[n].base(), jumps[n].far_base()));
         let stubs = stubs::emit(&mut sink, host::vector_bytes(), dispatch as *const () as usize, bases);
         let start = arena.next();
         arena.push(sink.bytes());
@@ -877,6 +877,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         beyond_word: !0xffff,
         x87: X87Frame::EMPTY,
         unfit: start.unfit,
+        far_jump_mask: (FAR_JUMPS as u64 - 1) << JUMP_SHIFT,
     };
     refresh_all(&mut new, cpu);
     // SAFETY: `frame` is the space that the entry stub has made on the stack.

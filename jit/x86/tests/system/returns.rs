@@ -331,3 +331,49 @@ fn the_lower_half_ends_behind_a_call() {
     let registers = [3, 10, 11].map(|n: usize| rig.cpu.regs[n]);
     assert_eq!(registers, [40, 40_u64.wrapping_mul(FUNCTION + 2), 40 * (STACK - 8)]);
 }
+
+/// Functions, tails that are jumped to, and their returns at one place of many pages, which take turns in the near table of the jump cache:
+/// the far one knows them.
+#[test]
+fn functions_at_one_place_of_many_pages() {
+    const FUNCTIONS: u64 = 0x40_0000;
+    const COUNT: u64 = 40;
+    let rig = run(|| {
+        let mut rig = Rig::long();
+        rig.gates();
+        put(&mut rig, CODE, |a| {
+            let mut again = a.create_label();
+            a.xor(ebx, ebx)?;
+            a.mov(ecx, 12 * COUNT as i32)?;
+            a.mov(esi, DATA as i32)?;
+            a.xor(edi, edi)?;
+            a.set_label(&mut again)?;
+            a.call(qword_ptr(rsi + rdi * 8))?;
+            a.add(edi, 7)?;
+            a.mov(eax, edi)?;
+            a.sub(eax, COUNT as i32)?;
+            a.cmovae(edi, eax)?;
+            a.dec(ecx)?;
+            a.jnz(again)?;
+            a.hlt()
+        });
+        for n in 0..COUNT {
+            let at = FUNCTIONS + (n << 16) + 0x120;
+            put(&mut rig, at, |a| {
+                a.add(ebx, n as i32)?;
+                a.mov(rdx, at + 0x80)?;
+                a.jmp(rdx)
+            });
+            put(&mut rig, at + 0x80, |a| {
+                a.add(ebx, 1)?;
+                a.ret()
+            });
+            rig.poke(DATA + 8 * n, at);
+        }
+        rig
+    });
+    let calls = 12 * COUNT;
+    assert_eq!(rig.cpu.regs[3], 12 * (COUNT * (COUNT - 1) / 2) + calls);
+    let executed = stats(&rig).executed;
+    assert!(executed < calls / 4, "{executed} by their function");
+}
