@@ -12,6 +12,7 @@ pub use contents::PageBytes;
 pub use guest_physical::GuestPhysicalCache;
 pub use memory::{
     GuestMemory, HostPage, MemoryError, MemoryRegion, PageFlags, RegionKind, SUB_BLOCK_SIZE, Unbacked,
+    sub_blocks,
 };
 pub use shadow::SHADOW;
 pub use tables::{EntryWidth, Inspector, PhysicalTables, Reference, Stage, TableReader};

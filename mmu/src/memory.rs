@@ -153,7 +153,7 @@ pub struct GuestMemory {
     generations: Box<[AtomicU32]>,
     code_epoch: AtomicU64,
     /// The pages of the last changes of code, by epoch.
-    code_changes: Box<[AtomicU32]>,
+    code_changes: Box<[(AtomicU32, AtomicU64)]>,
     code_page_epoch: AtomicU64,
     pub(crate) shadow: Shadow,
 }
@@ -267,7 +267,7 @@ impl GuestMemory {
             code_patience: <[AtomicU8]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
             generations: <[AtomicU32]>::new_box_zeroed_with_elems(pages).map_err(no_room)?,
             code_epoch: AtomicU64::new(0),
-            code_changes: (0..CODE_CHANGES).map(|_| AtomicU32::new(0)).collect(),
+            code_changes: (0..CODE_CHANGES).map(|_| Default::default()).collect(),
             code_page_epoch: AtomicU64::new(0),
             shadow: Shadow::default(),
         })
@@ -479,7 +479,9 @@ impl GuestMemory {
         drop(all);
         self.generations[index].fetch_add(1, Ordering::SeqCst);
         let epoch = self.code_epoch.load(Ordering::SeqCst);
-        self.code_changes[epoch as usize % CODE_CHANGES].store(index as u32, Ordering::SeqCst);
+        let (page, changed) = &self.code_changes[epoch as usize % CODE_CHANGES];
+        page.store(index as u32, Ordering::SeqCst);
+        changed.store(mask, Ordering::SeqCst);
         self.code_epoch.fetch_add(1, Ordering::SeqCst);
         true
     }
@@ -513,18 +515,27 @@ impl GuestMemory {
         self.code_epoch.load(Ordering::Acquire)
     }
 
-    /// The tracking indexes of the pages whose marked code has been overwritten since [`Self::code_epoch`] was `epoch`;
-    /// `None` if that is too long ago to say.
-    pub fn code_changes_since(&self, epoch: u64) -> Option<Vec<usize>> {
+    /// The tracking indexes of the pages whose marked code has been overwritten since [`Self::code_epoch`] was `epoch`, and
+    /// which [`sub_blocks`] have lost their marks; `None` if that is too long ago to say.
+    pub fn code_changes_since(&self, epoch: u64) -> Option<Vec<(usize, u64)>> {
         let now = self.code_epoch();
         if now.wrapping_sub(epoch) > CODE_CHANGES as u64 {
             return None;
         }
-        let mut pages: Vec<usize> = (epoch..now)
-            .map(|n| self.code_changes[n as usize % CODE_CHANGES].load(Ordering::SeqCst) as usize)
+        let mut pages: Vec<(usize, u64)> = (epoch..now)
+            .map(|n| {
+                let (page, changed) = &self.code_changes[n as usize % CODE_CHANGES];
+                (page.load(Ordering::SeqCst) as usize, changed.load(Ordering::SeqCst))
+            })
             .collect();
         pages.sort_unstable();
-        pages.dedup();
+        pages.dedup_by(|(page, changed), (before, all)| {
+            let same = page == before;
+            if same {
+                *all |= *changed;
+            }
+            same
+        });
         Some(pages)
     }
 
@@ -609,8 +620,8 @@ fn bytes_by_sub_block(offset: u32, len: u32) -> impl Iterator<Item = (usize, u64
     })
 }
 
-/// A bit for each sub-block that `len` bytes from `offset` touch; bytes beyond the page do not count.
-fn sub_blocks(offset: u32, len: u32) -> u64 {
+/// A bit for each sub-block of 64 bytes that `len` bytes from `offset` touch; bytes beyond the page do not count.
+pub fn sub_blocks(offset: u32, len: u32) -> u64 {
     let end = offset.saturating_add(len).min(PAGE_SIZE as u32);
     if offset >= end {
         return 0;

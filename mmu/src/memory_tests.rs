@@ -150,6 +150,29 @@ fn a_write_into_code_makes_it_stale() {
     assert!(!memory.is_code(page), "clearing is a write");
 }
 
+/// Who keeps code of a page asks which parts of it have lost their marks: others still hold.
+#[test]
+fn changes_of_code_say_where() {
+    let memory = memory();
+    let (page, other) = (index(&memory, 0x2000), index(&memory, 0x1000));
+    for (page, offset) in [(page, 0x100), (page, 0x17c), (page, 0x800), (other, 0)] {
+        memory.mark_code(page, offset, 8);
+    }
+    let before = memory.code_epoch();
+    assert_eq!(memory.code_changes_since(before), Some(vec![]));
+    memory.write_u8(GuestPhys(0x2807), 1).unwrap();
+    // No code.
+    memory.write_u8(GuestPhys(0x2808), 1).unwrap();
+    memory.write_u8(GuestPhys(0x1000), 1).unwrap();
+    let between = memory.code_epoch();
+    memory.write_u32(GuestPhys(0x217e), 1).unwrap();
+    let all = vec![(other, 1), (page, 1 << 0x20 | 3 << 5)];
+    assert_eq!(memory.code_changes_since(before), Some(all));
+    assert_eq!(memory.code_changes_since(between), Some(vec![(page, 3 << 5)]));
+    assert_eq!(memory.code_changes_since(between.wrapping_sub(u64::MAX / 2)), None);
+    assert_eq!(sub_blocks(0x100, 8) & (1 << 0x20 | 3 << 5), 0, "the first still holds");
+}
+
 #[test]
 fn marks_out_of_range_do_nothing() {
     let memory = memory();

@@ -2,6 +2,7 @@
 
 use crate::arena::ArenaError;
 use crate::low::Low;
+use std::io;
 
 /// Entries of the near table; a power of two.
 pub const JUMPS: usize = 1 << 16;
@@ -22,8 +23,14 @@ pub struct JumpCache {
 
 /// Where an address stands in the far table.
 fn far_slot(linear: u64) -> usize {
-    const REVERSED_POLYNOMIAL: u64 = 0x82f6_3b78;
-    let crc = (0..64).fold(linear, |crc, _| crc >> 1 ^ (crc & 1) * REVERSED_POLYNOMIAL);
+    let mut crc = 0_u64;
+    // SAFETY: it computes with registers alone, and `new` has asked for the instruction.
+    unsafe {
+        core::arch::asm!(
+            "crc32 {crc}, {linear}",
+            crc = inout(reg) crc, linear = in(reg) linear, options(pure, nomem, nostack, preserves_flags)
+        );
+    }
     crc as usize & (FAR_JUMPS - 1)
 }
 
@@ -35,8 +42,11 @@ impl JumpCache {
     /// Makes empty tables.
     ///
     /// # Errors
-    /// The host has no memory below 2 GiB.
+    /// The host has no memory below 2 GiB, or no CRC32 instruction.
     pub fn new() -> Result<Self, ArenaError> {
+        if !std::is_x86_feature_detected!("sse4.2") {
+            return Err(io::Error::from(io::ErrorKind::Unsupported).into());
+        }
         let mut new = Self { near: Low::new(2 * JUMPS)?, far: Low::new(2 * FAR_JUMPS)? };
         new.clear();
         Ok(new)
@@ -52,13 +62,9 @@ impl JumpCache {
         self.far.base()
     }
 
-    /// The code of an address.
+    /// The code of an address, if the near table has it: who looks in the other one is translated code.
     pub fn get(&self, linear: u64) -> Option<usize> {
-        let look = |table: &Low, slot: usize| {
-            let [known, code] = table.words().as_chunks().0[slot];
-            (known.wrapping_add(linear) == 0).then_some(code as usize)
-        };
-        look(&self.near, near_slot(linear)).or_else(|| look(&self.far, far_slot(linear)))
+        look(&self.near, near_slot(linear), linear)
     }
 
     /// Enters the code of an address.
@@ -90,6 +96,11 @@ impl JumpCache {
     }
 }
 
+fn look(table: &Low, slot: usize, linear: u64) -> Option<usize> {
+    let [known, code] = table.words().as_chunks().0[slot];
+    (known.wrapping_add(linear) == 0).then_some(code as usize)
+}
+
 /// What an empty slot holds: address 0 sits in slot 0 of either table, which asks for 1.
 const fn empty(slot: usize) -> u64 {
     if slot == 0 { u64::MAX } else { 0 }
@@ -116,29 +127,16 @@ mod tests {
         let mut jumps = JumpCache::new().unwrap();
         let at = |page: u64| 0x7f12_3450_0120 + (page << 12);
         (0..5000).for_each(|page| jumps.insert(at(page), page as usize));
+        let get = |jumps: &JumpCache, page| {
+            jumps.get(at(page)).or_else(|| look(&jumps.far, far_slot(at(page)), at(page)))
+        };
         let found =
-            |jumps: &JumpCache| (0..5000).filter(|&page| jumps.get(at(page)) == Some(page as usize)).count();
+            |jumps: &JumpCache| (0..5000).filter(|&page| get(jumps, page) == Some(page as usize)).count();
         assert!(found(&jumps) > 4900, "{} are found", found(&jumps));
         (0..5000).step_by(2).for_each(|page| jumps.remove(at(page)));
-        assert_eq!(jumps.get(at(2)), None);
+        assert_eq!(get(&jumps, 2), None);
         assert!((2400..=2500).contains(&found(&jumps)));
         jumps.clear();
         assert_eq!(found(&jumps), 0);
-    }
-
-    #[test]
-    #[cfg(target_arch = "x86_64")]
-    fn the_far_slot_is_the_instructions() {
-        if !std::is_x86_feature_detected!("sse4.2") {
-            return;
-        }
-        for linear in [0, 1, 0x1234_5678_9abc_def0, u64::MAX, 1 << 63] {
-            let mut crc = 0_u64;
-            // SAFETY: the host has the instruction, which computes with registers alone.
-            unsafe {
-                core::arch::asm!("crc32 {crc}, {linear}", crc = inout(reg) crc, linear = in(reg) linear)
-            };
-            assert_eq!(far_slot(linear), crc as usize & (FAR_JUMPS - 1), "{linear:#x}");
-        }
     }
 }

@@ -6,6 +6,7 @@ use crate::translator::{Key, MAX_KILLS, SAMPLES, Translator, hit};
 use core::ops::Range;
 use ringworld_core::PAGE_MASK;
 use ringworld_jit_rt::Arena;
+use ringworld_mmu::sub_blocks;
 use ringworld_x86::Cpu;
 use ringworld_x86::native::CodePage;
 use smallvec::SmallVec;
@@ -170,6 +171,14 @@ impl Translator {
             let unit = i32::from(link.short);
             self.arena.patch(at, &unit.wrapping_sub(token as i32).to_le_bytes());
         }
+    }
+
+    /// Whether a block was made of any of these parts of a page.
+    pub(crate) fn touches(&self, id: u32, index: usize, parts: u64) -> bool {
+        let block = &self.blocks[id as usize];
+        let extents = &self.extents[block.extents.clone()];
+        let mut here = extents.iter().filter(|(page, ..)| block.pages[usize::from(*page)] == index);
+        here.any(|&(_, offset, len)| sub_blocks(offset.into(), len.into()) & parts != 0)
     }
 
     /// Whether a block's bytes are in memory as they were; marks them again.

@@ -491,7 +491,7 @@ impl<'a> Emitter<'a> {
                 if matches!(
                     i.code(),
                     iced_x86::Code::Shld_rm16_r16_imm8 | iced_x86::Code::Shrd_rm16_r16_imm8
-                ) && i.immediate8() & 31 > 16 =>
+                ) && i.immediate8() & 31 > 15 =>
             {
                 return Err(Unsupported);
             }

@@ -38,7 +38,7 @@ const HITS: usize = 1 << 20;
 /// After so many counted executions all counts are halved, or code that is hardly ever run would be hot in the end.
 const PERIOD: usize = 4 * HITS;
 /// Each time that code is overwritten after its translation doubles the runs before the next one, so often.
-pub(crate) const MAX_KILLS: u8 = 3;
+pub(crate) const MAX_KILLS: u8 = 2;
 /// Times that the budget ends before a block until it is translated again, through other pages: those are copies of what is
 /// there, which only what takes a good part of the time is worth (all of a boot's: a third more to translate).
 pub(crate) const SAMPLES: u8 = 4;
@@ -745,11 +745,11 @@ impl Native for Translator {
 
     fn code_changed(&mut self, cpu: &mut Cpu) {
         let last = core::mem::replace(&mut self.code_epoch, cpu.memory.code_epoch());
-        let changed: Vec<usize> = match cpu.memory.code_changes_since(last) {
+        let changed: Vec<(usize, u64)> = match cpu.memory.code_changes_since(last) {
             Some(pages) => pages,
-            None => self.by_page.keys().copied().collect(),
+            None => self.by_page.keys().map(|&index| (index, u64::MAX)).collect(),
         };
-        for index in changed {
+        for (index, changed) in changed {
             let Some(blocks) = self.by_page.remove(&index) else { continue };
             // All marks are gone: code is being generated there, and what is still the same is seen when it runs.
             let given_up = !cpu.memory.is_code(index);
@@ -762,7 +762,11 @@ impl Native for Translator {
                 if given_up {
                     self.suspend(id);
                 }
-                if given_up || self.blocks[id as usize].suspended.is_some() || self.bytes_hold(cpu, id) {
+                let holds = given_up
+                    || self.blocks[id as usize].suspended.is_some()
+                    || !self.touches(id, index, changed)
+                    || self.bytes_hold(cpu, id);
+                if holds {
                     kept.push(id);
                 } else {
                     cpu.memory.code_replaced(index);
