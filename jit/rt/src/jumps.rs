@@ -1,7 +1,7 @@
 //! The jump cache: where the code of a guest address is.
 
 use crate::arena::ArenaError;
-use crate::low::Low;
+use crate::words::Words;
 use std::io;
 
 /// Entries of the near table; a power of two.
@@ -11,14 +11,14 @@ pub const FAR_JUMPS: usize = 1 << 20;
 /// The size of a pair as log2.
 pub const JUMP_SHIFT: u32 = 4;
 
-/// Two direct-mapped tables of pairs, a guest address (negated) and a host address, below 2 GiB so that translated code needs no
-/// register to reach them. The near one goes by an address's lowest bits, and is what a jump looks at first; functions at the same
-/// places of many pages take turns in it. Whom another one displaces goes to the far one, whose slots go by CRC-32C of the whole address,
-/// as the instruction computes it from zero. An entry says where code *was* translated for an address: the code itself has to check that the address
-/// still leads to it.
+/// Two direct-mapped tables of pairs, a guest address (negated) and a host address. The near one goes by an address's lowest
+/// bits, and is what a jump looks at first, below 2 GiB so that this needs no register; functions at the same places of many
+/// pages take turns in it. Whom another one displaces goes to the far one, which goes by CRC-32C of the whole address, as the
+/// instruction computes it from zero. An entry says where code *was* translated for an address: the code itself has to check
+/// that the address still leads to it.
 pub struct JumpCache {
-    near: Low,
-    far: Low,
+    near: Words,
+    far: Words,
 }
 
 /// Where an address stands in the far table.
@@ -47,19 +47,19 @@ impl JumpCache {
         if !std::is_x86_feature_detected!("sse4.2") {
             return Err(io::Error::from(io::ErrorKind::Unsupported).into());
         }
-        let mut new = Self { near: Low::new(2 * JUMPS)?, far: Low::new(2 * FAR_JUMPS)? };
+        let mut new = Self { near: Words::low(2 * JUMPS)?, far: Words::anywhere(2 * FAR_JUMPS)? };
         new.clear();
         Ok(new)
     }
 
     /// The address of the near table: a positive 32-bit displacement.
     pub fn base(&self) -> i32 {
-        self.near.base()
+        self.near.address() as i32
     }
 
-    /// The same of the far table.
-    pub fn far_base(&self) -> i32 {
-        self.far.base()
+    /// The address of the far table.
+    pub fn far_address(&self) -> usize {
+        self.far.address()
     }
 
     /// The code of an address, if the near table has it: who looks in the other one is translated code.
@@ -96,7 +96,7 @@ impl JumpCache {
     }
 }
 
-fn look(table: &Low, slot: usize, linear: u64) -> Option<usize> {
+fn look(table: &Words, slot: usize, linear: u64) -> Option<usize> {
     let [known, code] = table.words().as_chunks().0[slot];
     (known.wrapping_add(linear) == 0).then_some(code as usize)
 }

@@ -2,10 +2,10 @@
 
 mod arena;
 mod jumps;
-mod low;
 mod returns;
 mod sink;
 mod traps;
+mod words;
 
 pub use arena::{Arena, ArenaError};
 pub use jumps::{FAR_JUMPS, JUMP_SHIFT, JUMPS, JumpCache};

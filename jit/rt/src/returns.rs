@@ -1,7 +1,7 @@
 //! The return cache: where the code of a return address is, by where on the stack the address lies.
 
 use crate::arena::ArenaError;
-use crate::low::Low;
+use crate::words::Words;
 
 /// The bits of a stack pointer that select a slot: depths of 4 KiB, of stacks that lie 16 KiB apart in two sets.
 pub const RETURN_BITS: u64 = 0xff8 | 1 << 14;
@@ -13,7 +13,7 @@ const SLOTS: usize = 1 << RETURN_BITS.count_ones();
 /// stacks there are, and whatever becomes of the calls, no slot has to be taken back. What a slot says is as true as what a
 /// [jump cache](crate::JumpCache) says: the code itself has to check that the guest address still leads to it.
 pub struct ReturnCache {
-    tables: Low,
+    tables: Words,
     null: u64,
 }
 
@@ -23,14 +23,14 @@ impl ReturnCache {
     /// # Errors
     /// The host has no memory below 2 GiB.
     pub fn new(null: usize) -> Result<Self, ArenaError> {
-        let mut new = Self { tables: Low::new(2 * SLOTS)?, null: null as u64 };
+        let mut new = Self { tables: Words::low(2 * SLOTS)?, null: null as u64 };
         new.clear();
         Ok(new)
     }
 
     /// Address of the negated guest addresses: a positive 32-bit displacement.
     pub fn linear_base(&self) -> i32 {
-        self.tables.base()
+        self.tables.address() as i32
     }
 
     /// Address of the host addresses.

@@ -54,7 +54,7 @@ const MXCSR: i32 = offset_of!(Cpu, mxcsr) as i32;
 
 /// Emits all stubs. `dispatch` is the Rust function behind [`Stubs::leave_at_site`]; `jumps` are the addresses of the jump caches' near
 /// and far tables.
-pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [(i32, i32); 2]) -> Stubs {
+pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [(i32, usize); 2]) -> Stubs {
     let enter = s.len();
     dynasm!(s
         ; .arch x64
@@ -269,16 +269,23 @@ pub fn emit(s: &mut Sink, vector_bytes: usize, dispatch: usize, jumps: [(i32, i3
             ; lea rcx, [rcx + r14]
         );
         let near = jrcxz(s);
-        let slot = |s: &mut Sink| {
-            dynasm!(s ; .arch x64 ; mov ecx, 0 ; crc32 rcx, r14 ; pdep rcx, rcx, [rsp + at::FAR_JUMP_MASK + 8]);
-        };
-        slot(s);
-        dynasm!(s ; .arch x64 ; mov rcx, [rcx + far] ; lea rcx, [rcx + r14]);
+        dynasm!(s
+            ; .arch x64
+            ; mov ecx, 0
+            ; crc32 rcx, r14
+            ; pdep rcx, rcx, [rsp + at::FAR_JUMP_MASK + 8]
+            ; push r14
+            ; mov r14, QWORD far as i64
+            ; lea rcx, [rcx + r14]
+            ; mov r14, [rsp]
+            ; push rcx
+            ; mov rcx, [rcx]
+            ; lea rcx, [rcx + r14]
+        );
         let hit = jrcxz(s);
-        dynasm!(s ; .arch x64 ; mov ecx, 0 ; ret);
+        dynasm!(s ; .arch x64 ; lea rsp, [rsp + 16] ; mov ecx, 0 ; ret);
         land8(s, hit);
-        slot(s);
-        dynasm!(s ; .arch x64 ; mov rcx, [rcx + far + 8] ; ret);
+        dynasm!(s ; .arch x64 ; pop rcx ; lea rsp, [rsp + 8] ; mov rcx, [rcx + 8] ; ret);
         land8(s, near);
         dynasm!(s
             ; .arch x64

@@ -196,7 +196,7 @@ impl Translator {
         let mut sink = Sink::default();
         let jumps =
             [JumpCache::new().map_err(JitError::Memory)?, JumpCache::new().map_err(JitError::Memory)?];
-        let bases = [0, 1].map(|n: usize| (jumps[n].base(), jumps[n].far_base()));
+        let bases = [0, 1].map(|n: usize| (jumps[n].base(), jumps[n].far_address()));
         let stubs = stubs::emit(&mut sink, host::vector_bytes(), dispatch as *const () as usize, bases);
         let start = arena.next();
         arena.push(sink.bytes());

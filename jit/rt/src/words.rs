@@ -1,31 +1,43 @@
-//! Tables that translated code reaches without a register.
+//! Tables that translated code reads.
 
 use crate::arena::ArenaError;
 use std::io;
 
-/// Words below 2 GiB: their address is a positive 32-bit displacement. Translated code reads and writes them while nothing here
-/// runs.
-pub(crate) struct Low {
+/// Words that translated code reads and writes while nothing here runs.
+pub(crate) struct Words {
     words: *mut u64,
     len: usize,
 }
 
 // SAFETY: the mapping belongs to this value alone and is not bound to a thread.
-unsafe impl Send for Low {}
+unsafe impl Send for Words {}
 
-impl Low {
+impl Words {
+    /// So many words below 2 GiB, all zero: their address is a positive 32-bit displacement, which needs no register. There is 1 GiB
+    /// of such memory for all CPUs.
+    ///
+    /// # Errors
+    /// The host has none left.
+    pub(crate) fn low(len: usize) -> Result<Self, ArenaError> {
+        Self::new(len, libc::MAP_32BIT)
+    }
+
     /// So many words, all zero.
     ///
     /// # Errors
-    /// The host has no memory below 2 GiB.
-    pub(crate) fn new(len: usize) -> Result<Self, ArenaError> {
+    /// The host has no memory.
+    pub(crate) fn anywhere(len: usize) -> Result<Self, ArenaError> {
+        Self::new(len, libc::MAP_NORESERVE)
+    }
+
+    fn new(len: usize, flags: libc::c_int) -> Result<Self, ArenaError> {
         // SAFETY: a new private mapping at an address of the kernel's choice.
         let at = unsafe {
             libc::mmap(
                 core::ptr::null_mut(),
                 8 * len,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags,
                 -1,
                 0,
             )
@@ -37,8 +49,8 @@ impl Low {
     }
 
     /// The address.
-    pub(crate) fn base(&self) -> i32 {
-        self.words as usize as i32
+    pub(crate) fn address(&self) -> usize {
+        self.words as usize
     }
 
     /// The words.
@@ -63,7 +75,7 @@ impl Low {
     }
 }
 
-impl Drop for Low {
+impl Drop for Words {
     fn drop(&mut self) {
         // SAFETY: our mapping, which nothing refers to any more.
         unsafe { libc::munmap(self.words.cast(), 8 * self.len) };
