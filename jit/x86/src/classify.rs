@@ -314,6 +314,7 @@ fn classify(code: Code) -> Option<Emit> {
         | Code::Loope_rel8_64_RCX
         | Code::Loopne_rel8_64_RCX
         | Code::Jrcxz_rel8_64
+        | Code::Jecxz_rel8_64
         | Code::Loop_rel8_32_ECX
         | Code::Loope_rel8_32_ECX
         | Code::Loopne_rel8_32_ECX

@@ -10,7 +10,7 @@ use crate::stubs::near;
 use crate::values::Form;
 use core::mem::offset_of;
 use dynasmrt::{DynasmApi, dynasm};
-use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpAccess, OpKind, Register};
 use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
 
 const FETCH: i32 = offset_of!(Translations, fetch) as i32 - TLB_BIAS;
@@ -238,7 +238,7 @@ impl Emitter<'_> {
     /// LOOP, LOOPE, LOOPNE and JRCXZ.
     pub(crate) fn counted_branch(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let target = self.near_target(i)?;
-        let (wide, small) = (!self.narrow(), self.mode.bitness() == 16);
+        let (wide, small) = (!self.narrow() && i.code() != Code::Jecxz_rel8_64, self.mode.bitness() == 16);
         self.end_shadow();
         let (zero, counted) = if i.is_jcx_short() { (target, i.next_ip()) } else { (i.next_ip(), target) };
         if !i.is_jcx_short() && small {

@@ -480,11 +480,18 @@ impl<'a> Emitter<'a> {
         }
         match emit {
             Emit::Nothing => {}
-            // It reaches fewer registers.
-            Emit::Vector(_)
+            Emit::Vector(live)
                 if self.narrow() && matches!(i.mnemonic(), Mnemonic::Vzeroupper | Mnemonic::Vzeroall) =>
             {
-                return Err(Unsupported);
+                self.need(live);
+                // It reaches eight registers.
+                for n in 0..8 {
+                    if i.mnemonic() == Mnemonic::Vzeroall {
+                        dynasm!(self.s ; .arch x64 ; vpxor Rx(n), Rx(n), Rx(n));
+                    } else {
+                        dynasm!(self.s ; .arch x64 ; vmovaps Rx(n), Rx(n));
+                    }
+                }
             }
             // Processors differ then.
             Emit::Same

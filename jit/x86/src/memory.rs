@@ -90,7 +90,10 @@ impl Emitter<'_> {
         let (base, index) = (i.memory_base(), i.memory_index());
         let wide = match (base, index) {
             (Register::None, Register::None) => i.memory_displ_size() == 4,
-            _ => [base, index].into_iter().all(|one| one == Register::None || one.is_gpr32()),
+            // XLAT's index is AL.
+            _ => [base, index]
+                .into_iter()
+                .all(|one| matches!(one, Register::None | Register::AL) || one.is_gpr32()),
         };
         if segment && wide { Ok(()) } else { Err(Unsupported) }
     }

@@ -311,15 +311,15 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// XLAT in 64-bit code: AL is the index of a byte off RBX.
+    /// XLAT with flat segments: AL is the index of a byte off RBX, or EBX.
     pub(crate) fn table(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let based = matches!(i.memory_segment(), Register::FS | Register::GS);
-        if self.narrow() || based || i.memory_base() != Register::RBX {
+        if self.segmented() || based || !matches!(i.memory_base(), Register::RBX | Register::EBX) {
             return Err(Unsupported);
         }
         let Home::Host(base) = home(Register::RBX.number()) else { return Err(Unsupported) };
         dynasm!(self.s ; .arch x64 ; movzx r14d, al);
-        self.lea(14, true, Some(base), 14, 0, 0);
+        self.lea(14, i.memory_base() == Register::RBX, Some(base), 14, 0, 0);
         let slow = self.check(Access { size: 1, write: false, alignment: None, fixed: None });
         dynasm!(self.s ; .arch x64 ; mov al, [rcx + r14]);
         self.slow(&[slow], Kind::Exec);

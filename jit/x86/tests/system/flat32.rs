@@ -1,7 +1,7 @@
 //! 32-bit code with flat segments: what wraps, what the stack does, and segments that stop being flat.
 
 use crate::common::*;
-use crate::pair::{put, run};
+use crate::pair::{put, run, stats};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use ringworld_x86::segment::Segment;
@@ -27,6 +27,54 @@ fn program(compatibility: bool, f: impl Fn(&mut CodeAssembler) -> Result<(), Ice
 
 fn both(f: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> [Rig; 2] {
     [false, true].map(|compatibility| run(|| program(compatibility, &f)))
+}
+
+/// XLAT off EBX, which wraps, and JECXZ, in 32-bit code, and in 64-bit code with prefixes, where upper halves do not count.
+#[test]
+fn tables_and_counts_of_32_bits() {
+    let body = |a: &mut CodeAssembler| {
+        let mut again = a.create_label();
+        // With an address-size prefix in 64-bit code. JECXZ leads to HLT, past a jump over it.
+        let prefix = usize::from(a.bitness() != 64);
+        let xlat = &[0x67, 0xd7][prefix..];
+        let jecxz = &[0x67, 0xe3, 2, 0xeb, 1, 0xf4][prefix..];
+        a.mov(esi, 30)?;
+        a.set_label(&mut again)?;
+        a.mov(ebx, (DATA - 5) as u32)?;
+        a.lea(eax, dword_ptr(esi + 5))?;
+        a.db(xlat)?;
+        a.add(edi, eax)?;
+        a.mov(ebx, 0xffff_ffff_u32)?;
+        a.lea(eax, dword_ptr(esi + 1))?;
+        a.db(xlat)?;
+        a.add(edi, eax)?;
+        a.lea(ecx, dword_ptr(esi - 1))?;
+        a.db(jecxz)?;
+        a.dec(esi)?;
+        a.jmp(again)
+    };
+    let fill = |mut rig: Rig| {
+        for n in 0..32 {
+            rig.load(DATA + n, &[3 * n as u8 + 1]);
+            rig.load(n, &[5 * n as u8]);
+        }
+        rig
+    };
+    let mut rigs: Vec<Rig> =
+        [false, true].map(|compatibility| run(|| fill(program(compatibility, body)))).into();
+    rigs.push(run(|| {
+        let mut rig = Rig::long();
+        rig.gates();
+        // Upper halves that do not count.
+        rig.cpu.regs[3] = u64::MAX;
+        put(&mut rig, CODE, body);
+        fill(rig)
+    }));
+    for rig in rigs {
+        let all: u32 = (1..=30).map(|n| u32::from(3 * n as u8 + 1) + u32::from(5 * n as u8)).sum();
+        assert_eq!((rig.cpu.regs[7] as u32, rig.cpu.regs[6] as u32), (all, 1));
+        assert!(stats(&rig).executed < 20, "{}", stats(&rig).executed);
+    }
 }
 
 /// Sums of registers wrap at 4 GiB, between accesses of one group, too (SDM 1 3.3.4).
@@ -120,21 +168,30 @@ fn fs_has_a_base() {
     }
 }
 
-/// VZEROUPPER clears eight registers outside of 64-bit mode (SDM 2C).
+/// VZEROUPPER and VZEROALL clear eight registers outside of 64-bit mode (SDM 2C).
 #[test]
 fn vzeroupper_reaches_eight_registers() {
-    let rig = run(|| {
-        let mut rig = program(true, |a| {
-            a.vzeroupper()?;
-            a.hlt()
+    for all in [false, true] {
+        let rig = run(|| {
+            let mut rig = program(true, |a| {
+                if all {
+                    a.vzeroall()?
+                } else {
+                    a.vzeroupper()?
+                }
+                a.hlt()
+            });
+            rig.cpu.cr4 |= ringworld_x86::control::cr4::OSXSAVE;
+            rig.cpu.xcr0 = 7;
+            for n in 0..16 {
+                (rig.cpu.zmm[n][0], rig.cpu.zmm[n][2]) = (3, 5);
+            }
+            rig.cpu.update_mode();
+            rig
         });
-        rig.cpu.cr4 |= ringworld_x86::control::cr4::OSXSAVE;
-        rig.cpu.xcr0 = 7;
-        for n in 0..16 {
-            rig.cpu.zmm[n][2] = 5;
-        }
-        rig.cpu.update_mode();
-        rig
-    });
-    assert_eq!([0, 7, 8, 15].map(|n| rig.cpu.zmm[n][2]), [0, 0, 5, 5]);
+        let low = if all { 0 } else { 3 };
+        assert_eq!([0, 7, 8, 15].map(|n| rig.cpu.zmm[n][2]), [0, 0, 5, 5]);
+        assert_eq!([0, 7, 8, 15].map(|n| rig.cpu.zmm[n][0]), [low, low, 3, 3]);
+        assert!(stats(&rig).executed < 2, "HLT at most");
+    }
 }
