@@ -50,8 +50,10 @@ static uint64_t work(uint64_t n)
 	while (n--) {
 		uint64_t candidate = (uint64_t)next_random(&state) << 32 | next_random(&state) | 1;
 
-		if (has_small_factor(candidate))
+		if (has_small_factor(candidate)) {
+			sum = mix(sum, candidate);
 			continue;
+		}
 		for (uint64_t base = 2; base < 6; base++)
 			sum = mix(sum, candidate + is_witness(base, candidate));
 	}
