@@ -93,7 +93,7 @@ const C_PROGRAMS: [Program; 34] = c_programs! {
     scatter Memory 20;
     strings Memory 25;
     unmasked Float 4000;
-    division Integer 24000;
+    division Integer 48000;
 };
 
 const BUSYBOX_PROGRAMS: [Program; 4] = [
