@@ -294,10 +294,14 @@ impl Cpu {
     /// may change to by itself; zero where [`Self::select_context`] has to be asked.
     #[inline]
     pub fn supervisor_arrays(&self) -> [u64; 2] {
-        [0, 1].map(|which| match self.known_context(which) {
-            Some(context) if self.cpl == 0 => self.tlb.selectable(context).map_or(0, |arrays| arrays as u64),
-            _ => 0,
-        })
+        if self.cpl != 0 {
+            return [0; 2];
+        }
+        let arrays = |which| {
+            let context = self.known_context(which)?;
+            self.tlb.selectable(context).map(|arrays| arrays as u64)
+        };
+        [arrays(0).unwrap_or(0), arrays(1).unwrap_or(0)]
     }
 
     /// After translated code has changed EFLAGS.AC and the arrays that it uses by itself.

@@ -535,8 +535,8 @@ impl Translator {
         }
         match kind {
             Kind::Exec | Kind::ExecLast | Kind::ExecX87 => {
-                let Run { insn, rip, refund } = self.runs[index as usize];
-                let refund = i64::from(refund);
+                let Run { insn, rip, refund } = &self.runs[index as usize];
+                let (rip, refund) = (*rip, i64::from(*refund));
                 self.stats.executed += 1;
                 if let Some(count) = self.stats.by_code.get_mut(usize::from(insn.code)) {
                     *count += 1;
@@ -544,7 +544,7 @@ impl Translator {
                 cpu.regs[REG_RIP as usize] = rip.wrapping_add(u64::from(insn.len));
                 cpu.icount = frame.icount().wrapping_sub(refund as u64);
                 cpu.block_end = usize::MAX;
-                if let Err(stop) = (insn.exec)(cpu, &insn) {
+                if let Err(stop) = (insn.exec)(cpu, insn) {
                     cpu.regs[REG_RIP as usize] = rip;
                     cpu.stopped(stop);
                     cpu.end_shadow();
@@ -783,7 +783,8 @@ impl Native for Translator {
 /// Whether the host's vector registers hold all of the guest's, and misaligned operands are for both what they are.
 fn has_hosts_vectors(cpu: &Cpu) -> bool {
     let beyond = || cpu.zmm[..16].iter().flat_map(|register| &register[4..]).fold(0, |any, quad| any | quad);
-    cpu.mxcsr & mxcsr::MM == 0 && (host::has_avx512() || beyond() == 0)
+    cpu.mxcsr & mxcsr::MM == 0
+        && (host::has_avx512() || !cpu.model.has(Feature::Avx512f) || beyond() == 0)
 }
 
 /// The linear address of the next instruction.
