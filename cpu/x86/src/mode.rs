@@ -91,6 +91,10 @@ impl Mode {
     pub const fn flags_intercepted(self) -> bool {
         self.0 & Self::FLAGS_INTERCEPTED != 0
     }
+    /// Real-address mode.
+    pub const fn real(self) -> bool {
+        self.0 & Self::REAL != 0
+    }
     /// Real-address or virtual-8086 mode.
     pub const fn real_or_v8086(self) -> bool {
         self.0 & (Self::REAL | Self::V8086) != 0

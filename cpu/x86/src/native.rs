@@ -65,7 +65,7 @@ pub mod offset {
     pub const PKRU: i32 = offset_of!(Cpu, pkru) as i32;
     pub const KERNEL_GS_BASE: i32 = offset_of!(Cpu, msrs.kernel_gs_base) as i32;
     pub const TSC_AUX: i32 = offset_of!(Cpu, msrs.tsc_aux) as i32;
-    /// The base of FS or GS as a segment register's, and as addresses use it.
+    /// The base of a segment register, and as addresses use it.
     pub const fn base(segment: u8) -> [i32; 2] {
         let n = segment as usize;
         [
@@ -73,9 +73,25 @@ pub mod offset {
             (offset_of!(Cpu, fast) + n * size_of::<SegmentFast>() + offset_of!(SegmentFast, base)) as i32,
         ]
     }
-    /// The selector of a segment register.
-    pub const fn selector(segment: usize) -> i32 {
-        (offset_of!(Cpu, seg) + segment * size_of::<Segment>() + offset_of!(Segment, selector)) as i32
+    /// The other parts of a segment register.
+    pub struct Parts {
+        /// A word.
+        pub selector: i32,
+        /// A word.
+        pub rights: i32,
+        /// A doubleword.
+        pub limit: i32,
+        /// A byte.
+        pub unusable: i32,
+    }
+    pub const fn segment(segment: u8) -> Parts {
+        let at = offset_of!(Cpu, seg) + segment as usize * size_of::<Segment>();
+        Parts {
+            selector: (at + offset_of!(Segment, selector)) as i32,
+            rights: (at + offset_of!(Segment, rights)) as i32,
+            limit: (at + offset_of!(Segment, limit)) as i32,
+            unusable: (at + offset_of!(Segment, unusable)) as i32,
+        }
     }
 }
 

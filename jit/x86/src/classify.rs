@@ -3,6 +3,7 @@
 use crate::string::StringOp;
 use crate::{gather, host};
 use iced_x86::{Code, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
+use ringworld_x86::insn::seg;
 use ringworld_x86::mode::Mode;
 use ringworld_x86::row::{Group, row};
 use std::sync::LazyLock;
@@ -32,6 +33,12 @@ pub enum Emit {
     Divide,
     /// XLAT.
     Table,
+    /// PUSHA or PUSHAD.
+    PushAll,
+    /// POPA or POPAD.
+    PopAll,
+    /// Segment registers and far transfers.
+    Segments(Segments),
     #[allow(missing_docs)]
     Lea,
     #[allow(missing_docs)]
@@ -85,6 +92,40 @@ pub enum System {
     LoadMxcsr,
 }
 
+/// What 16-bit code does with segment registers, in real-address and virtual-8086 mode but for pushes; which one (as in [`seg`]).
+#[allow(missing_docs)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Segments {
+    Load,
+    /// LDS and its kin.
+    LoadFar(u8),
+    Push(u8),
+    Pop(u8),
+    Jump,
+    Call,
+    Return,
+}
+
+impl Segments {
+    fn of(code: Code) -> Option<Self> {
+        Some(match code {
+            Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16 => Self::Load,
+            Code::Les_r16_m1616 => Self::LoadFar(seg::ES),
+            Code::Lds_r16_m1616 => Self::LoadFar(seg::DS),
+            Code::Lfs_r16_m1616 => Self::LoadFar(seg::FS),
+            Code::Lgs_r16_m1616 => Self::LoadFar(seg::GS),
+            Code::Popw_ES => Self::Pop(seg::ES),
+            Code::Popw_DS => Self::Pop(seg::DS),
+            Code::Popw_FS => Self::Pop(seg::FS),
+            Code::Popw_GS => Self::Pop(seg::GS),
+            Code::Jmp_ptr1616 | Code::Jmp_m1616 => Self::Jump,
+            Code::Call_ptr1616 | Code::Call_m1616 => Self::Call,
+            Code::Retfw | Code::Retfw_imm16 => Self::Return,
+            _ => return None,
+        })
+    }
+}
+
 /// x87 and MMX instructions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum X87 {
@@ -131,6 +172,11 @@ pub fn emit_in(code: Code, mode: Mode) -> Option<Emit> {
     if mode.bitness() != 16 {
         return emit_of(code);
     }
+    if mode.real_or_v8086()
+        && let Some(what) = Segments::of(code)
+    {
+        return Some(Emit::Segments(what));
+    }
     // Those that count in ECX are not what 16-bit code has.
     emit_of_16(code).or_else(|| emit_of(code).filter(|&emit| emit != Emit::CountedBranch))
 }
@@ -146,6 +192,12 @@ fn emit_of_16(code: Code) -> Option<Emit> {
         Code::Push_r16 | Code::Push_rm16 | Code::Pushw_imm8 | Code::Push_imm16 => Emit::Push,
         Code::Pop_r16 | Code::Pop_rm16 => Emit::Pop,
         Code::Leavew => Emit::Leave,
+        Code::Pushw_ES => Emit::Segments(Segments::Push(seg::ES)),
+        Code::Pushw_CS => Emit::Segments(Segments::Push(seg::CS)),
+        Code::Pushw_SS => Emit::Segments(Segments::Push(seg::SS)),
+        Code::Pushw_DS => Emit::Segments(Segments::Push(seg::DS)),
+        Code::Pushw_FS => Emit::Segments(Segments::Push(seg::FS)),
+        Code::Pushw_GS => Emit::Segments(Segments::Push(seg::GS)),
         Code::Pushfw => Emit::System(System::Pushf),
         Code::Popfw => Emit::System(System::Popf),
         Code::Loop_rel8_16_CX | Code::Loope_rel8_16_CX | Code::Loopne_rel8_16_CX | Code::Jcxz_rel8_16 => {
@@ -330,6 +382,8 @@ fn classify(code: Code) -> Option<Emit> {
         Code::Cld => return Some(Emit::System(System::Cld)),
         Code::Std => return Some(Emit::System(System::Std)),
         Code::Xlat_m8 => return Some(Emit::Table),
+        Code::Pushaw | Code::Pushad => return Some(Emit::PushAll),
+        Code::Popaw | Code::Popad => return Some(Emit::PopAll),
         Code::Rdfsbase_r64 | Code::Rdgsbase_r64 => return Some(Emit::System(System::ReadBase)),
         Code::Wrfsbase_r64 | Code::Wrgsbase_r64 => return Some(Emit::System(System::WriteBase)),
         Code::Mov_r64_cr => return Some(Emit::System(System::FromControl)),

@@ -15,7 +15,7 @@ use ringworld_mmu::tlb::{TLB_ENTRIES, Translations};
 
 const FETCH: i32 = offset_of!(Translations, fetch) as i32 - TLB_BIAS;
 /// Host register of guest RSP.
-const SP: u8 = match home(4) {
+pub(crate) const SP: u8 = match home(4) {
     Home::Host(host) => host,
     Home::Frame(_) => panic!("RSP is pinned"),
 };
@@ -270,7 +270,7 @@ impl Emitter<'_> {
     }
 
     /// Looks R14 up in the jump cache and leaves the code's address in RCX; what is not there is up to the instruction's function.
-    fn jump_cache(&mut self) {
+    pub(crate) fn jump_cache(&mut self) {
         self.keep_in_reach(PLAIN);
         self.let_go();
         dynasm!(self.s

@@ -16,7 +16,7 @@ use crate::stubs::Stubs;
 use crate::values::Form;
 use core::ops::Range;
 use dynasmrt::{DynasmApi, dynasm};
-use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{Code, Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use ringworld_core::PAGE_MASK;
 use ringworld_jit_rt::Sink;
 use ringworld_x86::mode::Mode;
@@ -495,10 +495,8 @@ impl<'a> Emitter<'a> {
             }
             // Processors differ then.
             Emit::Same
-                if matches!(
-                    i.code(),
-                    iced_x86::Code::Shld_rm16_r16_imm8 | iced_x86::Code::Shrd_rm16_r16_imm8
-                ) && i.immediate8() & 31 > 15 =>
+                if matches!(i.code(), Code::Shld_rm16_r16_imm8 | Code::Shrd_rm16_r16_imm8)
+                    && i.immediate8() & 31 > 15 =>
             {
                 return Err(Unsupported);
             }
@@ -530,6 +528,9 @@ impl<'a> Emitter<'a> {
                 self.trap();
             }
             Emit::Table => self.table(i)?,
+            Emit::PushAll => self.push_all(i.code() == Code::Pushaw),
+            Emit::PopAll => self.pop_all(i.code() == Code::Popaw),
+            Emit::Segments(what) => return self.segments(i, what),
             Emit::Push => self.push(i)?,
             Emit::Pop => self.pop(i)?,
             Emit::Leave => self.leave_frame(),

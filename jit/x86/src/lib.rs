@@ -23,6 +23,7 @@ mod lent;
 mod listing;
 mod memory;
 mod perf_map;
+mod real;
 mod rounds;
 mod segmented;
 mod site;

@@ -134,7 +134,7 @@ impl Emitter<'_> {
     }
 
     /// Makes the offset in R14 of an access of so many bytes a linear address.
-    fn add_base(&mut self, segment: u8, size: i32, write: bool) {
+    pub(crate) fn add_base(&mut self, segment: u8, size: i32, write: bool) {
         self.keep_in_reach(CHECK);
         dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + lacks_of(segment, write)]);
         self.lea(1, true, Some(1), 14, 0, size.max(1) - 1);

@@ -416,7 +416,7 @@ impl Emitter<'_> {
             Register::GS => seg::GS,
             _ => return Err(Unsupported),
         };
-        let selector = offset::selector(n.into());
+        let selector = offset::segment(n).selector;
         dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::CPU]);
         if to.is_gpr16() {
             dynasm!(self.s ; .arch x64 ; mov Rw(host), [rcx + selector]);

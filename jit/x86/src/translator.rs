@@ -783,8 +783,7 @@ impl Native for Translator {
 /// Whether the host's vector registers hold all of the guest's, and misaligned operands are for both what they are.
 fn has_hosts_vectors(cpu: &Cpu) -> bool {
     let beyond = || cpu.zmm[..16].iter().flat_map(|register| &register[4..]).fold(0, |any, quad| any | quad);
-    cpu.mxcsr & mxcsr::MM == 0
-        && (host::has_avx512() || !cpu.model.has(Feature::Avx512f) || beyond() == 0)
+    cpu.mxcsr & mxcsr::MM == 0 && (host::has_avx512() || !cpu.model.has(Feature::Avx512f) || beyond() == 0)
 }
 
 /// The linear address of the next instruction.

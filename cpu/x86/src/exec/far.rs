@@ -795,8 +795,9 @@ pub fn rows(rows: &mut Rows) {
     rows.add(Code::Lgs_r16_m1616, load_far::<u16, { seg::GS }>);
     rows.add(Code::Lgs_r32_m1632, load_far::<u32, { seg::GS }>);
     rows.add(Code::Lgs_r64_m1664, load_far::<u64, { seg::GS }>);
+    // Loads that change the mode, and those of SS, end the block by themselves.
     for code in [Code::Mov_Sreg_rm16, Code::Mov_Sreg_r32m16, Code::Mov_Sreg_r64m16] {
-        rows.add(code, mov_to_segment).ends_block();
+        rows.add(code, mov_to_segment);
     }
     rows.add(Code::Mov_rm16_Sreg, mov_from_segment::<u16>);
     rows.add(Code::Mov_r32m16_Sreg, mov_from_segment::<u32>);

@@ -287,13 +287,13 @@ pub fn rows(rows: &mut Rows) {
     rows.add_rm(Code::Pop_rm32, pop_register::<u32>, pop_memory::<u32>);
     rows.add_rm(Code::Pop_rm64, pop_register::<u64>, pop_memory::<u64>);
     for code in [Code::Popw_ES, Code::Popw_SS, Code::Popw_DS, Code::Popw_FS, Code::Popw_GS] {
-        rows.add(code, pop_segment::<u16>).ends_block();
+        rows.add(code, pop_segment::<u16>);
     }
     for code in [Code::Popd_ES, Code::Popd_SS, Code::Popd_DS, Code::Popd_FS, Code::Popd_GS] {
-        rows.add(code, pop_segment::<u32>).ends_block();
+        rows.add(code, pop_segment::<u32>);
     }
     for code in [Code::Popq_FS, Code::Popq_GS] {
-        rows.add(code, pop_segment::<u64>).ends_block();
+        rows.add(code, pop_segment::<u64>);
     }
     rows.add(Code::Pushaw, pusha::<u16>);
     rows.add(Code::Pushad, pusha::<u32>);

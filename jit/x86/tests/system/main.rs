@@ -23,6 +23,7 @@ mod modes;
 #[path = "../../../../cpu/x86/tests/system/paging.rs"]
 mod paging;
 mod pair;
+mod real;
 #[path = "../../../../cpu/x86/tests/system/restart.rs"]
 mod restart;
 mod returns;

@@ -68,7 +68,7 @@ impl Random {
         // The opcode, the register's field if that is not any, and whether the operand may be a register.
         let prefix: &[u8] = if self.below(4) == 0 { &[0x66] } else { &[] };
         let after = |bytes: &[u8]| [prefix, bytes].concat();
-        let (opcode, field, registers): (&[u8], Option<u8>, bool) = match self.below(24) {
+        let (opcode, field, registers): (&[u8], Option<u8>, bool) = match self.below(26) {
             0..6 => (&[self.pick(&[0, 1, 2, 3]) | register * 8], None, true),
             6 => (&[0x88 | register & 3], None, true),
             7 => (&[0x8d], None, false),
@@ -130,6 +130,26 @@ impl Random {
             }
             // Loads and stores of floating point, and their constants.
             22 => (&[self.pick(&[0xd9, 0xdd])], Some(self.pick(&[0, 2, 3, 7])), false),
+            // POP and PUSH of segment registers.
+            23 => {
+                let opcode: &[u8] = self.pick(&[
+                    &[0x07],
+                    &[0x1f],
+                    &[0x17],
+                    &[0x0f, 0xa1],
+                    &[0x0f, 0xa9],
+                    &[0x0e],
+                    &[0x0f, 0xa0],
+                    &[0x0f, 0xa8],
+                ]);
+                return after(opcode);
+            }
+            // LES, LDS, LFS, LGS, MOV to ES, DS, FS or GS.
+            24 => match self.below(3) {
+                0 => (&[self.pick(&[0xc4, 0xc5])], None, false),
+                1 => (&[0x0f, self.pick(&[0xb4, 0xb5])], None, false),
+                _ => (&[0x8e], Some(self.pick(&[0, 3, 4, 5])), true),
+            },
             // MOVUPS, MOVAPS.
             _ => (&[0x0f, self.pick(&[0x10, 0x11, 0x28, 0x29])], None, false),
         };
@@ -152,9 +172,12 @@ impl Random {
                     let prefix: &[u8] = if !self.code32 && self.below(2) == 0 { &[0x66] } else { &[] };
                     let upper: &[u8] = if self.code32 || !prefix.is_empty() { &[0, 0] } else { &[] };
                     let over = (instruction.len() + prefix.len() + 1) as u8;
-                    bytes.extend(
-                        [prefix, &[0xe8, 2, 0], upper, &[0xeb, over], instruction, prefix, &[0xc3]].concat(),
-                    );
+                    // Which may be a far one.
+                    let (push, ret): (&[u8], _) =
+                        if self.below(3) == 0 { (&[0x0e], 0xcb) } else { (&[], 0xc3) };
+                    let push = if push.is_empty() { vec![] } else { [prefix, push].concat() };
+                    let call = [prefix, &[0xe8, 2, 0], upper, &[0xeb, over]].concat();
+                    bytes.extend([&push, &call[..], instruction, prefix, &[ret]].concat());
                     continue;
                 }
                 _ => {}
