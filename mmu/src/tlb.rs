@@ -387,6 +387,12 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         unsafe { self.current.as_ref() }
     }
 
+    /// The arrays of a context.
+    pub fn of(&self, context: ContextId) -> &Translations {
+        // SAFETY: as in `current`.
+        unsafe { self.contexts[usize::from(context.0)].as_ref() }
+    }
+
     /// The address of the arrays that accesses use now, for translated code. It stays valid as long as the TLB lives.
     pub fn current_pointer(&self) -> *const Translations {
         self.current.as_ptr()

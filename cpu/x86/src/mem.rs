@@ -202,8 +202,13 @@ impl Cpu {
 
     /// Reads a structure of the processor's own (descriptor, TSS field) at a linear address.
     pub fn read_system<T: MemValue>(&mut self, linear: u64) -> Result<T, Stop> {
-        let mut value = [0; 64];
         let linear = linear & self.linear_mask();
+        let context = self.implicit_context();
+        if let Some(pointer) = self.tlb.of(context).read_pointer(linear, T::SIZE) {
+            // SAFETY: as in `read`.
+            return Ok(unsafe { pointer.cast::<T>().read_unaligned() });
+        }
+        let mut value = [0; 64];
         self.access_linear(
             linear,
             Kind::Read,

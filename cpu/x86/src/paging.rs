@@ -78,8 +78,8 @@ pub struct AddressSpaces {
     next_space: u64,
     /// The contexts of the present address space: supervisor, supervisor with EFLAGS.AC, user.
     keys: [ContextKey; 3],
-    /// What the TLB answered for them last: mode, context and its incarnation (0: not asked).
-    known: [(u32, ContextId, u64); 3],
+    /// What the TLB answered for them, and for the processor's own accesses, last: mode, context and its incarnation (0: not asked).
+    known: [(u32, ContextId, u64); 4],
     /// `None` while paging is off.
     pub(crate) paging: Option<Paging>,
     /// The guest that runs; `None` in the host.
@@ -105,7 +105,7 @@ impl Default for AddressSpaces {
             spaces: FastMap::default(),
             next_space: 1,
             keys: [ContextKey::default(); 3],
-            known: [(0, ContextId::default(), 0); 3],
+            known: [(0, ContextId::default(), 0); 4],
             paging: None,
             guest: None,
             second_stage: None,
@@ -255,7 +255,7 @@ impl Cpu {
         // Without paging there is one context; without SMAP, EFLAGS.AC changes nothing.
         let user = if space != 0 { USER } else { 0 };
         let ac = if self.spaces.paging.is_some_and(|p| p.smap) { AC } else { 0 };
-        self.spaces.known = [(0, ContextId::default(), 0); 3];
+        self.spaces.known = [(0, ContextId::default(), 0); 4];
         self.spaces.keys = [control, control | ac, control | user].map(|control| ContextKey {
             space,
             control,
@@ -285,9 +285,24 @@ impl Cpu {
     /// A context of the present address space, if it has been asked for in this mode and not been replaced since.
     #[inline]
     fn known_context(&self, which: usize) -> Option<ContextId> {
-        let (mode, context, incarnation) = self.spaces.known[which];
-        let same = incarnation != 0 && mode == self.mode.0 && self.tlb.incarnation(context) == incarnation;
+        self.known_in(which, self.mode.0)
+    }
+
+    #[inline]
+    fn known_in(&self, which: usize, mode: u32) -> Option<ContextId> {
+        let (known, context, incarnation) = self.spaces.known[which];
+        let same = incarnation != 0 && known == mode && self.tlb.incarnation(context) == incarnation;
         same.then_some(context)
+    }
+
+    /// The context of the processor's own accesses: a supervisor's, whatever EFLAGS.AC is.
+    pub(crate) fn implicit_context(&mut self) -> ContextId {
+        let mode = self.mode.supervisor().0;
+        self.known_in(3, mode).unwrap_or_else(|| {
+            let context = self.tlb.context(&ContextKey { mode, ..self.spaces.keys[0] });
+            self.spaces.known[3] = (mode, context, self.tlb.incarnation(context));
+            context
+        })
     }
 
     /// For supervisor code of the present address space, with EFLAGS.AC clear and set: the TLB arrays that translated code
@@ -469,10 +484,7 @@ impl Cpu {
     pub(crate) fn translate(&mut self, linear: u64, kind: Kind, who: Privilege) -> Result<Target, Stop> {
         let context = match who {
             Privilege::Current => self.context,
-            Privilege::Implicit => {
-                let key = ContextKey { mode: self.mode.supervisor().0, ..self.spaces.keys[0] };
-                self.tlb.context(&key)
-            }
+            Privilege::Implicit => self.implicit_context(),
         };
         let tlb_kind = match kind {
             Kind::Read => TlbKind::Read,

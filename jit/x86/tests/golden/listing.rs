@@ -220,12 +220,12 @@ fn text(i: &Instruction) -> String {
         ("gs-base-fast", offset::base(5)[1]),
         ("tsc-aux", offset::TSC_AUX),
         ("company", offset::COMPANY),
-        ("es-selector", offset::selector(0)),
-        ("cs-selector", offset::selector(1)),
-        ("ss-selector", offset::selector(2)),
-        ("ds-selector", offset::selector(3)),
-        ("fs-selector", offset::selector(4)),
-        ("gs-selector", offset::selector(5)),
+        ("es-selector", offset::segment(0).selector),
+        ("cs-selector", offset::segment(1).selector),
+        ("ss-selector", offset::segment(2).selector),
+        ("ds-selector", offset::segment(3).selector),
+        ("fs-selector", offset::segment(4).selector),
+        ("gs-selector", offset::segment(5).selector),
     ] {
         if matches!(i.memory_base(), Register::RCX | Register::R14) && i.memory_displacement64() == at as u64
         {
