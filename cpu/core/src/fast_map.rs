@@ -1,10 +1,18 @@
 //! Hash maps for keys of a few integers that nobody chooses to collide for gain: a guest that makes them slow slows itself.
 
 use core::hash::{BuildHasherDefault, Hasher};
+use crate::{PAGE_MASK, PAGE_SHIFT};
 use std::collections::HashMap;
 
 /// A map of integers, or of tuples of them.
 pub type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FastHasher>>;
+
+/// A hash of an address whose lowest bits keep what is in one page side by side, as it is in the code that is run: for tables that
+/// are larger than the host's caches.
+#[inline(always)]
+pub const fn hash_by_page(address: u64) -> u64 {
+    ((address >> PAGE_SHIFT).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).wrapping_add(address & PAGE_MASK)
+}
 
 /// Multiplies and rotates.
 #[derive(Clone, Copy, Debug, Default)]

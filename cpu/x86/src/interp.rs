@@ -13,7 +13,7 @@ use crate::state::{Activity, boundary};
 use crate::{Cpu, Stop};
 use core::ops::Range;
 use iced_x86::{Decoder, Instruction};
-use ringworld_core::{FastMap, GuestPhys, PAGE_MASK, PAGE_SIZE};
+use ringworld_core::{FastMap, GuestPhys, PAGE_MASK, PAGE_SIZE, hash_by_page, prefetch};
 
 /// Longest block, in instructions.
 const MAX_BLOCK: usize = 64;
@@ -21,6 +21,8 @@ const MAX_BLOCK: usize = 64;
 const MAX_BYTES: usize = 512;
 /// Entries of the look-up by linear address; a power of two.
 const LOOKUP: usize = 1 << 13;
+/// Entries of the look-up by guest-physical address; a power of two.
+const PHYSICAL: usize = 1 << 16;
 /// Decoded instructions kept before everything is forgotten (32 bytes each).
 const MAX_INSNS: usize = 4 << 20;
 /// Their bytes, those of blocks that have been replaced included.
@@ -61,11 +63,43 @@ impl Block {
     }
 }
 
-#[derive(Clone, Copy)]
+/// A block by its linear address and [`CodeStamp`], in half a line of the host's cache.
+#[derive(Clone, Copy, Default)]
+#[repr(align(32))]
 struct Lookup {
     linear: u64,
-    stamp: CodeStamp,
+    context: u64,
+    generation: u64,
+    mode: u32,
     block: u32,
+}
+
+impl Lookup {
+    fn new(linear: u64, CodeStamp { mode, context, generation }: CodeStamp, block: u32) -> Self {
+        Self { linear, context, generation, mode, block }
+    }
+
+    #[inline(always)]
+    fn is_of(&self, linear: u64, stamp: CodeStamp) -> bool {
+        self.linear == linear
+            && (self.mode, self.context, self.generation) == (stamp.mode, stamp.context, stamp.generation)
+    }
+}
+
+/// A block by its guest-physical address and mode, before [`Interpreter::by_address`] is asked.
+#[derive(Clone, Copy)]
+struct Physical {
+    address: u64,
+    mode: u32,
+    block: u32,
+}
+
+impl Physical {
+    const NONE: Self = Self { address: u64::MAX, mode: 0, block: 0 };
+
+    fn slot(address: u64) -> usize {
+        hash_by_page(address) as usize & (PHYSICAL - 1)
+    }
 }
 
 /// Per-instruction and per-event observers; compiled out where they say so.
@@ -97,6 +131,7 @@ pub struct Interpreter {
     blocks: Vec<Block>,
     bytes: Vec<u8>,
     by_address: FastMap<(u64, u32), u32>,
+    by_physical: Box<[Physical]>,
     lookup: Box<[Lookup]>,
     scratch: Instruction,
     code_epoch: u64,
@@ -111,8 +146,8 @@ impl Default for Interpreter {
             blocks: Vec::with_capacity(INSNS / 4),
             bytes: Vec::with_capacity(INSNS),
             by_address: FastMap::default(),
-            lookup: vec![Lookup { linear: 0, stamp: CodeStamp::default(), block: 0 }; LOOKUP]
-                .into_boxed_slice(),
+            by_physical: vec![Physical::NONE; PHYSICAL].into_boxed_slice(),
+            lookup: vec![Lookup::default(); LOOKUP].into_boxed_slice(),
             scratch: Instruction::default(),
             code_epoch: 0,
             code_page_epoch: 0,
@@ -160,6 +195,8 @@ impl Interpreter {
             if self.sync_code(cpu) {
                 native.code_changed(cpu);
             }
+            // What is cold is looked up here next, and mostly not in the host's caches.
+            prefetch(&self.lookup[cpu.code_linear() as usize & (LOOKUP - 1)]);
             if cpu.boundary == 0 && native.run(cpu, limit) {
                 continue;
             }
@@ -238,7 +275,7 @@ impl Interpreter {
         let linear = cpu.code_linear();
         let stamp = cpu.code_stamp();
         let entry = &self.lookup[linear as usize & (LOOKUP - 1)];
-        if entry.linear == linear && entry.stamp == stamp {
+        if entry.is_of(linear, stamp) {
             let block = &self.blocks[entry.block as usize];
             // A segment that ends earlier may have the same base.
             if !cpu.mode.segmented() || u64::from(block.byte_len()) <= cpu.code_bytes_left() {
@@ -265,11 +302,18 @@ impl Interpreter {
         };
         let physical = cpu.tlb.fetched_page(linear) | linear & PAGE_MASK;
         let key = (physical, cpu.mode.0);
-        let old = self.by_address.get(&key).copied();
+        let slot = Physical::slot(physical);
+        let known = self.by_physical[slot];
+        let old = if (known.address, known.mode) == key {
+            Some(known.block)
+        } else {
+            self.by_address.get(&key).copied()
+        };
         if let Some(id) = old
             && u64::from(self.blocks[id as usize].byte_len()) <= room
             && self.revalidate(cpu, id, linear, pointer)?
         {
+            self.by_physical[slot] = Physical { address: physical, mode: cpu.mode.0, block: id };
             return Ok(self.remember(cpu, linear, id));
         }
         // If the page's generation has changed, no look-up leads to the old one any more.
@@ -299,12 +343,13 @@ impl Interpreter {
             }
         };
         self.by_address.insert(key, id);
+        self.by_physical[slot] = Physical { address: physical, mode: cpu.mode.0, block: id };
         Ok(self.remember(cpu, linear, id))
     }
 
     /// Notes a block in the look-up by linear address.
     fn remember(&mut self, cpu: &mut Cpu, linear: u64, id: u32) -> (usize, usize) {
-        self.lookup[linear as usize & (LOOKUP - 1)] = Lookup { linear, stamp: cpu.code_stamp(), block: id };
+        self.lookup[linear as usize & (LOOKUP - 1)] = Lookup::new(linear, cpu.code_stamp(), id);
         let block = &self.blocks[id as usize];
         (block.start as usize, usize::from(block.len))
     }
@@ -496,6 +541,7 @@ impl Interpreter {
         self.blocks.clear();
         self.bytes.clear();
         self.by_address.clear();
+        self.by_physical.fill(Physical::NONE);
         cpu.drop_code_lookups();
     }
 }

@@ -65,9 +65,9 @@ const AC: u32 = 1 << 10;
 /// See [`Cpu::code_stamp`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct CodeStamp {
-    mode: u32,
-    context: u64,
-    generation: u64,
+    pub(crate) mode: u32,
+    pub(crate) context: u64,
+    pub(crate) generation: u64,
 }
 
 /// Numbers address spaces and contexts, and keeps the walker's parameters.

@@ -2,7 +2,7 @@
 //! resumed, and given up.
 
 use crate::site::{self, Link};
-use crate::translator::{Key, MAX_KILLS, SAMPLES, Translator, hit};
+use crate::translator::{Heat, Key, MAX_KILLS, SAMPLES, Translator, heat_slot};
 use core::ops::Range;
 use ringworld_core::PAGE_MASK;
 use ringworld_jit_rt::Arena;
@@ -97,9 +97,8 @@ impl Translator {
     pub(crate) fn kill(&mut self, id: u32) {
         self.stats.invalidated += 1;
         self.discard(id);
-        let n = hit(self.blocks[id as usize].key.0);
-        self.hits[n] = 0;
-        self.kills[n] = (self.kills[n] + 1).min(MAX_KILLS);
+        let heat = &mut self.heat[heat_slot(self.blocks[id as usize].key.0)];
+        *heat = Heat { hits: 0, kills: (heat.kills + 1).min(MAX_KILLS) };
     }
 
     /// The budget has ended before a block.

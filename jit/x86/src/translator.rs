@@ -15,7 +15,7 @@ use crate::system::POPF_OTHERS;
 use crate::trace::{Extent, Follow, Trace, bytes_of};
 use crate::x87::X87Frame;
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
-use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE};
+use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE, hash_by_page, prefetch};
 use ringworld_jit_rt::{
     Arena, ArenaError, FAR_JUMPS, JUMP_SHIFT, JUMPS, JumpCache, RETURN_BITS, ReturnCache, Sink, Traps,
 };
@@ -34,9 +34,9 @@ const MAX_BLOCK: usize = 64;
 /// Bytes of the longest instruction, twice: one that reaches into the next page is decoded from a copy.
 const BYTES: usize = 32;
 /// Entries of the table of execution counts; a power of two.
-const HITS: usize = 1 << 20;
+const HEAT: usize = 1 << 20;
 /// After so many counted executions all counts are halved, or code that is hardly ever run would be hot in the end.
-const PERIOD: usize = 4 * HITS;
+const PERIOD: usize = 4 * HEAT;
 /// Each time that code is overwritten after its translation doubles the runs before the next one, so often.
 pub(crate) const MAX_KILLS: u8 = 2;
 /// Times that the budget ends before a block until it is translated again, through other pages: those are copies of what is
@@ -153,13 +153,11 @@ pub struct Translator {
     needs: Vec<Need>,
     /// Room for what a block's sites are about, and for its cold parts.
     drafts: Drafts,
-    pub(crate) hits: Box<[u8]>,
+    pub(crate) heat: Box<[Heat]>,
     /// What has been counted since they were halved.
     counted: usize,
     /// Where blocks begin that go on in other pages.
     pub(crate) hot: FastMap<u64, ()>,
-    /// By the same hash: how often code there was overwritten after its translation, which makes translations dearer.
-    pub(crate) kills: Box<[u8]>,
     code_epoch: u64,
     /// Where blocks that need vector state begin and have been left to the interpreter as that could not be made live; some of them.
     refused: Box<[u64; REFUSED]>,
@@ -224,10 +222,9 @@ impl Translator {
             links: Vec::with_capacity(SITES),
             needs: Vec::new(),
             drafts: Drafts::default(),
-            hits: vec![0; HITS].into_boxed_slice(),
+            heat: vec![Heat::default(); HEAT].into_boxed_slice(),
             counted: 0,
             hot: FastMap::default(),
-            kills: vec![0; HITS].into_boxed_slice(),
             code_epoch: 0,
             refused: Box::new([0; REFUSED]),
             traps,
@@ -326,16 +323,15 @@ impl Translator {
 
     /// Whether the code at an address has been run often enough; if not, counts.
     fn is_hot(&mut self, rip: u64) -> bool {
-        let n = hit(rip);
-        let hits = &mut self.hits[n];
-        if *hits >= self.options.threshold.saturating_mul(1 << self.kills[n]) {
+        let Heat { hits, kills } = &mut self.heat[heat_slot(rip)];
+        if *hits >= self.options.threshold.saturating_mul(1 << *kills) {
             return true;
         }
         *hits += 1;
         self.counted += 1;
         if self.counted == PERIOD {
             self.counted = 0;
-            self.hits.iter_mut().for_each(|hits| *hits /= 2);
+            self.heat.iter_mut().for_each(|heat| heat.hits /= 2);
         }
         false
     }
@@ -716,6 +712,7 @@ impl Native for Translator {
         }
         let rip = cpu.rip();
         let linear = linear_rip(cpu);
+        prefetch(&self.heat[heat_slot(linear)]);
         let fit = self.vectors_fit(cpu);
         let code = match self.jumps[usize::from(cpu.mode.guest())].get(linear) {
             Some(code) if fit => code,
@@ -791,14 +788,23 @@ fn linear_rip(cpu: &Cpu) -> u64 {
     CodeSegment::of(cpu).linear(cpu.rip())
 }
 
-/// The execution count of an address.
-pub(crate) fn hit(rip: u64) -> usize {
-    (rip.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - HITS.ilog2())) as usize
+/// How often code at an address has been run.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Heat {
+    /// By the interpreter.
+    pub(crate) hits: u8,
+    /// How often it was overwritten after its translation, which makes translations dearer.
+    pub(crate) kills: u8,
+}
+
+/// Where an address stands in [`Translator::heat`].
+pub(crate) fn heat_slot(rip: u64) -> usize {
+    hash_by_page(rip) as usize & (HEAT - 1)
 }
 
 /// Where in [`Translator::refused`] an address stands.
 fn refusal(rip: u64) -> usize {
-    hit(rip) & (REFUSED - 1)
+    heat_slot(rip) & (REFUSED - 1)
 }
 
 /// Brings the frame up to date with what may have changed in the CPU.
