@@ -5,6 +5,7 @@ use crate::markers::Costs;
 use crate::programs::output;
 use anyhow::{Context, Result, ensure};
 use ringworld_firmware::USERSPACE_MARKER;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -29,9 +30,9 @@ pub enum Emulator {
 /// What to boot, and how.
 #[derive(Debug)]
 pub struct Guest<'a> {
-    /// The bzImage.
+    /// The bzImage, or a multiboot kernel.
     pub kernel: &'a Path,
-    /// The initramfs.
+    /// The initramfs; none if empty.
     pub initrd: &'a Path,
     /// RAM in MiB.
     pub memory: u32,
@@ -45,7 +46,12 @@ pub struct Guest<'a> {
     pub timeout: Duration,
 }
 
-impl Guest<'_> {
+impl<'a> Guest<'a> {
+    fn initrd_option(&self, name: &'a str) -> impl Iterator<Item = &'a OsStr> {
+        let has_one = !self.initrd.as_os_str().is_empty();
+        [OsStr::new(name), self.initrd.as_os_str()].into_iter().filter(move |_| has_one)
+    }
+
     fn append(&self) -> String {
         APPEND.to_owned() + if self.login { FROM_DISK } else { "" }
     }
@@ -73,7 +79,7 @@ pub struct Run {
 
 /// The arguments with which Ringworld runs a guest.
 fn run_guest(command: &mut Command, guest: &Guest) {
-    command.arg("run").arg("--kernel").arg(guest.kernel).arg("--initrd").arg(guest.initrd);
+    command.arg("run").arg("--kernel").arg(guest.kernel).args(guest.initrd_option("--initrd"));
     command.args(["--append", &guest.append(), "--memory", &format!("{}M", guest.memory)]);
     command.args(guest.ringworld_options);
 }
@@ -124,7 +130,7 @@ impl Emulator {
                 command.args(["-accel", "tcg", "-cpu", "max", "-m", &guest.memory.to_string()]);
                 command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
                 command.args(["-serial", "stdio", "-append", &guest.append()]);
-                command.arg("-kernel").arg(guest.kernel).arg("-initrd").arg(guest.initrd);
+                command.arg("-kernel").arg(guest.kernel).args(guest.initrd_option("-initrd"));
                 if let Some(devices) = guest.devices {
                     command.args(["-drive", &drive(&devices.disk), "-nic", "user,model=virtio-net-pci"]);
                 }

@@ -11,6 +11,7 @@ mod markers;
 mod native;
 mod nested;
 mod programs;
+mod real;
 mod report;
 
 use anyhow::{Context, Result, bail};
@@ -50,8 +51,11 @@ struct Options {
     /// The initrd for --login
     #[arg(long, requires = "login")]
     initrd: Option<PathBuf>,
+    /// Measure real-address mode instead: far pointers, far calls, segment registers, interrupts
+    #[arg(long, conflicts_with_all = ["io", "nested", "login", "only"])]
+    real: bool,
     /// Measure nothing: run Ringworld's two engines side by side over the benchmarks and compare their states
-    #[arg(long, conflicts_with_all = ["io", "nested", "login"])]
+    #[arg(long, conflicts_with_all = ["io", "nested", "login", "real"])]
     lockstep: bool,
     /// Lists the benchmarks
     #[arg(long)]
@@ -149,6 +153,23 @@ fn run(options: &Options) -> Result<bool> {
         }
     }
     let emulators = emulators(options)?;
+    if options.real {
+        let guest = Guest {
+            kernel: Path::new(""),
+            initrd: Path::new(""),
+            memory: options.memory,
+            ringworld_options: &options.ringworld_options,
+            devices: None,
+            login: false,
+            timeout: Duration::from_secs(options.timeout),
+        };
+        let report = real::run(options.runs, options.scale, &emulators, &guest)?;
+        print!("{}", report.text());
+        if let Some(path) = &options.json {
+            write_json(path, &report)?;
+        }
+        return Ok(report.problems.is_empty());
+    }
     let guests = Guests::open()?;
     if options.io {
         let installed = guests.ensure(Debian, Architecture::Amd64, &mut terminal_progress())?;
