@@ -46,7 +46,10 @@ pub fn run(
     emulators: &BTreeMap<Emulator, (PathBuf, String)>,
     guest: &Guest,
 ) -> Result<Report> {
-    ensure!(!emulators.contains_key(&Emulator::Bochs), "Bochs boots disks only, and this is a multiboot kernel");
+    ensure!(
+        !emulators.contains_key(&Emulator::Bochs),
+        "Bochs boots disks only, and this is a multiboot kernel"
+    );
     let folder = tempfile::tempdir()?;
     let kernel = kernel(folder.path(), scale)?;
     let options = [guest.ringworld_options, &["--no-reboot".into()]].concat();

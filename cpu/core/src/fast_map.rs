@@ -1,7 +1,7 @@
 //! Hash maps for keys of a few integers that nobody chooses to collide for gain: a guest that makes them slow slows itself.
 
-use core::hash::{BuildHasherDefault, Hasher};
 use crate::{PAGE_MASK, PAGE_SHIFT};
+use core::hash::{BuildHasherDefault, Hasher};
 use std::collections::HashMap;
 
 /// A map of integers, or of tuples of them.

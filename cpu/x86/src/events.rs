@@ -109,7 +109,8 @@ impl Cpu {
                 }
             }
             if self.boundary & boundary::CODE_BREAKPOINTS != 0
-                && shadow != Shadow::MovSs
+                // AMD's silicon takes it (measured on Zen 3).
+                && (shadow != Shadow::MovSs || self.model.is_amd())
                 // Matches are discarded while GIF is clear (APM 2 15.17).
                 && self.virt.gif
                 && !self.flags.has(bits::RF)

@@ -289,8 +289,11 @@ impl Cpu {
         let fault = |cpu: &mut Self| if stack { cpu.ss(0) } else { cpu.gp(0) };
         if self.long64() {
             let linear = self.fast[n as usize].base.wrapping_add(offset);
-            let last = linear.wrapping_add(size - 1);
-            if !self.is_canonical(linear) || !self.is_canonical(last) {
+            let is_canonical =
+                |at: u64| self.is_canonical(at) && self.is_canonical(at.wrapping_add(size - 1));
+            // AMD's silicon looks at what is added to the base, too (measured on Zen 3).
+            let based = matches!(n, seg::FS | seg::GS) && self.model.is_amd();
+            if !is_canonical(linear) || based && !is_canonical(offset) {
                 return Err(fault(self));
             }
             return Ok(linear);

@@ -223,6 +223,10 @@ impl Cpu {
     pub(crate) fn update_fast_segment(&mut self, n: u8, long64: bool) {
         let segment: &Segment = &self.seg[n as usize];
         self.fast[n as usize] = match (long64, n) {
+            // Whether other offsets are canonical is up to the slow path.
+            (true, seg::FS | seg::GS) if self.model.is_amd() => {
+                SegmentFast { read_end: 1 << 47, write_end: 1 << 47, ..SegmentFast::flat(segment.base) }
+            }
             (true, seg::FS | seg::GS) => SegmentFast::flat(segment.base),
             (true, _) => SegmentFast::flat(0),
             (false, _) if self.protected() && !self.v8086() => SegmentFast::legacy(segment),

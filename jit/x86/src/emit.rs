@@ -98,6 +98,8 @@ pub struct Emitter<'a> {
     pub(crate) next_x87_points: bool,
     /// The unit's pointer to data is kept.
     pub(crate) x87_fdp: bool,
+    /// What 64-bit code adds to the base of FS or GS has to be canonical.
+    pub(crate) checks_offsets: bool,
     /// The block's pages, in the order in which they are come to.
     pub(crate) pages: &'a [PageCheck],
     /// How many of them have been come to.
@@ -141,6 +143,8 @@ pub struct Emitter<'a> {
     pub(crate) established: u128,
     /// Slots of groups that are read.
     pub(crate) slots_read: u32,
+    /// Segment registers, by number, that the block has loaded in real-address mode.
+    pub(crate) only_base: u8,
     /// What the stack pointer's home lacks to the guest's.
     pub(crate) stack_moved: i32,
     /// Registers that a loop has been lent.
@@ -195,7 +199,7 @@ impl<'a> Emitter<'a> {
         stubs: Stubs,
         (start, count, mode, code_segment): (u64, u32, Mode, CodeSegment),
         (jumps, returns): (i32, (i32, i32)),
-        (short, x87_fdp, traps): (bool, bool, bool),
+        (short, x87_fdp, traps, checks_offsets): (bool, bool, bool, bool),
     ) -> Self {
         s.clear();
         drafts.runs.clear();
@@ -222,6 +226,7 @@ impl<'a> Emitter<'a> {
             x87_ran: false,
             next_x87_points: false,
             x87_fdp,
+            checks_offsets,
             pages: &[],
             known_pages: 0,
             count,
@@ -244,6 +249,7 @@ impl<'a> Emitter<'a> {
             groups: Groups::default(),
             established: 0,
             slots_read: 0,
+            only_base: 0,
             stack_moved: 0,
             lent: Lent::default(),
             round: None,

@@ -90,9 +90,9 @@ pub struct Frame {
     pub code_segment: u64,
     /// The segments' bases, in the order of their numbers.
     pub segments: [u64; 6],
-    /// What they lack to 4 GiB, for reads and for writes.
+    /// What they lack to 8 GiB, if they end at 4 GiB or earlier, for reads and for writes.
     pub lacks: [[u64; 2]; 6],
-    /// Bits that the sum of that and an offset which is allowed has not.
+    /// Bits that make 1 of the sum of that and an offset which is allowed.
     pub beyond: u64,
     /// Bits that an offset beyond 64 KiB has.
     pub beyond_word: u64,

@@ -118,6 +118,9 @@ impl Emitter<'_> {
             }
             return fixed;
         };
+        if self.checks_offsets && wide && !narrow && fixed.is_none() {
+            self.unless_canonical(i.memory_size().size().max(1) as i32);
+        }
         dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::BASES + 8 * n]);
         match fixed.map(|fixed| i32::try_from(fixed as i64)) {
             Some(Ok(short)) if narrow => dynasm!(self.s ; .arch x64 ; lea r14d, [rcx + short]),
@@ -134,6 +137,19 @@ impl Emitter<'_> {
             }
         }
         None
+    }
+
+    /// Calls the instruction's function unless so many bytes at R14 are canonical with 4-level paging.
+    fn unless_canonical(&mut self, size: i32) {
+        for last in if size == 1 { 0..1 } else { 0..2 } {
+            self.keep_in_reach(CHECK);
+            // The upper bits are all zeros, or all ones.
+            dynasm!(self.s ; .arch x64 ; lea rcx, [r14 + last * (size - 1)] ; mov [rsp + at::SPLIT_LINEAR], r14);
+            dynasm!(self.s ; .arch x64 ; mov r14d, 47 ; sarx rcx, rcx, r14 ; mov r14, [rsp + at::SPLIT_LINEAR]);
+            dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + 1] ; pext rcx, rcx, [rsp + at::BUT_LOWEST]);
+            let other = self.unless_rcx_zero();
+            self.beyond.push(other);
+        }
     }
 
     /// Computes the memory operand's offset into a host register, unless it is constant: then returns it. R14 and RCX are

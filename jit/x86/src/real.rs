@@ -40,6 +40,10 @@ impl Emitter<'_> {
     /// Notes the jumps that are taken if a load of a segment register would change more than selector and base: it is unusable, or, in
     /// virtual-8086 mode, has other rights and another limit than all have there.
     fn only_base(&mut self, segment: u8) {
+        // Once it has been loaded, as long as the mode is the same.
+        if self.only_base & 1 << segment != 0 {
+            return;
+        }
         let at = offset::segment(segment);
         let is_v8086 = !self.mode.real();
         for (n, (offset, usual)) in
@@ -73,6 +77,7 @@ impl Emitter<'_> {
             ; mov [rcx + fast], r14
             ; mov [rsp + base_of(segment)], r14
         );
+        self.only_base |= 1 << segment;
     }
 
     /// MOV to a segment register.

@@ -1,7 +1,7 @@
 //! Segmented code: 16-bit code, and 32-bit code whose segments are not flat.
 //!
-//! The frame has each segment's base, and what it lacks to 4 GiB: an access adds that to the offset of its last byte, and calls the
-//! instruction's function if the sum is 4 GiB or more. Addresses of code are linear ones within the translator; the
+//! The frame has each segment's base, and what it lacks to 4 GiB (and 4 GiB more, which makes the check one instruction shorter): an
+//! access adds that to the offset of its last byte, and calls the instruction's function if the sum is beyond. Addresses of code are linear ones within the translator; the
 //! code segment's base and limit are part of a block's key, and whoever comes to a block by its linear address compares them.
 
 use crate::emit::{Emitter, Unsupported, writes};
@@ -133,13 +133,21 @@ impl Emitter<'_> {
         self.add_base(number(i.memory_segment()), i.memory_size().size() as i32, write);
     }
 
+    /// The jump that is taken unless RCX is at least 4 GiB and below 8 GiB.
+    pub(crate) fn unless_within(&mut self) -> usize {
+        dynasm!(self.s ; .arch x64 ; pext rcx, rcx, [rsp + at::BEYOND]);
+        if self.unit() != 1 {
+            self.lea_base(1, true, 1, self.unit() - 1);
+        }
+        self.unless_unit()
+    }
+
     /// Makes the offset in R14 of an access of so many bytes a linear address.
     pub(crate) fn add_base(&mut self, segment: u8, size: i32, write: bool) {
         self.keep_in_reach(CHECK);
         dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + lacks_of(segment, write)]);
         self.lea(1, true, Some(1), 14, 0, size.max(1) - 1);
-        dynasm!(self.s ; .arch x64 ; pext rcx, rcx, [rsp + at::BEYOND]);
-        let beyond = self.unless_rcx_zero();
+        let beyond = self.unless_within();
         self.beyond.push(beyond);
         dynasm!(self.s ; .arch x64 ; mov ecx, [rsp + base_of(segment)] ; lea r14d, [r14 + rcx]);
     }
@@ -176,9 +184,9 @@ impl Emitter<'_> {
         if self.segmented() && end < all {
             self.keep_in_reach(CHECK);
             self.let_go();
-            self.constant(1, (1 << 32) - end);
-            dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14] ; pext rcx, rcx, [rsp + at::BEYOND]);
-            let beyond = self.unless_rcx_zero();
+            self.constant(1, (2 << 32) - end);
+            dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + r14]);
+            let beyond = self.unless_within();
             self.beyond.push(beyond);
         }
         let base = self.code_segment.0 as i32;

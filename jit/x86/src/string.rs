@@ -229,9 +229,8 @@ impl Emitter<'_> {
                 ; .arch x64
                 ; mov r14, [rsp + lacks_of(segment, write)]
                 ; lea rcx, [rcx + r14]
-                ; pext rcx, rcx, [rsp + at::BEYOND]
             );
-            slow.push(self.unless_rcx_zero());
+            slow.push(self.unless_within());
             dynasm!(self.s
                 ; .arch x64
                 ; mov r14, [rsp + at::SPLIT_LINEAR]

@@ -440,6 +440,9 @@ impl Emitter<'_> {
             _ => return Err(Unsupported),
         };
         let Home::Host(bit) = home(register.full_register().number()) else { return Err(Unsupported) };
+        if self.checks_offsets && matches!(i.memory_segment(), Register::FS | Register::GS) {
+            return Err(Unsupported);
+        }
         if let Some(fixed) = self.address(i) {
             self.constant(14, fixed);
         }

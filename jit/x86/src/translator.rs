@@ -427,7 +427,7 @@ impl Translator {
                 self.stubs,
                 (rip, count, cpu.mode, segment),
                 (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
-                (short, fdp, self.vector_traps),
+                (short, fdp, self.vector_traps, cpu.model.is_amd()),
             );
             let entries =
                 emitter.block(&trace.guests, &checks, second_check, (grouping, trace.head), &cpu.regs);
@@ -819,7 +819,7 @@ fn refresh(frame: &mut Frame, cpu: &Cpu) {
     if cpu.mode.segmented() {
         frame.code_segment = CodeSegment::of(cpu).0;
         for (n, (base, lacks)) in frame.segments.iter_mut().zip(&mut frame.lacks).enumerate() {
-            (*base, *lacks) = (cpu.address_base(n as u8), cpu.lacks(n as u8));
+            (*base, *lacks) = (cpu.address_base(n as u8), cpu.lacks(n as u8).map(|lacks| lacks + (1 << 32)));
         }
     }
 }

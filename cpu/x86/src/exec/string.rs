@@ -230,8 +230,12 @@ impl Step for Cmps {
     const COMPARES: bool = true;
     #[inline(always)]
     fn step<T: Int>(cpu: &mut Cpu, i: &Insn, most: u64) -> Result<u64, Stop> {
-        // Which is read first shows if both fault: ES:RDI on silicon, but DS:RSI by AMD's REPE CMPSB.
-        if T::BITS == 8 && i.prefixes & prefix::REP != 0 && cpu.model.is_amd() {
+        // Which is read first shows if both fault: ES:RDI on silicon, but DS:RSI by a fast REPE CMPSB (Zen 4; not Zen 3).
+        if T::BITS == 8
+            && i.prefixes & prefix::REP != 0
+            && cpu.model.is_amd()
+            && cpu.model.has(crate::model::Feature::Fsrc)
+        {
             cpu.read::<T>(i.segment(), masked(cpu, i, RSI))?;
         }
         let ((one, from), (other, to)) = ((i.segment(), masked(cpu, i, RSI)), (es(cpu), masked(cpu, i, RDI)));

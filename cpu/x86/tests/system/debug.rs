@@ -4,6 +4,8 @@ use crate::common::*;
 use crate::helpers::*;
 use ringworld_x86::Activity;
 use ringworld_x86::interp::RunEnd;
+use ringworld_x86::model::Model;
+use std::sync::Arc;
 
 const TF: u64 = 1 << 8;
 const RF: u64 = 1 << 16;
@@ -186,6 +188,14 @@ fn instruction_breakpoints() {
             assert_eq!((frame.vector, frame.ip, frame.flags & RF), (1, CODE + offset, 0), "{dr7} {code:x?}");
             assert_eq!(rig.cpu.dr[6], NONE | 1);
         }
+    }
+    // But on AMD's processors.
+    for code in [&[0x66, 0x8e, 0xd0, 0x90, 0x90], &[0x66, 0x8e, 0xd0, 0x40, 0x90]] {
+        let mut rig = rig(false);
+        rig.cpu.model = Arc::new(Model::as_if_complete("EPYC"));
+        set_breakpoint(&mut rig, CODE + 3, 1);
+        let frame = rig.bytes(code).expect_err("#DB");
+        assert_eq!((frame.vector, frame.ip, rig.cpu.dr[6] & 0xf), (1, CODE + 3, 1), "{code:x?}");
     }
     // IRET with RF goes past the breakpoint, once.
     let mut rig = rig(false);

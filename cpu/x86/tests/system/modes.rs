@@ -5,7 +5,9 @@ use crate::common::*;
 use crate::helpers::*;
 use ringworld_x86::control::{cr0, cr4};
 use ringworld_x86::interp::RunEnd;
+use ringworld_x86::model::Model;
 use ringworld_x86::segment::rights;
+use std::sync::Arc;
 
 const STAR: u32 = 0xc000_0081;
 const LSTAR: u32 = 0xc000_0082;
@@ -138,6 +140,38 @@ fn sysenter_and_sysexit() {
     let mut r = Rig::ready_real();
     r.load(CODE, &[0x0f, 0x34]);
     assert_eq!(r.fault(), Some(13), "real-address mode");
+}
+
+/// AMD's processors want what is added to the base of FS or GS to be canonical, up to its last byte, as well as the sum.
+#[test]
+fn offsets_off_segment_bases() {
+    const HALF: u64 = 1 << 47;
+    // The base, RBX, and whether AMD's raise #GP(0).
+    let cases = [
+        (HALF.wrapping_neg(), DATA + HALF, true),
+        (DATA.wrapping_sub(HALF), HALF - 4, true),
+        (DATA.wrapping_sub(HALF), HALF - 8, false),
+        (DATA + 8, 8_u64.wrapping_neg(), false),
+        (DATA - 8, 8, false),
+    ];
+    for (base, offset, faults) in cases {
+        for amd in [false, true] {
+            // MOV RAX, GS:[RBX]; MOV GS:[RBX], RAX; BT GS:[RBX], RCX.
+            for code in
+                [&[0x65, 0x48, 0x8b, 0x03][..], &[0x65, 0x48, 0x89, 0x03], &[0x65, 0x48, 0x0f, 0xa3, 0x0b]]
+            {
+                let mut r = rig(true, 0);
+                if amd {
+                    r.cpu.model = Arc::new(Model::as_if_complete("EPYC"));
+                }
+                r.cpu.update_mode();
+                set(&mut r, GS_BASE, base);
+                (r.cpu.regs[1], r.cpu.regs[3]) = (0, offset);
+                let expected = (amd && faults).then_some((13, 0));
+                assert_eq!(cause(r.bytes(code)), expected, "{base:x} {offset:x} {amd} {code:x?}");
+            }
+        }
+    }
 }
 
 /// SDM 1 3.4.2.1, 3A 3.2.4: in 64-bit mode only FS and GS have bases; other override prefixes do nothing.

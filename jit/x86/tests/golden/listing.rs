@@ -32,6 +32,11 @@ enum Item {
     Leave(&'static str, u64),
 }
 
+/// How far an address, or an offset in 16-bit code, is from the start.
+fn from_start(at: u64) -> u64 {
+    (at | START) - START
+}
+
 /// Translates samples.
 pub struct Lister {
     model: Arc<Model>,
@@ -62,6 +67,13 @@ impl Lister {
     fn cpu(&self, bits: u32) -> Cpu {
         let mut cpu =
             Cpu::new(CpuId(0), self.model.clone(), self.memory.clone(), Arc::new(NoDevices::default()));
+        if bits == 16 {
+            cpu.seg = [Segment::real(0x2000); 6];
+            cpu.seg[1] = Segment { rights: 0x9b, ..Segment::real((START >> 4) as u16) };
+            cpu.set_rip(0);
+            cpu.update_mode();
+            return cpu;
+        }
         cpu.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP;
         cpu.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
         cpu.xcr0 = 0xe7;
@@ -119,13 +131,13 @@ impl Lister {
                 Item::Leave("link" | "budget" | "stale" | "page", _) => straight = false,
                 Item::Leave(what, at) => {
                     // A function call in the line of the code is part of it.
-                    lines.push(format!("{what} +{}", at.wrapping_sub(START)));
+                    lines.push(format!("{what} +{}", from_start(*at)));
                     instructions += usize::from(straight);
                 }
                 Item::Instruction(i) if is_jump(i) => {
                     let mnemonic = text(i).split(' ').next().unwrap_or_default().to_owned();
                     let line = match leaves(&items, i) {
-                        Some((what, at)) => format!("{mnemonic} {what} +{}", at.wrapping_sub(START)),
+                        Some((what, at)) => format!("{mnemonic} {what} +{}", from_start(at)),
                         None => {
                             let label = targets.binary_search(&destination(&items, i)).unwrap_or_default();
                             format!("{mnemonic} L{label}")
