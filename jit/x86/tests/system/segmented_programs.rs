@@ -2,6 +2,7 @@
 
 use crate::common::*;
 use crate::pair::{compare, stats};
+use ringworld_x86::flags::bits;
 use ringworld_x86::segment::Segment;
 
 /// A linear congruential generator; the upper half is the better one.
@@ -215,9 +216,24 @@ fn segment(random: &mut Random) -> Segment {
     }
 }
 
-/// Real-address mode; or protected mode with code of 16 or 32 bits, with descriptors that segment registers can be loaded with.
-fn machine(random: &mut Random, protected: bool, registers: &[u64; 8]) -> Rig {
-    let mut rig = if protected { Rig::protected() } else { Rig::real() };
+/// Real-address and virtual-8086 mode; or protected mode with code of 16 or 32 bits, with descriptors that segment registers can be
+/// loaded with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum In {
+    Real,
+    V8086,
+    Protected,
+}
+
+fn machine(random: &mut Random, mode: In, registers: &[u64; 8]) -> Rig {
+    let mut rig = if mode == In::Real { Rig::real() } else { Rig::protected() };
+    if mode == In::V8086 {
+        rig.gates();
+        rig.cpu.flags.set(rig.cpu.flags.get() | bits::VM | bits::IOPL);
+        rig.cpu.cpl = 3;
+    }
+    let protected = mode == In::Protected;
+    let real = if mode == In::V8086 { Segment::v8086 } else { Segment::real };
     if protected {
         rig.gates();
         for n in 0..4 {
@@ -234,14 +250,14 @@ fn machine(random: &mut Random, protected: bool, registers: &[u64; 8]) -> Rig {
     rig.cpu.cr4 |= ringworld_x86::control::cr4::OSFXSR;
     for n in [0, 2, 3, 5] {
         let base = random.pick(&[0x2000, 0x2001, 0x2fff, 0x1010, 0x3800, 0x0ff0]);
-        rig.cpu.seg[n] = if protected { segment(random) } else { Segment::real(base) };
+        rig.cpu.seg[n] = if protected { segment(random) } else { real(base) };
     }
     // A stack that can be written, mostly.
     if protected && random.below(8) != 0 {
         rig.cpu.seg[2].rights = rig.cpu.seg[2].rights & 0x4000 | 0x93;
         rig.cpu.seg[2].unusable = false;
     }
-    rig.cpu.seg[4] = Segment::real((COUNTER >> 4) as u16);
+    rig.cpu.seg[4] = real((COUNTER >> 4) as u16);
     rig.load(COUNTER + 0x300, &[3]);
     rig.cpu.regs[..8].copy_from_slice(registers);
     rig
@@ -258,7 +274,12 @@ fn random_programs() {
             let upper = if random.below(4) == 0 { u64::from(random.below(u32::MAX)) << 16 } else { 0 };
             upper & 0xffff_0000 | low
         });
-        let protected = random.code32 || random.below(2) == 0;
+        let mode = match random.below(4) {
+            _ if random.code32 => In::Protected,
+            0 => In::Real,
+            1 => In::V8086,
+            _ => In::Protected,
+        };
         // With a page's end in the code, sometimes, and in segments that begin somewhere.
         let at = random.pick(&[CODE, 0x1_0ff0, 0x1_0fd8]);
         let base = random.pick(&[0, 1, 0x10, 0x123, 0xff0]);
@@ -269,9 +290,9 @@ fn random_programs() {
             || {
                 // The same each time.
                 let mut random = Random { state, code32 };
-                let mut rig = machine(&mut random, protected, &registers);
+                let mut rig = machine(&mut random, mode, &registers);
                 rig.load(at, &program);
-                if protected {
+                if mode == In::Protected {
                     let big = if random.code32 { 0x4000 } else { 0 };
                     let cs = Segment {
                         selector: sel::CODE32,
@@ -283,7 +304,10 @@ fn random_programs() {
                     rig.cpu.seg[1] = cs;
                     rig.cpu.set_rip(base);
                 } else {
-                    rig.cpu.seg[1] = Segment { rights: 0x9b, ..Segment::real(0xff2) };
+                    rig.cpu.seg[1] = match mode {
+                        In::V8086 => Segment::v8086(0xff2),
+                        _ => Segment { rights: 0x9b, ..Segment::real(0xff2) },
+                    };
                     rig.cpu.set_rip(at - 0xff20);
                 }
                 rig.cpu.update_mode();
