@@ -118,7 +118,11 @@ impl Emitter<'_> {
             }
             return fixed;
         };
-        if self.checks_offsets && wide && !narrow && fixed.is_none() {
+        let is_short = fixed.is_some_and(|fixed| i32::try_from(fixed as i64).is_ok());
+        if self.checks_offsets && wide && !is_short {
+            if let Some(fixed) = fixed {
+                self.constant(14, fixed);
+            }
             self.unless_canonical(i.memory_size().size().max(1) as i32);
         }
         dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::BASES + 8 * n]);

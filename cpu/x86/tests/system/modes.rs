@@ -156,10 +156,14 @@ fn offsets_off_segment_bases() {
     ];
     for (base, offset, faults) in cases {
         for amd in [false, true] {
-            // MOV RAX, GS:[RBX]; MOV GS:[RBX], RAX; BT GS:[RBX], RCX.
-            for code in
-                [&[0x65, 0x48, 0x8b, 0x03][..], &[0x65, 0x48, 0x89, 0x03], &[0x65, 0x48, 0x0f, 0xa3, 0x0b]]
-            {
+            // MOV RAX, GS:[RBX]; MOV GS:[RBX], RAX; BT GS:[RBX], RCX; MOV RAX, GS:[constant].
+            let constant = [&[0x65, 0x48, 0xa1][..], &offset.to_le_bytes()].concat();
+            for code in [
+                &[0x65, 0x48, 0x8b, 0x03][..],
+                &[0x65, 0x48, 0x89, 0x03],
+                &[0x65, 0x48, 0x0f, 0xa3, 0x0b],
+                &constant,
+            ] {
                 let mut r = rig(true, 0);
                 if amd {
                     r.cpu.model = Arc::new(Model::as_if_complete("EPYC"));
