@@ -6,6 +6,8 @@ use crate::pair::{put, run, stats};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use ringworld_x86::Activity;
+use ringworld_x86::model::Model;
+use std::sync::Arc;
 
 type Part = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
@@ -20,6 +22,50 @@ fn program(f: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Rig {
     }
     put(&mut rig, CODE, f);
     rig
+}
+
+/// AMD's processors want what is added to the base of GS to be canonical, even if the TLB knows the sum.
+#[test]
+fn offsets_that_are_not_canonical() {
+    const HALF: u64 = 1 << 47;
+    let parts: [Part; 4] = [
+        |a| a.mov(rax, qword_ptr(rbx).gs()),
+        |a| a.add(qword_ptr(rbx).gs(), rax),
+        |a| a.btc(qword_ptr(rbx).gs(), rcx),
+        |a| a.push(qword_ptr(rbx).gs()),
+    ];
+    let cases = [
+        (HALF.wrapping_neg(), DATA + HALF, true),
+        (DATA.wrapping_sub(HALF), HALF - 4, true),
+        (DATA.wrapping_sub(HALF), HALF - 8, false),
+        (DATA + 8, 8_u64.wrapping_neg(), false),
+    ];
+    for (n, part) in parts.iter().enumerate() {
+        for (base, offset, faults) in cases {
+            // Intel's do not.
+            for amd in if n == 0 { 0..2 } else { 1..2 } {
+                let rig = run(|| {
+                    let mut rig = program(|a| {
+                        // The TLB knows the page, for writes, too.
+                        a.mov(qword_ptr(DATA), 5)?;
+                        a.mov(qword_ptr(DATA - 8), 7)?;
+                        a.mov(rdx, qword_ptr(DATA))?;
+                        part(a)?;
+                        a.hlt()
+                    });
+                    if amd == 1 {
+                        rig.cpu.model = Arc::new(Model::as_if_complete("EPYC"));
+                    }
+                    rig.cpu.seg[5].base = base;
+                    (rig.cpu.regs[1], rig.cpu.regs[3]) = (0, offset);
+                    rig.cpu.update_mode();
+                    rig
+                });
+                let vector = (0x9001..0x9021).contains(&rig.cpu.rip()).then(|| rig.cpu.rip() - 0x9001);
+                assert_eq!(vector, (amd == 1 && faults).then_some(13), "{n} {base:x} {offset:x} {amd}");
+            }
+        }
+    }
 }
 
 /// An access of which only the second page is missing does nothing at all.
