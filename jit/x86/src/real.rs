@@ -45,19 +45,14 @@ impl Emitter<'_> {
             return;
         }
         let at = offset::segment(segment);
-        let is_v8086 = !self.mode.real();
-        for (n, (offset, usual)) in
-            [(at.unusable, 0), (at.limit, 0xffff), (at.rights, 0xf3)].into_iter().enumerate()
-        {
-            if n > 0 && !is_v8086 {
-                break;
-            }
+        let parts = [(at.unusable, 1, 0), (at.rights, 2, 0xf3), (at.limit, 4, 0xffff)];
+        for &(offset, size, usual) in &parts[..if self.mode.real() { 1 } else { 3 }] {
             self.keep_in_reach(CHECK);
             dynasm!(self.s ; .arch x64 ; mov rcx, [rsp + at::CPU]);
-            match n {
-                0 => dynasm!(self.s ; .arch x64 ; movzx ecx, BYTE [rcx + offset]),
-                1 => dynasm!(self.s ; .arch x64 ; mov ecx, [rcx + offset]),
-                _ => dynasm!(self.s ; .arch x64 ; movzx ecx, WORD [rcx + offset]),
+            match size {
+                1 => dynasm!(self.s ; .arch x64 ; movzx ecx, BYTE [rcx + offset]),
+                2 => dynasm!(self.s ; .arch x64 ; movzx ecx, WORD [rcx + offset]),
+                _ => dynasm!(self.s ; .arch x64 ; mov ecx, [rcx + offset]),
             }
             self.lea_base(1, true, 1, self.unit() - usual);
             let other = self.unless_unit();
