@@ -266,7 +266,7 @@ fn machine(random: &mut Random, mode: In, registers: &[u64; 8]) -> Rig {
 #[test]
 fn random_programs() {
     let (mut entries, mut instructions) = (0, 0);
-    for seed in 1..=240 {
+    for seed in 1..=300 {
         let mut random = Random { state: seed, code32: seed % 2 == 0 };
         let program = random.program();
         let registers: [u64; 8] = core::array::from_fn(|_| {
