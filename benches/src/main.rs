@@ -153,16 +153,16 @@ fn run(options: &Options) -> Result<bool> {
         }
     }
     let emulators = emulators(options)?;
+    let guest = Guest {
+        kernel: Path::new(""),
+        initrd: Path::new(""),
+        memory: options.memory,
+        ringworld_options: &options.ringworld_options,
+        devices: None,
+        login: false,
+        timeout: Duration::from_secs(options.timeout),
+    };
     if options.real {
-        let guest = Guest {
-            kernel: Path::new(""),
-            initrd: Path::new(""),
-            memory: options.memory,
-            ringworld_options: &options.ringworld_options,
-            devices: None,
-            login: false,
-            timeout: Duration::from_secs(options.timeout),
-        };
         let report = real::run(options.runs, options.scale, &emulators, &guest)?;
         print!("{}", report.text());
         if let Some(path) = &options.json {
@@ -175,15 +175,7 @@ fn run(options: &Options) -> Result<bool> {
         let installed = guests.ensure(Debian, Architecture::Amd64, &mut terminal_progress())?;
         let plan =
             io::Plan { installed: &installed, only: &options.only, scale: options.scale, runs: options.runs };
-        let guest = Guest {
-            kernel: &installed.kernel,
-            initrd: Path::new(""),
-            memory: options.memory,
-            ringworld_options: &options.ringworld_options,
-            devices: None,
-            login: false,
-            timeout: Duration::from_secs(options.timeout),
-        };
+        let guest = Guest { kernel: &installed.kernel, ..guest };
         let report = io::run(&plan, &emulators, guest)?;
         print!("{}", report.text());
         if let Some(path) = &options.json {
@@ -204,15 +196,7 @@ fn run(options: &Options) -> Result<bool> {
         let programs: Vec<_> = if options.only.is_empty() { Vec::new() } else { programs().collect() };
         let plan =
             nested::Plan { installed: &installed, built: &built, programs: &programs, runs: options.runs };
-        let guest = Guest {
-            kernel: options.kernel.as_deref().unwrap_or(&installed.kernel),
-            initrd: Path::new(""),
-            memory: options.memory,
-            ringworld_options: &options.ringworld_options,
-            devices: None,
-            login: false,
-            timeout: Duration::from_secs(options.timeout),
-        };
+        let guest = Guest { kernel: options.kernel.as_deref().unwrap_or(&installed.kernel), ..guest };
         let report = nested::run(&plan, &emulators, &guest)?;
         print!("{}", report.text());
         if let Some(path) = &options.json {
@@ -221,15 +205,7 @@ fn run(options: &Options) -> Result<bool> {
         return Ok(report.problems.is_empty());
     }
     if let (Some(root), Some(kernel), Some(initrd)) = (&options.login, &options.kernel, &options.initrd) {
-        let guest = Guest {
-            kernel,
-            initrd,
-            memory: options.memory,
-            ringworld_options: &options.ringworld_options,
-            devices: None,
-            login: true,
-            timeout: Duration::from_secs(options.timeout),
-        };
+        let guest = Guest { kernel, initrd, login: true, ..guest };
         let report = login::run(root, options.runs, &emulators, &guest)?;
         print!("{}", report.text());
         if let Some(path) = &options.json {
@@ -250,15 +226,7 @@ fn run(options: &Options) -> Result<bool> {
     let folder = tempfile::tempdir()?;
     let initrd = folder.path().join("initrd");
     fs::write(&initrd, image::initramfs(&built, &programs)?)?;
-    let guest = Guest {
-        kernel: &kernel,
-        initrd: &initrd,
-        memory: options.memory,
-        ringworld_options: &options.ringworld_options,
-        devices: None,
-        login: false,
-        timeout: Duration::from_secs(options.timeout),
-    };
+    let guest = Guest { kernel: &kernel, initrd: &initrd, ..guest };
 
     if options.lockstep {
         let Some((binary, _)) = emulators.get(&Emulator::Ringworld) else {

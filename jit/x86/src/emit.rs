@@ -143,7 +143,7 @@ pub struct Emitter<'a> {
     pub(crate) established: u128,
     /// Slots of groups that are read.
     pub(crate) slots_read: u32,
-    /// Segment registers, by number, that the block has loaded in real-address mode.
+    /// Segment registers, by number, that the block has loaded in real-address or virtual-8086 mode.
     pub(crate) only_base: u8,
     /// What the stack pointer's home lacks to the guest's.
     pub(crate) stack_moved: i32,
