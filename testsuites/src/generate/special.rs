@@ -161,8 +161,15 @@ impl Builder<'_> {
     }
 
     fn branch_target(&mut self) {
+        let kind = self.instruction.op0_kind();
+        let is_far = self.is_far() || matches!(kind, OpKind::FarBranch16 | OpKind::FarBranch32);
+        // The frame of a far call from 32-bit to 64-bit code wraps around to addresses beyond 4 GiB. Linux takes that page fault
+        // for erratum 100 of the K8, and repeats the call for ever.
+        if is_far && self.mode == Mode::Compat32 && self.state.gpr[RSP] < 16 {
+            self.state.gpr[RSP] += DATA;
+        }
         let target = self.destination();
-        match self.instruction.op0_kind() {
+        match kind {
             OpKind::Memory => {
                 let mut bytes = target.to_le_bytes().to_vec();
                 // Far pointers.
