@@ -92,7 +92,7 @@ const C_PROGRAMS: [Program; 34] = c_programs! {
     straddle Code 2000;
     scatter Memory 20;
     strings Memory 25;
-    unmasked Float 4000;
+    unmasked Float 1600;
     division Integer 48000;
 };
 

@@ -86,7 +86,7 @@ pub struct Emitter<'a> {
     pub arena: usize,
     pub(crate) stubs: Stubs,
     live: Option<Live>,
-    /// The guest may have unmasked floating-point exceptions of vector instructions.
+    /// The guest may have unmasked floating-point exceptions.
     pub(crate) traps: bool,
     /// Where the last encoded instruction begins.
     pub(crate) encoded_at: usize,
@@ -308,7 +308,9 @@ impl<'a> Emitter<'a> {
             self.next_is_plain = emit.is_some() && (!self.mode.guest() || next.is_some_and(cannot_exit));
             self.next_may_exit =
                 emit.is_some_and(|emit| !matches!(emit, Emit::System(_) | Emit::String(_) | Emit::Divide));
-            self.next_x87_points = emit == Some(Emit::X87(X87::Points))
+            // With traps, it may be the one that reports what this one has raised.
+            self.next_x87_points = !self.traps
+                && emit == Some(Emit::X87(X87::Points))
                 && next.is_some_and(|next| (0..next.op_count()).all(|n| next.op_kind(n) == OpKind::Register));
             open = self.instruction(guest);
             self.rip = guest.decoded.next_ip();
@@ -399,6 +401,8 @@ impl<'a> Emitter<'a> {
         if froms.is_empty() && self.beyond.is_empty() {
             return;
         }
+        // With traps, the state may not be what can be live any more.
+        let kind = if kind == Kind::Exec && self.x87_live && self.traps { Kind::ExecX87 } else { kind };
         let site = self.exec_site(kind);
         let resume = matches!(kind, Kind::Exec | Kind::ExecX87).then_some(self.s.len());
         let beyond = core::mem::take(&mut self.beyond);
@@ -511,7 +515,7 @@ impl<'a> Emitter<'a> {
                 self.need(live);
                 self.same(i)?;
                 if self.traps && may_raise(i.mnemonic()) {
-                    self.trap();
+                    self.trap(Kind::Exec);
                 }
             }
             Emit::Flush => {
@@ -531,7 +535,7 @@ impl<'a> Emitter<'a> {
             Emit::BitString => self.bit_string(i)?,
             Emit::Divide => {
                 self.same(i)?;
-                self.trap();
+                self.trap(Kind::Exec);
             }
             Emit::Table => self.table(i)?,
             Emit::PushAll => self.push_all(i.code() == Code::Pushaw),

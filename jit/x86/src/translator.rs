@@ -13,7 +13,7 @@ use crate::site::{self, Kind, Link, LinkDraft, Need, Run, Site};
 use crate::stubs::{self, Start, Stubs};
 use crate::system::POPF_OTHERS;
 use crate::trace::{Extent, Follow, Trace, bytes_of};
-use crate::x87::X87Frame;
+use crate::x87::{self, X87Frame};
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
 use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE, hash_by_page, prefetch};
 use ringworld_jit_rt::{
@@ -163,8 +163,10 @@ pub struct Translator {
     refused: Box<[u64; REFUSED]>,
     /// What catches the exceptions of translated instructions.
     traps: Traps,
-    /// Some guest has unmasked a floating-point exception: vector instructions have traps, too.
-    vector_traps: bool,
+    /// Some guest has unmasked a floating-point exception: vector and x87 instructions have traps, too.
+    has_traps: bool,
+    /// They shall have.
+    wants_traps: bool,
     /// Linear addresses whose instructions stay with the interpreter, sorted.
     breakpoints: Vec<u64>,
     /// Where `perf` learns the names of blocks.
@@ -228,7 +230,8 @@ impl Translator {
             code_epoch: 0,
             refused: Box::new([0; REFUSED]),
             traps,
-            vector_traps: false,
+            has_traps: false,
+            wants_traps: false,
             breakpoints: Vec::new(),
             perf_map: None,
             stats: JitStats { by_code: vec![0; Code::values().len()], ..JitStats::default() },
@@ -427,7 +430,7 @@ impl Translator {
                 self.stubs,
                 (rip, count, cpu.mode, segment),
                 (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
-                (short, fdp, self.vector_traps, cpu.model.is_amd()),
+                (short, fdp, self.has_traps, cpu.model.is_amd()),
             );
             let entries =
                 emitter.block(&trace.guests, &checks, second_check, (grouping, trace.head), &cpu.regs);
@@ -552,10 +555,13 @@ impl Translator {
                 let goes_on = match kind {
                     Kind::ExecLast => false,
                     _ if cpu.block_end == 0 || !self.stays_live(frame, cpu, reload) => false,
-                    Kind::ExecX87 => frame.x87.load(cpu),
+                    Kind::ExecX87 => {
+                        self.wants_traps |= !self.has_traps && x87::is_unmasked(cpu);
+                        frame.x87.load(cpu, self.has_traps)
+                    }
                     Kind::Exec if x87 => {
                         // If it cannot be live any more, the block asks again.
-                        frame.x87.load(cpu);
+                        frame.x87.load(cpu, self.has_traps);
                         true
                     }
                     _ => true,
@@ -685,7 +691,7 @@ impl Translator {
     /// Whether the host's vector unit can run as the guest's: all exceptions are masked, or caught, and no register has a part beyond
     /// the host's, which AVX instructions would have to clear.
     fn vectors_fit(&self, cpu: &Cpu) -> bool {
-        (self.vector_traps || cpu.mxcsr & MASKS == MASKS) && has_hosts_vectors(cpu)
+        (self.has_traps || cpu.mxcsr & MASKS == MASKS) && has_hosts_vectors(cpu)
     }
 
     /// Whether the block that an instruction has been run for by its function finds the vector state as it was: live, if it was to be
@@ -695,13 +701,11 @@ impl Translator {
         frame.unfit == 0 || reload == 0
     }
 
-    /// Translates from now on for guests with unmasked exceptions, too, if that is what is missing: all vector instructions know
-    /// where to go on if they raise one. None is running.
+    /// Translates from now on for guests with unmasked exceptions, too: all vector and x87 instructions know where to go on if
+    /// one is raised. None is running.
     fn catch_exceptions(&mut self, cpu: &mut Cpu) {
-        if !self.vector_traps && has_hosts_vectors(cpu) {
-            self.vector_traps = true;
-            self.forget(cpu);
-        }
+        (self.has_traps, self.wants_traps) = (true, false);
+        self.forget(cpu);
     }
 }
 
@@ -709,6 +713,9 @@ impl Native for Translator {
     fn run(&mut self, cpu: &mut Cpu, limit: u64) -> bool {
         if cpu.icount >= limit {
             return false;
+        }
+        if self.wants_traps {
+            self.catch_exceptions(cpu);
         }
         let rip = cpu.rip();
         let linear = linear_rip(cpu);
@@ -721,7 +728,7 @@ impl Native for Translator {
                 Some(id) if fit || !self.blocks[id as usize].vectors => self.blocks[id as usize].entry,
                 Some(_) => {
                     self.refused[refusal(linear)] = linear;
-                    self.catch_exceptions(cpu);
+                    self.wants_traps |= !self.has_traps && has_hosts_vectors(cpu);
                     return false;
                 }
                 None => return false,

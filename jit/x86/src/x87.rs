@@ -1,15 +1,16 @@
 //! x87 and MMX instructions, as the same instructions on the host's x87 unit.
 //!
-//! While translated code uses it, the host's unit holds the guest's state, if that masks all exceptions: an instruction then
-//! leaves there what it would leave on the guest's processor, but for the pointers to itself and its operand, which are the
-//! host's and never shown. The frame keeps the guest's.
+//! While translated code uses it, the host's unit holds the guest's state: an instruction then leaves there what it would leave
+//! on the guest's processor, but for the pointers to itself and its operand, which are the host's and never shown. The frame
+//! keeps the guest's. An unmasked exception is reported by the next instruction that waits, on both; that has a trap once a guest
+//! has been seen to unmask any, and until then such a state stays with the functions.
 
 use crate::classify::{Live, X87 as What, may_raise};
 use crate::emit::{Emitter, Unsupported, access_of};
 use crate::frame::at;
 use crate::site::Kind;
 use dynasmrt::{DynasmApi, dynasm};
-use iced_x86::{Instruction, OpAccess, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 use ringworld_x86::Cpu;
 use ringworld_x86::insn::seg;
 use ringworld_x86::model::Feature;
@@ -42,20 +43,31 @@ pub struct X87Frame {
     pub fds: u64,
     /// [`MASKS`].
     pub masks: u64,
+    /// An unmasked exception was pending when the state was loaded.
+    pub pending: bool,
 }
 
 impl X87Frame {
     /// Nothing is live.
-    pub const EMPTY: Self =
-        Self { live: 0, reload: 0, image: [0; IMAGE], fip: 0, ran: 0, fdp: 0, fds: 0, masks: MASKS as u64 };
+    pub const EMPTY: Self = Self {
+        live: 0,
+        reload: 0,
+        image: [0; IMAGE],
+        fip: 0,
+        ran: 0,
+        fdp: 0,
+        fds: 0,
+        masks: MASKS as u64,
+        pending: false,
+    };
 
     /// Writes the state that was live to the CPU.
-    pub fn store(&self, cpu: &mut Cpu) {
+    pub fn store(&mut self, cpu: &mut Cpu) {
         // The environment's words are the lower halves of doublewords.
         let word = |n: usize| u16::from_le_bytes([self.image[4 * n], self.image[4 * n + 1]]);
         let x87 = &mut cpu.x87;
         x87.set_control(word(0));
-        x87.status = word(1) & !(fsw::ES | fsw::B);
+        x87.status = word(1);
         let tags = word(2);
         x87.valid = (0..8).filter(|r| tags >> (2 * r) & 3 != 3).fold(0, |valid, r| valid | 1 << r);
         let top = usize::from(x87.top());
@@ -71,7 +83,13 @@ impl X87Frame {
         if self.ran != 0 && selectors {
             cpu.x87.fcs = cpu.seg[usize::from(seg::CS)].selector;
         }
-        if self.fds != NO_SEGMENT {
+        // Else one was pending all the time, or none is: what clears or unmasks it is run by its function.
+        let raised = cpu.x87.status & fsw::ES != 0 && !self.pending;
+        if raised {
+            self.pending = true;
+            cpu.x87_unmasked();
+        }
+        if self.fds != NO_SEGMENT && (raised || !cpu.model.has(Feature::FdpExceptionOnly)) {
             cpu.x87.fdp = self.fdp;
             if selectors {
                 cpu.x87.fds = cpu.seg[self.fds as usize & 7].selector;
@@ -79,12 +97,13 @@ impl X87Frame {
         }
     }
 
-    /// Makes the CPU's state live when translated code goes on, if it can be: no exception may be unmasked.
-    pub fn load(&mut self, cpu: &Cpu) -> bool {
+    /// Makes the CPU's state live when translated code goes on, if it can be: no exception may be unmasked, unless there are traps.
+    pub fn load(&mut self, cpu: &Cpu, traps: bool) -> bool {
         let x87 = &cpu.x87;
-        if x87.control & MASKS != MASKS || x87.status & fsw::ES != 0 || x87.ferr {
+        if x87.ferr || !traps && is_unmasked(cpu) {
             return false;
         }
+        self.pending = x87.status & fsw::ES != 0;
         // All that counts of a tag is whether it says that the register is empty.
         let tags = (0..8).filter(|r| x87.valid >> r & 1 == 0).fold(0, |tags, r| tags | 3_u16 << (2 * r));
         for (n, value) in [x87.control, x87.status, tags].into_iter().enumerate() {
@@ -101,6 +120,11 @@ impl X87Frame {
     }
 }
 
+/// Whether the x87 unit's state unmasks an exception.
+pub fn is_unmasked(cpu: &Cpu) -> bool {
+    cpu.x87.control & MASKS != MASKS
+}
+
 impl Emitter<'_> {
     pub(crate) fn x87(&mut self, i: &Instruction, what: What) -> Result<(), Unsupported> {
         let points = what == What::Points;
@@ -112,8 +136,18 @@ impl Emitter<'_> {
             }
             self.need(Live::Sse);
         }
+        // What unmasks or clears an exception, or raises others on other processors.
+        if self.traps
+            && matches!(
+                i.mnemonic(),
+                Mnemonic::Fnclex | Mnemonic::Fprem | Mnemonic::Fprem1 | Mnemonic::Fscale
+            )
+        {
+            return Err(Unsupported);
+        }
         // An override that 64-bit mode ignores.
-        if points && memory && self.x87_fdp && i.segment_prefix() != Register::None {
+        let notes_operand = memory && (self.x87_fdp || self.traps);
+        if points && notes_operand && i.segment_prefix() != Register::None {
             return Err(Unsupported);
         }
         // Who finds the state dead goes on after the whole instruction, past a check of its operand's group in it.
@@ -125,18 +159,22 @@ impl Emitter<'_> {
         }
         let dead = self.need_x87();
         match what {
+            What::Wait if self.traps => self.encode(i)?,
             What::Wait => {}
             What::LoadControl => self.load_x87_control(i)?,
             What::Points | What::Control | What::Mmx => self.same(i)?,
             What::MmxAndSse => {
                 self.same(i)?;
                 if self.traps && may_raise(i.mnemonic()) {
-                    self.trap();
+                    self.trap(Kind::Exec);
                 }
             }
         }
         if points {
-            self.x87_pointers(i, memory);
+            self.x87_pointers(i, notes_operand);
+        }
+        if self.traps && what != What::Control {
+            self.trap(Kind::ExecX87);
         }
         if let Some(dead) = dead {
             self.let_go();
@@ -157,8 +195,8 @@ impl Emitter<'_> {
     }
 
     /// Notes where the instruction and its operand are.
-    fn x87_pointers(&mut self, i: &Instruction, memory: bool) {
-        if memory && self.x87_fdp {
+    fn x87_pointers(&mut self, i: &Instruction, notes_operand: bool) {
+        if notes_operand {
             self.let_go();
             let offset =
                 if self.segmented() { self.segment_offset(i) } else { self.offset(i, !self.narrow(), 14) };
@@ -172,6 +210,9 @@ impl Emitter<'_> {
                 ; mov DWORD [rsp + at::X87_FDS], i32::from(segment)
                 ; mov DWORD [rsp + at::X87_FDS + 4], 0
             );
+        } else if self.traps && !self.x87_fdp {
+            // Its exception leaves the pointer to the operand as it is.
+            dynasm!(self.s ; .arch x64 ; mov QWORD [rsp + at::X87_FDS], NO_SEGMENT as i32);
         }
         let offset = self.code_segment.offset(self.rip);
         if !core::mem::replace(&mut self.x87_ran, true) {
@@ -183,7 +224,7 @@ impl Emitter<'_> {
         dynasm!(self.s ; .arch x64 ; mov DWORD [rsp + at::X87_FIP], offset as i32);
     }
 
-    /// FLDCW of a value that leaves all exceptions masked.
+    /// FLDCW of a value that leaves all exceptions masked; with traps, those that have been raised.
     fn load_x87_control(&mut self, i: &Instruction) -> Result<(), Unsupported> {
         let fixed = self.address(i);
         let slow = self.check(access_of(i, OpAccess::Read, fixed)?);
@@ -194,7 +235,16 @@ impl Emitter<'_> {
             ; not r14
             ; pext rcx, r14, [rsp + at::X87_MASKS]
         );
+        if self.traps {
+            dynasm!(self.s
+                ; .arch x64
+                ; fnstsw [BYTE rsp + (at::CODE as i8)]
+                ; movzx r14d, WORD [BYTE rsp + (at::CODE as i8)]
+                ; pext rcx, r14, rcx
+            );
+        }
         let unmasked = self.unless_rcx_zero();
+        self.encoded_at = self.s.len();
         dynasm!(self.s ; .arch x64 ; fldcw [rsp + at::TARGET]);
         self.let_go();
         // After another value, the state is not live.

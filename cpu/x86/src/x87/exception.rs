@@ -9,6 +9,9 @@ use crate::{Activity, Cpu, Insn, Stop};
 use ringworld_fp::FpFlags;
 use ringworld_fp::x87::X87Env;
 
+/// Bytes of the longest instruction.
+const MOST_BYTES: u64 = 15;
+
 /// An x87 instruction under way.
 pub(super) struct Operation {
     pub env: X87Env,
@@ -87,7 +90,7 @@ impl Cpu {
             }
         }
         if unmasked {
-            self.x87_unmasked(i);
+            self.x87_unmasked();
         }
     }
 
@@ -103,22 +106,30 @@ impl Cpu {
         }
     }
 
+    /// After the instruction at FIP has raised an unmasked exception: the error summary, and its opcode.
     #[cold]
-    fn x87_unmasked(&mut self, i: &Insn) {
+    pub fn x87_unmasked(&mut self) {
         self.x87.summarize();
-        if let Some(fop) = self.x87_opcode(i) {
+        if let Some(fop) = self.x87_opcode() {
             self.x87.fop = fop;
         }
     }
 
-    /// The low three bits of the first opcode byte, and the ModRM byte (SDM 1 8.1.9), read again from the code.
-    fn x87_opcode(&mut self, i: &Insn) -> Option<u16> {
-        let mut code = [0; 15];
-        let code = &mut code[..usize::from(i.len.min(15))];
-        let linear = self.check_segment(seg::CS, self.x87.fip, code.len() as u64, Kind::Fetch).ok()?;
-        self.fetch_bytes(linear, code).ok()?;
-        let escape = code.iter().position(|byte| byte & 0xf8 == 0xd8)?;
-        let modrm = code.get(escape + 1)?;
-        Some(u16::from(code[escape] & 7) << 8 | u16::from(*modrm))
+    /// The low three bits of the first opcode byte of the instruction at FIP, and its ModRM byte (SDM 1 8.1.9), read again from
+    /// the code.
+    fn x87_opcode(&mut self) -> Option<u16> {
+        let mut byte = |n: u64| {
+            let mut byte = [0];
+            let linear = self.check_segment(seg::CS, self.x87.fip.wrapping_add(n), 1, Kind::Fetch).ok()?;
+            self.fetch_bytes(linear, &mut byte).ok()?;
+            Some(byte[0])
+        };
+        for n in 0..MOST_BYTES - 1 {
+            let escape = byte(n)?;
+            if escape & 0xf8 == 0xd8 {
+                return Some(u16::from(escape & 7) << 8 | u16::from(byte(n + 1)?));
+            }
+        }
+        None
     }
 }
