@@ -16,7 +16,9 @@ use crate::stubs::Stubs;
 use crate::values::Form;
 use core::ops::Range;
 use dynasmrt::{DynasmApi, dynasm};
-use iced_x86::{Code, Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{
+    Code, Encoder, EncodingKind, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+};
 use ringworld_core::PAGE_MASK;
 use ringworld_jit_rt::Sink;
 use ringworld_x86::mode::Mode;
@@ -396,13 +398,17 @@ impl<'a> Emitter<'a> {
         self.s.extend(distance.to_le_bytes());
     }
 
+    /// With traps, the x87 state may not be what can be live any more, after a call of this kind.
+    fn slow_kind(&self, kind: Kind) -> Kind {
+        if kind == Kind::Exec && self.x87_live && self.traps { Kind::ExecX87 } else { kind }
+    }
+
     /// Slow paths of the present instruction, which is complete with the code so far: its function does all of it.
     pub(crate) fn slow(&mut self, froms: &[usize], kind: Kind) {
         if froms.is_empty() && self.beyond.is_empty() {
             return;
         }
-        // With traps, the state may not be what can be live any more.
-        let kind = if kind == Kind::Exec && self.x87_live && self.traps { Kind::ExecX87 } else { kind };
+        let kind = self.slow_kind(kind);
         let site = self.exec_site(kind);
         let resume = matches!(kind, Kind::Exec | Kind::ExecX87).then_some(self.s.len());
         let beyond = core::mem::take(&mut self.beyond);
@@ -674,7 +680,12 @@ impl<'a> Emitter<'a> {
             let access = self.memory_accesses.of(self.info, guest, n);
             let mut place = self.place(guest, access)?;
             slow = place.slow;
-            split = slow.is_some().then_some((place.base, place.displacement, self.s.len(), writes(access)));
+            split = (slow.is_some() && place.index.is_some()).then_some((
+                place.base,
+                place.displacement,
+                self.s.len(),
+                writes(access),
+            ));
             i.set_segment_prefix(Register::None);
             // RCX is wanted for something else, one of the two is, or no register beyond the first eight may be there.
             let alone = if high_byte {
@@ -785,20 +796,26 @@ impl<'a> Emitter<'a> {
         if let Some(from) = slow {
             // After the slow path nothing is in RCX.
             self.let_go();
-            // Of all vectors, those whose registers are not in the frame.
-            let split = split
-                .filter(|_| !any_framed && !index_in_ecx && !self.narrow() && alignment(guest).is_none());
+            // Of what writes, those whose registers are not in the frame; of what is smaller than a vector, plain reads.
+            let size = guest.memory_size().size();
+            let is_plain = size >= 16 || guest.code().encoding() != EncodingKind::EVEX;
+            let split = split.filter(|(.., write)| {
+                !(*write && any_framed) && !index_in_ecx && alignment(guest).is_none() && is_plain
+            });
             // Of what writes, it would run a copy, whose exceptions nobody knows.
             let traps = self.traps && may_raise(guest.mnemonic());
             let split = split.filter(|(.., write)| !(*write && traps));
             let split = split.and_then(|(base, displacement, start, write)| {
                 let code = (start, self.s.len());
-                Split::new(guest.memory_size().size(), write, base, displacement, code)
+                Split::new(size, write, base, displacement, code)
             });
             match split {
                 Some(split) => {
-                    let (site, resume) = (self.exec_site(Kind::Exec), self.s.len());
+                    let (site, resume) = (self.exec_site(self.slow_kind(Kind::Exec)), self.s.len());
                     self.push_cold(from, ColdKind::Split { split, site, resume });
+                    for from in core::mem::take(&mut self.beyond) {
+                        self.push_cold(from, ColdKind::Site { site, resume: Some(resume) });
+                    }
                 }
                 None => self.slow(&[from], Kind::Exec),
             }

@@ -1,4 +1,4 @@
-//! Vector accesses that reach from one page into the next.
+//! Accesses that reach from one page into the next: of vectors, and what smaller ones read.
 //!
 //! Unaligned arrays have one every few dozen accesses. If both pages are in the TLB, a stub copies what is on either side of the
 //! border side by side into the frame, where the instruction does its access; of a write, another one copies it back.
@@ -17,10 +17,10 @@ const SIZES: [i32; 3] = [16, 32, 64];
 /// Offsets of the stubs, by the accesses' size.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SplitStubs {
-    /// For what is only read.
-    read: [usize; 3],
+    /// For what is only read; in code with 32-bit addresses, which wrap around.
+    read: [[usize; 3]; 2],
     /// For what is written, too.
-    write: [usize; 3],
+    write: [[usize; 3]; 2],
     /// After the access.
     put_back: [usize; 3],
 }
@@ -29,7 +29,11 @@ impl SplitStubs {
     /// What the stub at this offset is called.
     pub fn name(&self, stub: usize) -> Option<&'static str> {
         let Self { read, write, put_back } = self;
-        let named = [(read, "split-read"), (write, "split-write"), (put_back, "split-put-back")];
+        let named = [
+            (read.as_flattened(), "split-read"),
+            (write.as_flattened(), "split-write"),
+            (put_back, "split-put-back"),
+        ];
         named.into_iter().find(|(stubs, _)| stubs.contains(&stub)).map(|(_, name)| name)
     }
 }
@@ -50,7 +54,11 @@ pub struct Split {
 impl Split {
     /// An access of `size` bytes at [base + RCX + displacement] by the host's instruction between two offsets.
     pub fn new(size: usize, write: bool, base: u8, displacement: i32, code: (usize, usize)) -> Option<Self> {
-        let class = SIZES.iter().position(|&one| one as usize == size)?;
+        // Of what is smaller than a vector, the stub copies more than is needed.
+        let class = match size {
+            2..16 if !write => 0,
+            _ => SIZES.iter().position(|&one| one as usize == size)?,
+        };
         Some(Self { class, write, base, displacement, code })
     }
 }
@@ -58,8 +66,8 @@ impl Split {
 /// Emits the stubs.
 pub fn emit(s: &mut Sink) -> SplitStubs {
     SplitStubs {
-        read: SIZES.map(|size| bring_together(s, size, READ)),
-        write: SIZES.map(|size| bring_together(s, size, WRITE)),
+        read: [false, true].map(|narrow| SIZES.map(|size| bring_together(s, size, READ, narrow))),
+        write: [false, true].map(|narrow| SIZES.map(|size| bring_together(s, size, WRITE, narrow))),
         put_back: SIZES.map(|size| put_back(s, size)),
     }
 }
@@ -71,7 +79,7 @@ const fn own(at: i32) -> i32 {
 
 /// Copies the `size` last bytes of the page of R14, and the `size` first ones of the page of the access's last byte, into the
 /// frame, and leaves what R14 lacks to the access's copy in RCX; or zero, if not both pages may be accessed.
-fn bring_together(s: &mut Sink, size: i32, tags: i32) -> usize {
+fn bring_together(s: &mut Sink, size: i32, tags: i32, narrow: bool) -> usize {
     // Whether the page of R14 may be accessed: zero in RCX.
     let look = |s: &mut Sink| {
         dynasm!(s
@@ -111,8 +119,12 @@ fn bring_together(s: &mut Sink, size: i32, tags: i32) -> usize {
         ; .arch x64
         ; lea rcx, [rcx + PAGE_SIZE as i32 - size]
         ; mov [rsp + own(at::SPLIT_PAGES)], rcx
-        ; lea r14, [r14 + size - 1]
     );
+    if narrow {
+        dynasm!(s ; .arch x64 ; lea r14d, [r14 + size - 1]);
+    } else {
+        dynasm!(s ; .arch x64 ; lea r14, [r14 + size - 1]);
+    }
     look(s);
     let second = jrcxz(s);
     back(s);
@@ -170,11 +182,12 @@ impl Emitter<'_> {
             self.lea_base(14, true, base, displacement);
         }
         let stubs = self.stubs.split;
-        self.call_stub(if write { stubs.write[class] } else { stubs.read[class] });
+        let stubs = if write { stubs.write } else { stubs.read };
+        self.call_stub(stubs[usize::from(self.narrow())][class]);
         let fail = jrcxz(self.s);
         if write {
             self.s.buffer().extend_from_within(code.0..code.1);
-            self.call_stub(stubs.put_back[class]);
+            self.call_stub(self.stubs.split.put_back[class]);
             self.jump_back(resume);
         } else {
             self.jump_back(code.0);

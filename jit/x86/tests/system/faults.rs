@@ -28,9 +28,10 @@ fn program(f: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Rig {
 #[test]
 fn offsets_that_are_not_canonical() {
     const HALF: u64 = 1 << 47;
-    let parts: [Part; 4] = [
+    let parts: [Part; 5] = [
         |a| a.mov(rax, qword_ptr(rbx).gs()),
         |a| a.add(qword_ptr(rbx).gs(), rax),
+        |a| a.movhps(xmm0, qword_ptr(rbx).gs()),
         |a| a.btc(qword_ptr(rbx).gs(), rcx),
         |a| a.push(qword_ptr(rbx).gs()),
     ];
@@ -57,6 +58,7 @@ fn offsets_that_are_not_canonical() {
                         rig.cpu.model = Arc::new(Model::as_if_complete("EPYC"));
                     }
                     rig.cpu.seg[5].base = base;
+                    rig.cpu.cr4 |= 0x600;
                     (rig.cpu.regs[1], rig.cpu.regs[3]) = (0, offset);
                     rig.cpu.update_mode();
                     rig

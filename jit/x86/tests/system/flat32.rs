@@ -97,6 +97,62 @@ fn addresses_wrap() {
     }
 }
 
+/// Reads of all widths, and vectors' writes, over the borders of pages, and from the last page below 4 GiB to the first one. Pages
+/// lie in memory as they do in linear addresses, but for the last one.
+#[test]
+fn accesses_reach_into_the_next_page() {
+    const LAST: u64 = 0x35_0000;
+    for compatibility in [false, true] {
+        let rig = run(|| {
+            let mut rig = program(compatibility, |a| {
+                let mut again = a.create_label();
+                a.fninit()?;
+                a.mov(ecx, 60)?;
+                a.mov(esi, DATA as u32 + 0xff4)?;
+                a.mov(edi, 0xffff_fff2_u32)?;
+                a.set_label(&mut again)?;
+                for pointer in [esi, edi] {
+                    a.mov(eax, dword_ptr(pointer))?;
+                    a.add(ebx, dword_ptr(pointer + ecx * 2))?;
+                    a.adc(bx, word_ptr(pointer + 1))?;
+                    a.movsd_2(xmm0, qword_ptr(pointer + 2))?;
+                    a.movups(xmm1, xmmword_ptr(pointer - 3))?;
+                    a.fld(tbyte_ptr(pointer + 1))?;
+                    a.fstp(tbyte_ptr(DATA + 0x5000))?;
+                    a.paddb(xmm2, xmm0)?;
+                    a.paddw(xmm2, xmm1)?;
+                    a.xor(ebx, eax)?;
+                }
+                a.movups(xmmword_ptr(esi + 0x1000), xmm2)?;
+                a.add(esi, 1)?;
+                a.add(edi, 1)?;
+                a.dec(ecx)?;
+                a.jnz(again)?;
+                a.hlt()
+            });
+            if compatibility {
+                // The last page.
+                let (directory, table) = (TABLES + 0x10_0000, TABLES + 0x11_0000);
+                rig.poke(TABLES + 0x1000 + 8 * 3, directory | 7);
+                rig.poke(directory + 8 * 511, table | 7);
+                rig.poke(table + 8 * 511, LAST | 7);
+                // What 64-bit code finds after it.
+                rig.poke(TABLES + 0x1000 + 8 * 4, directory | 7);
+            }
+            for n in 0..0x1000 {
+                rig.poke(DATA + 8 * n, n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                rig.poke(LAST + 8 * (n & 511), n.wrapping_mul(0xd6e8_feb8_6659_fd93));
+            }
+            rig.cpu.cr4 |= 0x600;
+            rig
+        });
+        if compatibility {
+            let executed = stats(&rig).executed;
+            assert!(executed < 200, "{executed}");
+        }
+    }
+}
+
 #[test]
 fn the_stack_moves_by_four() {
     for rig in both(|a| {
