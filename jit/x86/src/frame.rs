@@ -36,8 +36,8 @@ pub struct Frame {
     /// The linear address of an access that reaches into another page, and where the last bytes of its page and the first ones of
     /// the other are in the host's memory.
     pub split: [u64; 3],
-    /// XMM0 meanwhile.
-    pub split_xmm: [u64; 2],
+    /// RAX meanwhile (the second one is free).
+    pub split_rax: [u64; 2],
     /// These bytes.
     pub split_copy: [u64; 16],
     /// Guest registers whose host registers a loop has been lent.
@@ -134,7 +134,7 @@ pub mod at {
     pub const GROUPS: i32 = offset_of!(Frame, groups) as i32;
     pub const SPLIT_LINEAR: i32 = offset_of!(Frame, split) as i32;
     pub const SPLIT_PAGES: i32 = offset_of!(Frame, split) as i32 + 8;
-    pub const SPLIT_XMM: i32 = offset_of!(Frame, split_xmm) as i32;
+    pub const SPLIT_RAX: i32 = offset_of!(Frame, split_rax) as i32;
     pub const SPLIT_COPY: i32 = offset_of!(Frame, split_copy) as i32;
     pub const LENT: i32 = offset_of!(Frame, lent) as i32;
     pub const ROUNDS: i32 = offset_of!(Frame, rounds) as i32;

@@ -157,21 +157,21 @@ fn put_back(s: &mut Sink, size: i32) -> usize {
     start
 }
 
-/// Copies `size` bytes of each page into the frame, or back.
+/// Copies `size` bytes of each page into the frame, or back: by a general register, as SSE instructions between AVX's are slow.
 fn copy(s: &mut Sink, size: i32, together: bool) {
-    dynasm!(s ; .arch x64 ; movups [rsp + own(at::SPLIT_XMM)], xmm0);
+    dynasm!(s ; .arch x64 ; mov [rsp + own(at::SPLIT_RAX)], rax);
     for n in 0..2 {
         dynasm!(s ; .arch x64 ; mov rcx, [rsp + own(at::SPLIT_PAGES) + 8 * n]);
-        for at in (0..size).step_by(16) {
+        for at in (0..size).step_by(8) {
             let copy = own(at::SPLIT_COPY) + n * size + at;
             if together {
-                dynasm!(s ; .arch x64 ; movups xmm0, [rcx + at] ; movups [rsp + copy], xmm0);
+                dynasm!(s ; .arch x64 ; mov rax, [rcx + at] ; mov [rsp + copy], rax);
             } else {
-                dynasm!(s ; .arch x64 ; movups xmm0, [rsp + copy] ; movups [rcx + at], xmm0);
+                dynasm!(s ; .arch x64 ; mov rax, [rsp + copy] ; mov [rcx + at], rax);
             }
         }
     }
-    dynasm!(s ; .arch x64 ; movups xmm0, [rsp + own(at::SPLIT_XMM)]);
+    dynasm!(s ; .arch x64 ; mov rax, [rsp + own(at::SPLIT_RAX)]);
 }
 
 impl Emitter<'_> {

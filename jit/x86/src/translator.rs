@@ -856,7 +856,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         align_masks: [15, 31, 63].map(|low| !PAGE_MASK | low),
         groups: [0; crate::group::SLOTS],
         split: [0; 3],
-        split_xmm: [0; 2],
+        split_rax: [0; 2],
         split_copy: [0; 16],
         lent: [0; crate::frame::LENT],
         rounds: 0,
