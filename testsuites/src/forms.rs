@@ -202,8 +202,10 @@ pub fn host_model() -> String {
     if host_is_intel() {
         return "max".into();
     }
+    // The order of REPE CMPSB's accesses shows it.
+    let fsrc = if cpuid(7, 1)[0] >> 12 & 1 == 0 { ",-fsrc" } else { "" };
     let null = if null_clears_base() { ",+null-sel-clr-base" } else { "" };
-    format!("max,vendor=AuthenticAMD,+sse4a,+misalignsse,+cr8legacy,+clzero,+xsaveerptr{null}")
+    format!("max,vendor=AuthenticAMD,+sse4a,+misalignsse,+cr8legacy,+clzero,+xsaveerptr{null}{fsrc}")
 }
 
 /// Whether loading a null selector clears the base of GS. CPUID tells (APM 3 E.4.18), but hypervisors may not pass that on.

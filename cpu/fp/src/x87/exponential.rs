@@ -29,7 +29,9 @@ pub fn f2xm1(env: &mut X87Env, a: F80) -> F80 {
 
 /// What silicon makes of an operand that it does not compute with: inexact.
 fn inexact(env: &mut X87Env, a: F80) -> F80 {
-    env.raise(FpFlags::PE);
+    if env.stores() {
+        env.raise(FpFlags::PE);
+    }
     a
 }
 

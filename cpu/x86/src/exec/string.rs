@@ -94,8 +94,8 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
         if S::COMPARES && cpu.flags.zf() == until_equal(i) {
             return Ok(());
         }
-        if masked(cpu, i, RCX) != 0 && cpu.boundary != boundary {
-            // A device or a data breakpoint wants a look. (Changed code does not: how much is decoded is the engine's
+        if masked(cpu, i, RCX) != 0 && (cpu.boundary != boundary || cpu.pending_db != 0) {
+            // A device or a data breakpoint wants a look: the latter also where RF wants one anyway. (Changed code does not: how much is decoded is the engine's
             // affair.)
             break;
         }

@@ -1,6 +1,6 @@
 //! FXSAVE and FXRSTOR, and the legacy region of XSAVE images that they share (SDM 1 10.5, 13.5.1).
 
-use super::X87;
+use super::{X87, fsw};
 use crate::control::efer;
 use crate::mem::Kind;
 use crate::row::Rows;
@@ -9,21 +9,26 @@ use iced_x86::Code;
 use ringworld_fp::F80;
 
 impl X87 {
-    /// Writes x87 state into a legacy region: bytes 0 to 23 and 32 to 159. With `wide` (REX.W) the pointers have 64 bits.
-    pub fn save_legacy(&self, image: &mut [u8; 512], wide: bool) {
+    /// Writes x87 state into a legacy region: bytes 0 to 23 and 32 to 159. With `wide` (REX.W) the pointers have 64 bits. On AMD's
+    /// processors they are zero unless an exception is pending.
+    pub fn save_legacy(&self, image: &mut [u8; 512], wide: bool, amd: bool) {
         image[0..2].copy_from_slice(&self.control.to_le_bytes());
         image[2..4].copy_from_slice(&self.status.to_le_bytes());
         image[4..6].copy_from_slice(&u16::from(self.valid).to_le_bytes());
+        for (n, slot) in image[32..160].as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            *slot = [0; 16];
+            slot[..10].copy_from_slice(&self.raw(n as u8).to_bytes());
+        }
+        if amd && self.status & fsw::ES == 0 {
+            image[6..24].fill(0);
+            return;
+        }
         image[6..8].copy_from_slice(&self.fop.to_le_bytes());
         // Without REX.W the selectors follow 32-bit pointers.
         let pointer =
             |p: u64, selector: u16| if wide { p } else { p & 0xffff_ffff | u64::from(selector) << 32 };
         image[8..16].copy_from_slice(&pointer(self.fip, self.fcs).to_le_bytes());
         image[16..24].copy_from_slice(&pointer(self.fdp, self.fds).to_le_bytes());
-        for (n, slot) in image[32..160].as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            *slot = [0; 16];
-            slot[..10].copy_from_slice(&self.raw(n as u8).to_bytes());
-        }
     }
 
     /// Reads x87 state from a legacy region; [`Cpu::x87_loaded`] is to follow.
@@ -76,7 +81,7 @@ fn fxsave<const WIDE: bool>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     let offset = cpu.fxsave_offset(i, Kind::Write)?;
     cpu.probe(i.segment(), offset, 512, Kind::Write)?;
     let mut image = [0; 512];
-    cpu.x87.save_legacy(&mut image, WIDE);
+    cpu.x87.save_legacy(&mut image, WIDE, cpu.model.is_amd());
     image[24..28].copy_from_slice(&cpu.mxcsr.to_le_bytes());
     image[28..32].copy_from_slice(&cpu.model.mxcsr_mask().to_le_bytes());
     let xmm = if without_xmm(cpu) { 0 } else { xmm_count(cpu) };

@@ -283,6 +283,14 @@ fn data_breakpoints() {
     let frame = rig.bytes(&[0xf3, 0xa4]).expect_err("#DB");
     assert_eq!((frame.vector, frame.ip, frame.flags & RF), (1, CODE, RF));
     assert_eq!((rig.cpu.regs[1], rig.cpu.regs[7]), (1, DATA + 0x102));
+    // So it does when it goes on with RF, where RF wants a look already.
+    let mut rig = self::rig(true);
+    set_breakpoint(&mut rig, DATA + 0x104, 1 | 1 << 16);
+    rig.cpu.regs[1] = 9;
+    rig.cpu.flags.set(2 | RF);
+    let frame = rig.bytes(&[0xf3, 0xa4]).expect_err("#DB");
+    assert_eq!((frame.vector, frame.ip, frame.flags & RF), (1, CODE, RF));
+    assert_eq!((rig.cpu.regs[1], rig.cpu.regs[7]), (4, DATA + 0x105));
     // An instruction that faults after its first access has not completed: the fault is delivered, no trap.
     let mut rig = self::rig(true);
     set_breakpoint(&mut rig, DATA, 1 | 3 << 16);

@@ -19,14 +19,16 @@ fn offset<const INDEX: usize>(cpu: &Cpu, i: &Insn, index: &V, n: usize) -> u64 {
         & i.address_mask()
 }
 
-/// A fault of an element: if others are done and single-step traps are pending for them, those come in its place, and the
-/// instruction is run again.
+/// A fault of an element: if others are done and single-step traps are pending for them, those come in its place, with RF, and
+/// the instruction is run again (SDM 2C VPGATHERDD).
 fn stopped(cpu: &mut Cpu, i: &Insn, stop: Stop, progress: bool) -> Result<(), Stop> {
     if !progress || !cpu.flags.has(bits::TF) {
         return Err(stop);
     }
     let rip = cpu.rip().wrapping_sub(i.len.into());
     cpu.set_rip(rip);
+    cpu.flags.system |= bits::RF;
+    cpu.boundary |= crate::state::boundary::TRAP;
     cpu.end_block();
     Ok(())
 }

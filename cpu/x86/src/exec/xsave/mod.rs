@@ -205,7 +205,7 @@ fn save(cpu: &mut Cpu, i: &Insn, how: Save, wide: bool) -> Result<(), Stop> {
     let mut parts = Parts::default();
     if let Some(legacy) = image.first_chunk_mut::<LEGACY>() {
         if saved & xcr0::X87 != 0 {
-            cpu.x87.save_legacy(legacy, wide);
+            cpu.x87.save_legacy(legacy, wide, cpu.model.is_amd());
             parts.push(0..24);
             parts.push(32..160);
         }
