@@ -796,15 +796,14 @@ impl<'a> Emitter<'a> {
         if let Some(from) = slow {
             // After the slow path nothing is in RCX.
             self.let_go();
-            // Of what writes, those whose registers are not in the frame; of what is smaller than a vector, plain reads.
+            // Of what is smaller than a vector, the plain forms.
             let size = guest.memory_size().size();
             let is_plain = size >= 16 || guest.code().encoding() != EncodingKind::EVEX;
-            let split = split.filter(|(.., write)| {
-                !(*write && any_framed) && !index_in_ecx && alignment(guest).is_none() && is_plain
-            });
             // Of what writes, it would run a copy, whose exceptions nobody knows.
-            let traps = self.traps && may_raise(guest.mnemonic());
-            let split = split.filter(|(.., write)| !(*write && traps));
+            let traps = self.traps && (may_raise(guest.mnemonic()) || self.x87_live);
+            let split = split.filter(|(.., write)| {
+                is_plain && alignment(guest).is_none() && !index_in_ecx && !(*write && traps)
+            });
             let split = split.and_then(|(base, displacement, start, write)| {
                 let code = (start, self.s.len());
                 Split::new(size, write, base, displacement, code)

@@ -1,4 +1,4 @@
-//! Accesses that reach from one page into the next: of vectors, and what smaller ones read.
+//! Accesses that reach from one page into the next.
 //!
 //! Unaligned arrays have one every few dozen accesses. If both pages are in the TLB, a stub copies what is on either side of the
 //! border side by side into the frame, where the instruction does its access; of a write, another one copies it back.
@@ -56,7 +56,7 @@ impl Split {
     pub fn new(size: usize, write: bool, base: u8, displacement: i32, code: (usize, usize)) -> Option<Self> {
         // Of what is smaller than a vector, the stub copies more than is needed.
         let class = match size {
-            2..16 if !write => 0,
+            2..16 => 0,
             _ => SIZES.iter().position(|&one| one as usize == size)?,
         };
         Some(Self { class, write, base, displacement, code })

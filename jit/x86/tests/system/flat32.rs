@@ -97,8 +97,7 @@ fn addresses_wrap() {
     }
 }
 
-/// Reads of all widths, and vectors' writes, over the borders of pages, and from the last page below 4 GiB to the first one. Pages
-/// lie in memory as they do in linear addresses, but for the last one.
+/// Accesses of all widths over the borders of pages, and reads from the last page below 4 GiB to the first one.
 #[test]
 fn accesses_reach_into_the_next_page() {
     const LAST: u64 = 0x35_0000;
@@ -124,6 +123,10 @@ fn accesses_reach_into_the_next_page() {
                     a.xor(ebx, eax)?;
                 }
                 a.movups(xmmword_ptr(esi + 0x1000), xmm2)?;
+                a.add(dword_ptr(esi + 0xffe), eax)?;
+                a.mov(word_ptr(esi + 0x1005), bx)?;
+                a.movsd_2(qword_ptr(esi + 0x1001), xmm2)?;
+                a.xadd(dword_ptr(esi + 0x1003), edx)?;
                 a.add(esi, 1)?;
                 a.add(edi, 1)?;
                 a.dec(ecx)?;
