@@ -37,7 +37,7 @@ pub fn options(model: &Model) -> u32 {
 }
 
 /// Decodes the next instruction of `decoder`. Whatever cannot run in `mode` on `model` becomes an instruction that raises
-/// what the processor would raise.
+/// what the processor would raise, with the code of what is invalid.
 pub fn decode(decoder: &mut Decoder<'_>, scratch: &mut Instruction, mode: Mode, model: &Model) -> Decoded {
     let start = decoder.position();
     let available = decoder.max_position() - start;
@@ -63,7 +63,7 @@ pub fn decode(decoder: &mut Decoder<'_>, scratch: &mut Instruction, mode: Mode, 
         None => None,
     };
     match barred {
-        Some(exec) => Decoded::Instruction(Insn { exec, ..insn }, true),
+        Some(exec) => Decoded::Instruction(Insn { exec, code: Code::INVALID as u16, ..insn }, true),
         None => Decoded::Instruction(insn, row.ends_block),
     }
 }

@@ -357,35 +357,34 @@ impl Interpreter {
     /// Whether a block found by its physical address still stands for the bytes there.
     fn revalidate(&mut self, cpu: &mut Cpu, id: u32, linear: u64, pointer: *const u8) -> Result<bool, Stop> {
         let block = &self.blocks[id as usize];
-        let second = match block.second {
-            None => None,
-            Some(_) => match second_page(cpu, linear)? {
-                Some(page) => Some(page),
-                None => return Ok(false),
-            },
+        let before = &self.bytes[block.bytes.clone()];
+        let offset = (linear & PAGE_MASK) as usize;
+        let (first, rest) = before.split_at(before.len().min(PAGE_SIZE as usize - offset));
+        let holds = |cpu: &mut Cpu, page: usize, offset: usize, pointer: *const u8, before: &[u8]| {
+            let mut now = [0; MAX_BYTES];
+            let now = &mut now[..before.len()];
+            mark(cpu, page, offset as u32, before.len() as u32);
+            copy(pointer, now);
+            now == before
         };
         let generation = cpu.memory.code_generation(block.page_index);
-        let second_now = second.map(|(page, index, _)| (page, index, cpu.memory.code_generation(index)));
-        if generation == block.generation && second_now == block.second {
-            return Ok(true);
-        }
-        if second.map(|(page, index, _)| (page, index)) != block.second.map(|(page, index, _)| (page, index))
-        {
-            return Ok(false);
-        }
-        let offset = (linear & PAGE_MASK) as u32;
-        let in_first = block.bytes.len().min((PAGE_SIZE as u32 - offset) as usize);
-        mark(cpu, block.page_index, offset, in_first as u32);
-        let mut now = [0; MAX_BYTES];
-        let now = &mut now[..block.bytes.len()];
-        copy(pointer, &mut now[..in_first]);
-        if let Some((_, index, pointer)) = second {
-            mark(cpu, index, 0, (block.bytes.len() - in_first) as u32);
-            copy(pointer, &mut now[in_first..]);
-        }
-        if *now != self.bytes[block.bytes.clone()] {
+        // If this is other code, it may not reach into the second page, which need not be there.
+        if generation != block.generation && !holds(cpu, block.page_index, offset, pointer, first) {
             cpu.memory.code_replaced(block.page_index);
             return Ok(false);
+        }
+        let mut second_now = None;
+        if let Some((page, index, old)) = block.second {
+            let Some((page_now, index_now, pointer)) = second_page(cpu, linear)? else { return Ok(false) };
+            if (page_now, index_now) != (page, index) {
+                return Ok(false);
+            }
+            let generation = cpu.memory.code_generation(index);
+            if generation != old && !holds(cpu, index, 0, pointer, rest) {
+                cpu.memory.code_replaced(block.page_index);
+                return Ok(false);
+            }
+            second_now = Some((page, index, generation));
         }
         let block = &mut self.blocks[id as usize];
         block.generation = generation;

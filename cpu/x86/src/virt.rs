@@ -100,7 +100,7 @@ pub enum Intercept {
     Iret,
     /// INT n.
     Int(u8),
-    /// INT3, INTO and INT1, with their vector: what is intercepted is the exception.
+    /// INT3, INTO, INT1 and BOUND, with their vector: what is intercepted is the exception.
     SoftwareException(u8),
     /// A far transfer or IRET that may switch tasks: only the length is noted.
     FarTransfer,

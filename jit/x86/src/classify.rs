@@ -46,6 +46,8 @@ pub enum Emit {
     #[allow(missing_docs)]
     Pop,
     #[allow(missing_docs)]
+    Enter,
+    #[allow(missing_docs)]
     Leave,
     #[allow(missing_docs)]
     Jump,
@@ -384,6 +386,9 @@ fn classify(code: Code) -> Option<Emit> {
         Code::Xlat_m8 => return Some(Emit::Table),
         Code::Pushaw | Code::Pushad => return Some(Emit::PushAll),
         Code::Popaw | Code::Popad => return Some(Emit::PopAll),
+        Code::Enterw_imm16_imm8 | Code::Enterd_imm16_imm8 | Code::Enterq_imm16_imm8 => {
+            return Some(Emit::Enter);
+        }
         Code::Rdfsbase_r64 | Code::Rdgsbase_r64 => return Some(Emit::System(System::ReadBase)),
         Code::Wrfsbase_r64 | Code::Wrgsbase_r64 => return Some(Emit::System(System::WriteBase)),
         Code::Mov_r64_cr => return Some(Emit::System(System::FromControl)),

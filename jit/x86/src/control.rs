@@ -25,6 +25,8 @@ const BP: u8 = match home(5) {
     Home::Host(host) => host,
     Home::Frame(_) => panic!("RBP is pinned"),
 };
+/// Most bytes that ENTER makes room for here: larger frames are in one page too rarely.
+const LARGEST_FRAME: i32 = 1024;
 
 /// Displacement from R15 of the fetch token of a page.
 pub fn fetch_slot(linear: u64) -> i32 {
@@ -611,6 +613,30 @@ impl Emitter<'_> {
         self.move_stack(8);
         self.let_go();
         self.slow(&froms, Kind::Exec);
+        Ok(())
+    }
+
+    /// ENTER of a function that is in no other one: all of its frame is looked at as one access, which is more than its ends.
+    pub(crate) fn enter_frame(&mut self, i: &Instruction) -> Result<(), Unsupported> {
+        let step = i.code().op_code().operand_size() as i32 / 8;
+        let size = i32::from(i.immediate16());
+        if i.immediate8_2nd() & 31 != 0 || size > LARGEST_FRAME {
+            return Err(Unsupported);
+        }
+        let slow = self.block_on_stack(-step - size, (step + size) as u32, true);
+        match step {
+            2 => dynasm!(self.s ; .arch x64 ; mov [r14 + size], Rw(BP)),
+            4 => dynasm!(self.s ; .arch x64 ; mov [r14 + size], Rd(BP)),
+            _ => dynasm!(self.s ; .arch x64 ; mov [r14 + size], Rq(BP)),
+        }
+        self.move_stack(-step);
+        match step {
+            2 => dynasm!(self.s ; .arch x64 ; mov Rw(BP), Rw(SP)),
+            4 => dynasm!(self.s ; .arch x64 ; mov Rd(BP), Rd(SP)),
+            _ => dynasm!(self.s ; .arch x64 ; mov Rq(BP), Rq(SP)),
+        }
+        self.move_stack(-size);
+        self.slow(&[slow], Kind::Exec);
         Ok(())
     }
 

@@ -549,6 +549,7 @@ impl<'a> Emitter<'a> {
             Emit::Segments(what) => return self.segments(i, what),
             Emit::Push => self.push(i)?,
             Emit::Pop => self.pop(i)?,
+            Emit::Enter => self.enter_frame(i)?,
             Emit::Leave => self.leave_frame(),
             Emit::Jump if self.next.is_some() => {}
             Emit::Jump => {

@@ -225,9 +225,9 @@ impl Emitter<'_> {
 
     /// Makes R14 the host address of `size` bytes at a distance from the stack pointer, which are accessed as one; the jump that is
     /// taken if they are not plain.
-    fn block_on_stack(&mut self, displacement: i32, size: u32, write: bool) -> usize {
+    pub(crate) fn block_on_stack(&mut self, displacement: i32, size: u32, write: bool) -> usize {
         self.let_go();
-        self.lea_base(14, false, SP, displacement);
+        self.lea_base(14, !self.narrow(), SP, displacement);
         if self.small_stack() {
             // SP wraps from word to word, wherever the segment ends.
             self.keep_in_reach(CHECK);

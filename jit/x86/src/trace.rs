@@ -9,12 +9,11 @@ use crate::emit::Guest;
 use crate::segmented::CodeSegment;
 use crate::translator::LAST_PAGE_32;
 use crate::values::Values;
-use iced_x86::{Decoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Decoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 use ringworld_core::{PAGE_MASK, PAGE_SIZE};
 use ringworld_x86::decode::{self, Decoded};
 use ringworld_x86::mode::Mode;
 use ringworld_x86::native::CodePage;
-use ringworld_x86::row::row;
 use ringworld_x86::{Cpu, Insn};
 use smallvec::SmallVec;
 
@@ -269,7 +268,7 @@ impl Trace {
     /// Adds an instruction of code in a segment. From here on its address and the one that it leads to are linear.
     fn push(&mut self, decoded: &Instruction, insn: Insn, last: bool, (mode, segment): (Mode, CodeSegment)) {
         // What the decoder made of others does not run: it raises an exception.
-        let runs = !last || row(decoded.code()).is_some_and(|row| row.ends_block);
+        let runs = insn.code != Code::INVALID as u16;
         let emit = if runs { emit_in(decoded.code(), mode) } else { None };
         let mut decoded = *decoded;
         if mode.segmented() {

@@ -100,7 +100,11 @@ fn bound<T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
     // Both are read before either is compared: a page fault of the second comes before #BR (measured on Zen 4).
     let high = cpu.read::<T>(i.segment(), at.wrapping_add(T::SIZE) & i.address_mask())?.sx() as i64;
     let index = T::get(cpu, i.r[0]).sx() as i64;
-    if (low..=high).contains(&index) { Ok(()) } else { Err(cpu.br()) }
+    if (low..=high).contains(&index) {
+        return Ok(());
+    }
+    cpu.intercept(Intercept::SoftwareException(vector::BR), i)?;
+    Err(cpu.br())
 }
 
 fn ud(cpu: &mut Cpu, _: &Insn) -> Result<(), Stop> {

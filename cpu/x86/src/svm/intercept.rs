@@ -124,10 +124,13 @@ impl Cpu {
         self.svm_unless(code, 0)
     }
 
-    /// INT3, INTO and INT1 exit as instructions: nRIP is known, RIP is at the instruction.
+    /// INT3, INTO, INT1 and BOUND exit as instructions: nRIP is known, RIP is at the instruction (APM 2 15.7.1).
     fn svm_software_exception(&mut self, i: &Insn) -> Result<(), Stop> {
         match i.code() {
             Code::Int3 => self.svm_unless(ExitCode::exception(vector::BP), 0),
+            Code::Bound_r16_m1616 | Code::Bound_r32_m3232 => {
+                self.svm_unless(ExitCode::exception(vector::BR), 0)
+            }
             Code::Into => self.svm_unless(ExitCode::exception(vector::OF), 0),
             Code::Int1 => {
                 self.svm_unless(ExitCode::ICEBP, 0)?;

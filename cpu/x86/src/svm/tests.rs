@@ -311,6 +311,19 @@ fn instructions_exit_with_their_codes() {
     }
 }
 
+/// BOUND's exception is the instruction's own, so the address of the next one is known (APM 2 15.7.1).
+#[test]
+fn bound_exits_with_the_next_address() {
+    let mut setup = Setup::new(&[0x62, 0x07]);
+    // Compatibility mode; EAX is above both bounds.
+    setup.save.cs.attributes = 0xc9b;
+    setup.save.rax = 0x1234;
+    setup.intercept(ExitCode::exception(5));
+    let exit = setup.run();
+    assert_eq!(ExitCode(exit.exit_code), ExitCode::exception(5));
+    assert_eq!((setup.save.rip, exit.next_rip), (CODE, CODE + 2));
+}
+
 /// General detection comes before the intercept of MOV DR.
 #[test]
 fn general_detection_comes_before_the_intercept() {

@@ -129,6 +129,8 @@ impl Cpu {
                 let registers = Registers { first: (!i.has_memory()).then_some(i.r[0]), second: None };
                 return Err(self.vmx_exit_with_operands(reason::LDTR_TR, i, registers, identity << 28));
             }
+            // A hardware exception as any other.
+            Intercept::SoftwareException(vector::BR) => None,
             Intercept::SoftwareException(vector) => {
                 return self.vmx_software_exception(vector);
             }

@@ -197,6 +197,36 @@ fn across_a_page_boundary() {
     }
 }
 
+/// What has taken the place of an instruction that reached into the next page, and does not, needs no next page.
+#[test]
+fn a_page_that_is_not_reached_any_more() {
+    const PAGE: u64 = 0x4010_0000;
+    const FRAME: u64 = 0x30_0000;
+    let mut rig = Rig::long();
+    let (directory, table) = (TABLES + 0x10_0000, TABLES + 0x11_0000);
+    rig.poke(TABLES + 0x1000 + 8, directory | 7);
+    rig.poke(directory, table | 7);
+    let entry = table + 8 * (PAGE >> 12 & 511);
+    rig.poke(entry, FRAME | 7);
+    rig.poke(entry + 8, (FRAME + 0x1000) | 7);
+    let function = PAGE + 0xffd;
+    rig.load(FRAME + 0xffd, &[0xb8, 1, 2, 3, 4, 0xc3]);
+    rig.put(CODE, |a| {
+        a.mov(rdi, function)?;
+        a.call(rdi)?;
+        a.mov(ebx, eax)?;
+        // XOR EAX, EAX and RET.
+        a.mov(word_ptr(rdi), 0xc031)?;
+        a.mov(byte_ptr(rdi + 2), 0xc3)?;
+        a.mov(qword_ptr(entry + 8), 0)?;
+        a.invlpg(ptr(PAGE + 0x1000))?;
+        a.call(rdi)?;
+        a.hlt()
+    });
+    halted(&mut rig);
+    assert_eq!((rig.cpu.regs[3], rig.cpu.regs[0]), (0x0403_0201, 0));
+}
+
 /// A store that crosses from data into code.
 #[test]
 fn a_store_across_pages_into_code() {

@@ -112,6 +112,41 @@ fn far_constants_stay_in_addresses() {
     assert_eq!(rig.cpu.rip(), 0x900e);
 }
 
+/// What ends blocks, or is translated, is invalid all the same where the model lacks it.
+#[test]
+fn instructions_of_other_models_are_invalid() {
+    const HANDLER: u64 = 0x1_8000;
+    for (model, code, invalid) in [
+        ("Nehalem", [0x0f, 0x01, 0xca], true),
+        ("Haswell", [0x0f, 0x01, 0xcb], true),
+        ("Haswell", [0x0f, 0x01, 0xe8], true),
+        ("EPYC", [0x0f, 0x01, 0xe8], true),
+        ("EPYC", [0x0f, 0x01, 0xcb], false),
+        ("max", [0x0f, 0x01, 0xe8], false),
+    ] {
+        let rig = run(|| {
+            let mut rig = program(|a| {
+                let mut again = a.create_label();
+                a.mov(ecx, 100)?;
+                a.set_label(&mut again)?;
+                a.db(&code)?;
+                a.dec(ecx)?;
+                a.jnz(again)?;
+                a.hlt()
+            });
+            rig.cpu.model = Arc::new(Model::parse(model).expect("a model"));
+            rig.gate(6, HANDLER, 0xe, 0);
+            put(&mut rig, HANDLER, |a| {
+                a.inc(r8d)?;
+                a.add(qword_ptr(rsp), 3)?;
+                a.iretq()
+            });
+            rig
+        });
+        assert_eq!(rig.cpu.regs[8], if invalid { 100 } else { 0 }, "{model} {code:x?}");
+    }
+}
+
 /// SDM 1 11.5: with an exception unmasked in MXCSR the instruction that causes it faults (#XM), and no other does.
 #[test]
 fn unmasked_exceptions_fault_at_their_instruction() {

@@ -232,3 +232,57 @@ fn all_registers_of_flat_code() {
         (1..=100_u32).fold(0, |sum, n| u32::wrapping_add(sum, n.wrapping_mul(0x1234_5678)))
     );
 }
+
+/// ENTER and LEAVE in 16-, 32- and 64-bit code, of words and more, with stacks whose frames cross pages and wrap around.
+#[test]
+fn frames_of_functions() {
+    for (bits, top) in [
+        (16, 0x8800),
+        (16, 0x8004),
+        (16, 0x10),
+        (32, 0x3_0800),
+        (32, 0x3_0014),
+        (64, 0x3_0800),
+        (64, 0x3_0008),
+    ] {
+        for (prefixed, size, level) in
+            [(false, 0, 0), (false, 24, 0), (true, 10, 0), (false, 8, 1), (true, 6, 3), (false, 1500, 0)]
+        {
+            let rig = compare(
+                || {
+                    let mut rig = match bits {
+                        16 => machine(false),
+                        32 => Rig::protected(),
+                        _ => Rig::long(),
+                    };
+                    rig.cpu.regs[4] = if bits == 16 { 0x7000_0000 | top } else { top };
+                    put(&mut rig, CODE, |a| {
+                        let mut again = a.create_label();
+                        a.mov(di, 90)?;
+                        a.set_label(&mut again)?;
+                        a.add(bp, 0x7)?;
+                        let (low, high) = (size as u8, (size >> 8) as u8);
+                        if prefixed {
+                            a.db(&[0x66])?;
+                        }
+                        a.db(&[0xc8, low, high, level])?;
+                        a.xor(ax, bp)?;
+                        if prefixed {
+                            a.db(&[0x66])?;
+                        }
+                        a.db(&[0xc9])?;
+                        a.dec(di)?;
+                        a.jne(again)?;
+                        a.hlt()
+                    });
+                    rig
+                },
+                2000,
+            );
+            // LEAVE of words stays with its function in other than 16-bit code.
+            let in_place = level == 0 && size < 1024 && top & 0xfff == 0x800 && (bits == 16 || !prefixed);
+            let executed = stats(&rig).executed;
+            assert!(!in_place || executed < 20, "{bits} {top:#x} {prefixed} {size}: {executed}");
+        }
+    }
+}

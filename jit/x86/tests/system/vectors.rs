@@ -257,7 +257,7 @@ fn exceptions_in_loops() {
         });
         let raised = (0..300).filter(|n| n % 7 == 5).count() as u64;
         assert_eq!((rig.cpu.regs[8], rig.cpu.regs[10]), (raised, 300), "packed {packed}, by {by}");
-        let entries = stats(&rig).entries;
-        assert!(entries < 2 * raised, "{entries}: the loop is translated");
+        let executed = stats(&rig).executed;
+        assert!(executed < 3 * raised, "{executed}: the loop is translated");
     }
 }
