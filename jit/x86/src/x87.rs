@@ -5,7 +5,7 @@
 //! keeps the guest's. An unmasked exception is reported by the next instruction that waits, on both; that has a trap once a guest
 //! has been seen to unmask any, and until then such a state stays with the functions.
 
-use crate::classify::{Live, X87 as What, may_raise};
+use crate::classify::{Live, X87 as What};
 use crate::emit::{Emitter, Unsupported, access_of};
 use crate::frame::at;
 use crate::site::Kind;
@@ -162,13 +162,7 @@ impl Emitter<'_> {
             What::Wait if self.traps => self.encode(i)?,
             What::Wait => {}
             What::LoadControl => self.load_x87_control(i)?,
-            What::Points | What::Control | What::Mmx => self.same(i)?,
-            What::MmxAndSse => {
-                self.same(i)?;
-                if self.traps && may_raise(i.mnemonic()) {
-                    self.trap(Kind::Exec);
-                }
-            }
+            What::Points | What::Control | What::Mmx | What::MmxAndSse => self.same(i)?,
         }
         if points {
             self.x87_pointers(i, notes_operand);
