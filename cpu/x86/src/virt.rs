@@ -190,6 +190,8 @@ impl Cpu {
         if stop == Stop::Exit {
             self.pmu_skip();
         }
+        // What handles it is not what TF was set for.
+        self.stepping = false;
         self.stopped_between(stop);
     }
 

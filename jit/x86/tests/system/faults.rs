@@ -147,6 +147,37 @@ fn instructions_of_other_models_are_invalid() {
     }
 }
 
+/// The handler of a fault under TF is not stepped: its repeated string is one instruction.
+#[test]
+fn handlers_of_stepped_faults_are_not_stepped() {
+    const HANDLERS: [u64; 2] = [0x1_8000, 0x1_9000];
+    let rig = run(|| {
+        let mut rig = program(|a| {
+            a.pushfq()?;
+            a.or(dword_ptr(rsp), 0x100)?;
+            a.popfq()?;
+            a.nop()?;
+            a.ud2()
+        });
+        rig.gate(1, HANDLERS[0], 0xe, 0);
+        put(&mut rig, HANDLERS[0], |a| {
+            a.inc(r8d)?;
+            a.iretq()
+        });
+        rig.gate(6, HANDLERS[1], 0xe, 0);
+        put(&mut rig, HANDLERS[1], |a| {
+            a.mov(rsi, DATA)?;
+            a.mov(rdi, DATA + 0x1000)?;
+            a.mov(ecx, 20)?;
+            a.rep().movsq()?;
+            a.hlt()
+        });
+        rig
+    });
+    // One trap after the NOP; the string does not count 20 times.
+    assert_eq!((rig.cpu.regs[8], rig.cpu.icount), (1, 4 + 2 + 1 + 5));
+}
+
 /// SDM 1 11.5: with an exception unmasked in MXCSR the instruction that causes it faults (#XM), and no other does.
 #[test]
 fn unmasked_exceptions_fault_at_their_instruction() {
