@@ -224,6 +224,15 @@ impl Cpu {
         self.end_block();
     }
 
+    /// Ends an instruction that has done a part and goes on later: an event in between saves RF set, and the instruction's own
+    /// breakpoint does not strike again (SDM 3B 18.3.1.1).
+    pub(crate) fn go_on_later(&mut self, i: &Insn) {
+        self.set_rip(self.rip().wrapping_sub(i.len.into()));
+        self.flags.system |= bits::RF;
+        self.boundary |= boundary::TRAP;
+        self.end_block();
+    }
+
     /// Before an instruction that runs alone: whether [`Self::after_single_step`] is to be called.
     pub(crate) fn before_single_step(&mut self) -> bool {
         self.stepping = self.flags.has(bits::TF);

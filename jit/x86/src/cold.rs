@@ -237,8 +237,9 @@ impl Emitter<'_> {
     }
 
     /// Notes where the present instruction, which is complete with the code so far, goes on if its host's instruction raises a
-    /// floating-point exception: its function does all of it, as a [`Kind`] of call that comes back.
-    pub(crate) fn trap(&mut self, kind: Kind) {
+    /// floating-point exception: its function does all of it.
+    pub(crate) fn trap(&mut self) {
+        let kind = self.slow_kind(Kind::Exec);
         let (at, site, resume) = (self.encoded_at, self.exec_site(kind), self.s.len());
         self.push_cold(0, ColdKind::Trap { at, site, resume });
         // After the function nothing is in RCX and R14.

@@ -399,7 +399,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// With traps, the x87 state may not be what can be live any more, after a call of this kind.
-    fn slow_kind(&self, kind: Kind) -> Kind {
+    pub(crate) fn slow_kind(&self, kind: Kind) -> Kind {
         if kind == Kind::Exec && self.x87_live && self.traps { Kind::ExecX87 } else { kind }
     }
 
@@ -521,7 +521,7 @@ impl<'a> Emitter<'a> {
                 self.need(live);
                 self.same(i)?;
                 if self.traps && may_raise(i.mnemonic()) {
-                    self.trap(Kind::Exec);
+                    self.trap();
                 }
             }
             Emit::Flush => {
@@ -541,7 +541,7 @@ impl<'a> Emitter<'a> {
             Emit::BitString => self.bit_string(i)?,
             Emit::Divide => {
                 self.same(i)?;
-                self.trap(Kind::Exec);
+                self.trap();
             }
             Emit::Table => self.table(i)?,
             Emit::PushAll => self.push_all(i.code() == Code::Pushaw),
@@ -813,9 +813,8 @@ impl<'a> Emitter<'a> {
                 Some(split) => {
                     let (site, resume) = (self.exec_site(self.slow_kind(Kind::Exec)), self.s.len());
                     self.push_cold(from, ColdKind::Split { split, site, resume });
-                    for from in core::mem::take(&mut self.beyond) {
-                        self.push_cold(from, ColdKind::Site { site, resume: Some(resume) });
-                    }
+                    // What is beyond a limit.
+                    self.slow(&[], Kind::Exec);
                 }
                 None => self.slow(&[from], Kind::Exec),
             }

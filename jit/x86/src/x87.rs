@@ -168,7 +168,7 @@ impl Emitter<'_> {
             self.x87_pointers(i, notes_operand);
         }
         if self.traps && what != What::Control {
-            self.trap(Kind::ExecX87);
+            self.trap();
         }
         if let Some(dead) = dead {
             self.let_go();

@@ -6,7 +6,7 @@
 use super::io::IoSize;
 use super::operand::*;
 use crate::flags::bits;
-use crate::insn::{REG_RIP, prefix, seg};
+use crate::insn::{prefix, seg};
 use crate::mem::Kind;
 use crate::row::Rows;
 use crate::state::gpr::*;
@@ -67,7 +67,6 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
             advance(cpu, i, register, 0);
         }
     }
-    let start = cpu.regs[REG_RIP as usize];
     let flags = cpu.flags;
     let boundary = cpu.boundary;
     let mut part = if cpu.stepping { 1 } else { PART };
@@ -100,12 +99,7 @@ fn run<S: Step, T: Int>(cpu: &mut Cpu, i: &Insn) -> Result<(), Stop> {
             break;
         }
     }
-    cpu.regs[REG_RIP as usize] = start.wrapping_sub(i.len.into());
-    // An event between iterations saves RF set, and the instruction's own breakpoint does not strike again
-    // (SDM 3B 18.3.1.1).
-    cpu.flags.system |= bits::RF;
-    cpu.boundary |= crate::state::boundary::TRAP;
-    cpu.end_block();
+    cpu.go_on_later(i);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use ringworld_fp::F80;
 
 impl X87 {
     /// Writes x87 state into a legacy region: bytes 0 to 23 and 32 to 159. With `wide` (REX.W) the pointers have 64 bits. On AMD's
-    /// processors they are zero unless an exception is pending.
+    /// processors they are zero unless an exception is pending (measured on Zen 3).
     pub fn save_legacy(&self, image: &mut [u8; 512], wide: bool, amd: bool) {
         image[0..2].copy_from_slice(&self.control.to_le_bytes());
         image[2..4].copy_from_slice(&self.status.to_le_bytes());

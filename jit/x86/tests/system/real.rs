@@ -1,4 +1,5 @@
-//! Segment registers and far transfers in real-address and virtual-8086 mode, and all registers on the stack.
+//! Segment registers and far transfers in real-address and virtual-8086 mode, and all registers and frames
+//! on the stack.
 
 use crate::common::*;
 use crate::pair::{compare, put, run, stats};

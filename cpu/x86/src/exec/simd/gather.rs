@@ -25,11 +25,7 @@ fn stopped(cpu: &mut Cpu, i: &Insn, stop: Stop, progress: bool) -> Result<(), St
     if !progress || !cpu.flags.has(bits::TF) {
         return Err(stop);
     }
-    let rip = cpu.rip().wrapping_sub(i.len.into());
-    cpu.set_rip(rip);
-    cpu.flags.system |= bits::RF;
-    cpu.boundary |= crate::state::boundary::TRAP;
-    cpu.end_block();
+    cpu.go_on_later(i);
     Ok(())
 }
 
