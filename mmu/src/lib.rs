@@ -4,8 +4,10 @@ mod contents;
 mod guest_physical;
 mod memory;
 mod shadow;
+mod share;
 mod tables;
 pub mod tlb;
+pub mod window;
 pub mod x86;
 
 pub use contents::PageBytes;

@@ -4,6 +4,7 @@
 //! skips the tracking) marks it and compares [`GuestMemory::code_epoch`] and [`GuestMemory::code_page_epoch`] later.
 
 use crate::shadow::Shadow;
+use crate::share::Shared;
 use core::mem::size_of;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use memmap2::{Advice, MmapOptions, MmapRaw};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 use zerocopy::FromZeros;
@@ -156,6 +158,7 @@ pub struct GuestMemory {
     code_changes: Box<[(AtomicU32, AtomicU64)]>,
     code_page_epoch: AtomicU64,
     pub(crate) shadow: Shadow,
+    shared: Shared,
 }
 
 macro_rules! accessors {
@@ -270,6 +273,7 @@ impl GuestMemory {
             code_changes: (0..CODE_CHANGES).map(|_| Default::default()).collect(),
             code_page_epoch: AtomicU64::new(0),
             shadow: Shadow::default(),
+            shared: Shared::default(),
         })
     }
 
@@ -573,13 +577,27 @@ impl GuestMemory {
         self.write(GuestPhys(addr.0 & !PAGE_MASK), &[0; PAGE_SIZE as usize])
     }
 
+    /// Where a page is in a file that can be mapped a second time; from now on, if it was not yet. `None` if there are too many already,
+    /// or the host has no such file.
+    pub(crate) fn share(&self, index: usize) -> Option<(RawFd, u64)> {
+        self.shared.place(index, self.page_pointer(index))
+    }
+
     /// Makes pages zero and gives their memory back to the host.
     fn give_back(&self, first: usize, count: usize) -> io::Result<()> {
-        // SAFETY: private anonymous memory reads as zeros afterwards; no references to guest memory exist.
+        // SAFETY: private anonymous memory reads as zeros afterwards, and what is in a file is made so below; no references to guest
+        // memory exist.
         let result = unsafe {
             libc::madvise(self.page_pointer(first).cast(), count << PAGE_SHIFT, libc::MADV_DONTNEED)
         };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        for index in self.shared.among(first..first + count) {
+            // SAFETY: as above, a whole page.
+            unsafe { self.page_pointer(index).write_bytes(0, PAGE_SIZE as usize) };
+        }
+        Ok(())
     }
 
     /// Those of the pages that the host has memory for; all others are zero.
@@ -590,6 +608,7 @@ impl GuestMemory {
         let map = File::open("/proc/self/pagemap").ok().filter(|_| same_pages);
         let first = self.page_pointer(0) as usize >> PAGE_SHIFT;
         let mut entries = [0; PAGES_AT_ONCE * 8];
+        let shared = self.shared.among(pages.clone());
         pages.clone().step_by(PAGES_AT_ONCE).flat_map(move |start| {
             let count = PAGES_AT_ONCE.min(pages.end - start);
             let bytes = &mut entries[..count * 8];
@@ -598,8 +617,11 @@ impl GuestMemory {
                 .is_some_and(|map| map.read_exact_at(bytes, ((first + start) * 8) as u64).is_ok());
             (start..start + count)
                 .zip(bytes.chunks_exact(8))
-                // Present or swapped out (Linux, admin-guide/mm/pagemap).
-                .filter_map(|(index, entry)| (!known || entry[7] & 0xc0 != 0).then_some(index))
+                // Present or swapped out (Linux, admin-guide/mm/pagemap); of a file's pages it may say neither.
+                .filter_map(|(index, entry)| {
+                    let touched = !known || entry[7] & 0xc0 != 0 || shared.binary_search(&index).is_ok();
+                    touched.then_some(index)
+                })
                 .collect::<Vec<_>>()
         })
     }

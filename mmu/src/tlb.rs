@@ -9,6 +9,7 @@
 //! if it does not. Shifted by twelve, that is 1 or something else, which translated code can test by LOOP, without touching
 //! the flags.
 
+use crate::window::{CHUNKS, Windows};
 use core::hash::Hash;
 use core::ptr::NonNull;
 use ringworld_core::{FastMap, GuestVirt, PAGE_MASK};
@@ -27,7 +28,7 @@ const WRITERS: usize = 1 << 16;
 
 /// The slot of a linear address.
 #[inline(always)]
-const fn slot(linear: u64) -> usize {
+pub(crate) const fn slot(linear: u64) -> usize {
     (linear >> 12) as usize & (TLB_ENTRIES - 1)
 }
 
@@ -81,7 +82,7 @@ pub struct Translations {
     /// code that it was linked to.
     pub fetch: [u32; TLB_ENTRIES],
     /// Guest-physical page of the data entry, and in the low bits page size as log2 and [`GLOBAL`].
-    physical: [u64; TLB_ENTRIES],
+    pub(crate) physical: [u64; TLB_ENTRIES],
     /// Tag of the linear page of the fetch entry, which is independent of the data entry in the same slot.
     fetch_page: [u64; TLB_ENTRIES],
     /// As `physical`, for fetches.
@@ -99,7 +100,10 @@ pub struct Translations {
     /// The first and the last byte of all of them.
     large_range: (u64, u64),
     /// All writes are in the slow path if this is not the TLB's.
-    write_epoch: u64,
+    pub(crate) write_epoch: u64,
+    /// By chunk (see [`crate::window`]), what a window's host addresses are minus linear ones; zero without one.
+    pub windows: [u64; CHUNKS],
+    pub(crate) opened: Option<Box<Windows>>,
 }
 
 /// In [`Translations::physical`]: the page is global.
@@ -117,7 +121,7 @@ impl Translations {
     fn new() -> Box<Self> {
         let layout = Layout::new::<Self>();
         // SAFETY: the memory is of this type's size and alignment and is owned by nobody else; zeros are valid for all fields but
-        // the three that are written; `Box` frees what the global allocator gave. Zeroed memory of this size costs nothing
+        // the four that are written; `Box` frees what the global allocator gave. Zeroed memory of this size costs nothing
         // until it is touched, and most contexts are small.
         let mut new = unsafe {
             let raw = alloc_zeroed(layout).cast::<Self>();
@@ -127,6 +131,7 @@ impl Translations {
             (&raw mut (*raw).used).write(Vec::with_capacity(JOURNAL));
             (&raw mut (*raw).local).write(Vec::with_capacity(JOURNAL));
             (&raw mut (*raw).large).write(FastMap::default());
+            (&raw mut (*raw).opened).write(None);
             Box::from_raw(raw)
         };
         near_zero().for_each(|n| new.clear_slot(n));
@@ -134,7 +139,24 @@ impl Translations {
         new
     }
 
+    /// The page of a slot is about to change.
+    #[inline]
+    fn drop_from_window(&mut self, n: usize) {
+        if let Some(windows) = &mut self.opened {
+            windows.drop_page(n, page(self.read[n]));
+        }
+    }
+
+    /// Many are.
+    #[inline]
+    fn drop_from_windows(&mut self) {
+        if let Some(windows) = &mut self.opened {
+            windows.drop_pages();
+        }
+    }
+
     fn clear(&mut self) {
+        self.drop_from_windows();
         if self.used.len() < JOURNAL {
             let mut used = core::mem::take(&mut self.used);
             used.drain(..).for_each(|n| self.clear_slot(usize::from(n)));
@@ -156,6 +178,7 @@ impl Translations {
         if !self.has_global {
             return self.clear();
         }
+        self.drop_from_windows();
         if self.local.len() < JOURNAL {
             let mut local = core::mem::take(&mut self.local);
             local.drain(..).for_each(|n| self.clear_local_slot(usize::from(n)));
@@ -178,6 +201,7 @@ impl Translations {
 
     /// Drops all writes.
     fn clear_writes(&mut self) {
+        self.drop_from_windows();
         if self.used.len() < JOURNAL {
             self.used.iter().for_each(|&n| self.write[usize::from(n)] = no_page(n.into()));
         } else {
@@ -190,6 +214,7 @@ impl Translations {
         if self.write_epoch != epoch {
             return;
         }
+        self.drop_from_windows();
         let Self { write, physical, used, .. } = self;
         let mut drop = |n: usize| {
             if (physical[n] >> 12) as usize & (WRITERS - 1) == at {
@@ -204,6 +229,7 @@ impl Translations {
     }
 
     fn clear_slot(&mut self, n: usize) {
+        self.drop_from_window(n);
         self.read[n] = no_page(n);
         self.write[n] = no_page(n);
         self.clear_fetch(n);
@@ -236,6 +262,7 @@ impl Translations {
         for n in 0..TLB_ENTRIES {
             let physical = self.physical[n];
             if covers(n, self.read[n], physical) || covers(n, self.write[n], physical) {
+                self.drop_from_window(n);
                 self.read[n] = no_page(n);
                 self.write[n] = no_page(n);
             }
@@ -337,7 +364,7 @@ pub struct Tlb<K> {
     writers: Box<[Writer]>,
     /// Entries of `writers` that may not be [`Writer::None`]; meaningless once it is full.
     used_writers: Vec<u32>,
-    write_epoch: u64,
+    pub(crate) write_epoch: u64,
     tokens: FastMap<TokenKey, u32>,
     /// Tokens asked for lately, by linear page.
     recent_tokens: Box<[(TokenKey, u32); RECENT_TOKENS]>,
@@ -396,6 +423,25 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
     /// The address of the arrays that accesses use now, for translated code. It stays valid as long as the TLB lives.
     pub fn current_pointer(&self) -> *const Translations {
         self.current.as_ptr()
+    }
+
+    /// The arrays that accesses use now, if these do not all take the slow path.
+    pub(crate) fn current_mut(&mut self) -> Option<&mut Translations> {
+        if self.current == self.barred {
+            return None;
+        }
+        // SAFETY: as in `current`, and `self` is borrowed mutably for as long as the result.
+        Some(unsafe { self.current.as_mut() })
+    }
+
+    /// All other arrays.
+    pub(crate) fn others_mut(&mut self) -> impl Iterator<Item = &mut Translations> {
+        let current = self.current;
+        // SAFETY: as in `current_mut`, and no two of them are the same.
+        self.contexts
+            .iter_mut()
+            .filter(move |other| **other != current)
+            .map(|other| unsafe { other.as_mut() })
     }
 
     fn arrays(&mut self, context: ContextId) -> &mut Translations {
@@ -548,6 +594,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
             && arrays.physical[n] & !TRACKED == physical
             && (arrays.read[n] == tag || arrays.write[n] == tag);
         if !same && (entry.read || entry.write) {
+            arrays.drop_from_window(n);
             arrays.read[n] = no_page(n);
             arrays.write[n] = no_page(n);
             arrays.host[n] = host;
@@ -708,7 +755,9 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         match self.writers[at] {
             Writer::None => return,
             Writer::One { context, slot } => {
-                self.arrays(ContextId(context)).write[usize::from(slot)] = no_page(slot.into());
+                let arrays = self.arrays(ContextId(context));
+                arrays.drop_from_window(slot.into());
+                arrays.write[usize::from(slot)] = no_page(slot.into());
             }
             Writer::Many => {
                 // Arrays without a key, or of an earlier epoch, hold no writes.

@@ -159,6 +159,11 @@ fn translator(jit: &TranslatorStats, instructions: u64) -> String {
         "  stale blocks               {:>16}, all forgotten {} times",
         jit.invalidated, jit.flushes
     );
+    let _ = writeln!(
+        text,
+        "  with windows               {:>16} blocks, {} faults",
+        jit.windowed, jit.window_faults
+    );
     let _ = writeln!(text, "  entries from the loop      {:>16}", jit.entries);
     let _ = writeln!(
         text,

@@ -48,6 +48,10 @@ pub struct TranslatorStats {
     pub flushes: u64,
     /// Entries into translated code from the run loop.
     pub entries: u64,
+    /// Blocks that access memory in windows.
+    pub windowed: u64,
+    /// Their accesses to pages that were not shown there.
+    pub window_faults: u64,
     /// Instructions that translated code ran by their function.
     pub executed: u64,
     /// The forms of these, most frequent first.
@@ -68,6 +72,8 @@ impl TranslatorStats {
             sum.invalidated += one.invalidated;
             sum.flushes += one.flushes;
             sum.entries += one.entries;
+            sum.windowed += one.windowed;
+            sum.window_faults += one.window_faults;
             sum.executed += one.executed;
             forms.resize(one.by_code.len(), 0);
             forms.iter_mut().zip(&one.by_code).for_each(|(sum, count)| *sum += count);

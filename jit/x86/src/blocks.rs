@@ -39,6 +39,10 @@ pub(crate) struct Block {
     /// The [`Link`]s that lead here.
     pub(crate) incoming: SmallVec<[u32; 4]>,
     pub(crate) stale: bool,
+    /// The chunk that it has a window of.
+    pub(crate) window: Option<u8>,
+    /// Accesses that were not to be had there.
+    pub(crate) faults: u16,
     /// What is overwritten at its entries while its bytes are not known to be the same: see [`Translator::suspend`].
     pub(crate) suspended: Option<[[u8; 5]; 2]>,
     /// Where the jumps there lead meanwhile.

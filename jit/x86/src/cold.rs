@@ -35,6 +35,8 @@ pub(crate) enum ColdKind {
     Elsewhere { site: u32, by: i32, refund: u8 },
     /// Call a stub that makes vector state live for the instruction at `rip`, with which `rest` of the block begins, and go on.
     Stub { stub: usize, resume: usize, rip: u64, rest: u8 },
+    /// Make the host's GS lead to the present context's window of a chunk, and go on; or leave at `site`.
+    Window { chunk: u8, site: u32, resume: usize },
     /// Go on at an offset.
     Back { to: usize },
     /// A branch that leaves in the middle: give back the rest of the block and go on at an address.
@@ -140,6 +142,7 @@ impl Emitter<'_> {
                 land8(self.s, miss);
                 self.leave(site);
             }
+            ColdKind::Window { chunk, site, resume } => self.enter_window(chunk, site, resume),
             ColdKind::Stub { stub, resume, rip, rest } => {
                 self.call_stub(stub);
                 self.drafts.needs.push(Need { at: self.s.len() as u32, rip, rest });
@@ -176,7 +179,7 @@ impl Emitter<'_> {
     /// instruction and the rest of the block: if the group reaches into the next page, to one whose groups end where pages
     /// do, else, and from there, to one without groups.
     pub(crate) fn ungroup(&mut self, from: usize, alignment: Option<u32>) {
-        let Some(link) = self.link_ungrouped(from) else { return };
+        let Some(link) = self.link_ungrouped(from, Kind::LinkUngrouped) else { return };
         let refund = self.drafts.links[link.0].refund;
         let by_page = match self.grouping {
             Grouping::Whole => Some(Kind::LinkByPage),
@@ -194,21 +197,29 @@ impl Emitter<'_> {
     /// Sends a jump, whose displacement ends at `from`, of an indirect jump or call that does not lead to where the block goes on
     /// to a translation that goes on nowhere.
     pub(crate) fn cold_elsewhere_indirect(&mut self, from: usize) {
-        if let Some(link) = self.link_ungrouped(from) {
+        if let Some(link) = self.link_ungrouped(from, Kind::LinkUngrouped) {
             self.push_cold(from, ColdKind::Ungroup { link, straddling: None });
         }
     }
 
-    /// A link to the translation without groups of this instruction and the rest of the block. In a shadow, of which that would not know, the
+    /// Sends the jump of a window's check, whose displacement ends at `from`, to a translation without windows of this instruction and
+    /// the rest of the block.
+    pub(crate) fn cold_elsewhere_in_memory(&mut self, from: usize) {
+        if let Some(link) = self.link_ungrouped(from, Kind::LinkByPage) {
+            self.push_cold(from, ColdKind::Ungroup { link, straddling: None });
+        }
+    }
+
+    /// A link to another translation of this instruction and the rest of the block. In a shadow, of which that would not know, the
     /// jump leads to the instruction's function instead.
-    fn link_ungrouped(&mut self, from: usize) -> Option<(usize, u32)> {
+    fn link_ungrouped(&mut self, from: usize, kind: Kind) -> Option<(usize, u32)> {
         if self.in_shadow {
             let site = self.exec_site(Kind::ExecLast);
             self.cold_site(from, site);
             return None;
         }
         let refund = (self.count - self.n + 1) as u8;
-        Some(self.link_site(Kind::LinkUngrouped, self.rip, refund))
+        Some(self.link_site(kind, self.rip, refund))
     }
 
     /// Sends the jump whose displacement ends at `from` to the block at `target`, giving back what has been taken for the rest
@@ -240,6 +251,11 @@ impl Emitter<'_> {
     /// floating-point exception: its function does all of it.
     pub(crate) fn trap(&mut self) {
         let kind = self.slow_kind(Kind::Exec);
+        self.trap_to(kind);
+    }
+
+    /// The same, as a site of this kind.
+    pub(crate) fn trap_to(&mut self, kind: Kind) {
         let (at, site, resume) = (self.encoded_at, self.exec_site(kind), self.s.len());
         self.push_cold(0, ColdKind::Trap { at, site, resume });
         // After the function nothing is in RCX and R14.

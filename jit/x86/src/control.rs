@@ -445,11 +445,10 @@ impl Emitter<'_> {
                 return Ok(place.slow);
             }
             let load = (0x8b, 14, !self.narrow());
-            match place.index {
-                Some((index, scale)) => {
-                    self.indexed(load, Some(place.base), index, scale, place.displacement);
-                }
-                None => self.based(load, place.base, place.displacement),
+            match (place.base, place.index) {
+                (base, Some((index, scale))) => self.indexed(load, base, index, scale, place.displacement),
+                (Some(base), None) => self.based(load, base, place.displacement),
+                (None, None) => return Err(Unsupported),
             }
             return Ok(place.slow);
         }

@@ -153,21 +153,32 @@ pub struct Emitter<'a> {
     pub(crate) lent: Lent,
     /// If the block leads back into it: where it is entered again.
     pub(crate) round: Option<Round>,
+    /// The chunk that the block has a window of.
+    pub(crate) window: Option<u8>,
+    /// The present instruction accesses that, and has a trap.
+    pub(crate) in_window: bool,
 }
 
 /// Where a checked memory operand is in host memory.
 pub(crate) struct Place {
-    pub(crate) base: u8,
+    /// None only in a window.
+    pub(crate) base: Option<u8>,
     /// Register and log2 of the scale.
     pub(crate) index: Option<(u8, u8)>,
     pub(crate) displacement: i32,
     /// The jump that is taken if it is not to be had.
     pub(crate) slow: Option<usize>,
+    /// By the host's GS.
+    pub(crate) window: bool,
 }
 
 impl Place {
+    fn by(base: u8, index: Option<(u8, u8)>, displacement: i32, slow: Option<usize>) -> Self {
+        Self { base: Some(base), index, displacement, slow, window: false }
+    }
+
     fn uses(&self, register: u8) -> bool {
-        self.base == register || self.index.is_some_and(|(index, _)| index == register)
+        self.base == Some(register) || self.index.is_some_and(|(index, _)| index == register)
     }
 }
 
@@ -255,6 +266,8 @@ impl<'a> Emitter<'a> {
             stack_moved: 0,
             lent: Lent::default(),
             round: None,
+            window: None,
+            in_window: false,
         }
     }
 
@@ -277,7 +290,7 @@ impl<'a> Emitter<'a> {
             _ if self.segmented() => Groups::default(),
             _ => {
                 let by_page = grouping != Grouping::Whole;
-                let registers = (registers, by_page);
+                let registers = (registers, by_page, self.window);
                 group::find_all(guests, word, head, registers, self.info, self.memory_accesses)
             }
         };
@@ -293,6 +306,7 @@ impl<'a> Emitter<'a> {
             self.leave_off_page(second, Kind::Stale);
         }
         let taken = self.take_from_budget();
+        self.open_window();
         let mut open = true;
         for (n, guest) in guests.iter().enumerate() {
             if head == Some(n) {
@@ -520,7 +534,7 @@ impl<'a> Emitter<'a> {
             Emit::Vector(live) => {
                 self.need(live);
                 self.same(i)?;
-                if self.traps && may_raise(i.mnemonic()) {
+                if self.traps && may_raise(i.mnemonic()) && !self.in_window {
                     self.trap();
                 }
             }
@@ -541,7 +555,9 @@ impl<'a> Emitter<'a> {
             Emit::BitString => self.bit_string(i)?,
             Emit::Divide => {
                 self.same(i)?;
-                self.trap();
+                if !self.in_window {
+                    self.trap();
+                }
             }
             Emit::Table => self.table(i)?,
             Emit::PushAll => self.push_all(i.code() == Code::Pushaw),
@@ -611,6 +627,7 @@ impl<'a> Emitter<'a> {
 
     /// Emits the same instruction on the registers' homes.
     pub(crate) fn same(&mut self, guest: &Instruction) -> Result<(), Unsupported> {
+        self.in_window = false;
         let mut i = *guest;
         i.set_code(host_form(i.code()));
         let mut memory = None;
@@ -681,13 +698,12 @@ impl<'a> Emitter<'a> {
             let access = self.memory_accesses.of(self.info, guest, n);
             let mut place = self.place(guest, access)?;
             slow = place.slow;
-            split = (slow.is_some() && place.index.is_some()).then_some((
-                place.base,
-                place.displacement,
-                self.s.len(),
-                writes(access),
-            ));
-            i.set_segment_prefix(Register::None);
+            split = place
+                .base
+                .filter(|_| slow.is_some() && place.index.is_some())
+                .map(|base| (base, place.displacement, self.s.len(), writes(access)));
+            i.set_segment_prefix(if place.window { Register::GS } else { Register::None });
+            self.in_window = place.window;
             // RCX is wanted for something else, one of the two is, or no register beyond the first eight may be there.
             let alone = if high_byte {
                 Some(1)
@@ -699,27 +715,28 @@ impl<'a> Emitter<'a> {
                 return Err(Unsupported);
             }
             if let Some(alone) = alone {
-                match place.index {
-                    Some((index, scale)) => {
-                        self.lea(alone, true, Some(place.base), index, scale, place.displacement);
+                match (place.base, place.index) {
+                    (base, Some((index, scale))) => {
+                        self.lea(alone, true, base, index, scale, place.displacement);
                     }
-                    None => {
-                        self.lea_base(alone, true, place.base, place.displacement);
-                    }
+                    (Some(base), None) => self.lea_base(alone, true, base, place.displacement),
+                    (None, None) => self.constant(alone, i64::from(place.displacement) as u64),
                 }
-                place = Place { base: alone, index: None, displacement: 0, ..place };
+                place = Place { base: Some(alone), index: None, displacement: 0, ..place };
                 if alone == 1 {
                     self.held = None;
                 } else {
                     self.held_r14 = None;
                 }
             }
-            i.set_memory_base(sized(Register::RAX, place.base));
+            i.set_memory_base(place.base.map_or(Register::None, |base| sized(Register::RAX, base)));
             let index = place.index.map_or(Register::None, |(index, _)| sized(Register::RAX, index));
             i.set_memory_index(index);
             i.set_memory_index_scale(place.index.map_or(1, |(_, scale)| 1 << scale));
             i.set_memory_displacement64(i64::from(place.displacement) as u64);
-            i.set_memory_displ_size(u32::from(place.displacement != 0));
+            // Without a base, all of it is there.
+            let all = if place.base.is_none() { 8 } else { 0 };
+            i.set_memory_displ_size(all | u32::from(place.displacement != 0 && all == 0));
             (r14_is_free, rcx_is_free) = (late || !place.uses(14), late || !place.uses(1));
         }
         if in_rcx {
@@ -794,6 +811,9 @@ impl<'a> Emitter<'a> {
         for (scratch, at) in stores.into_iter().flatten() {
             dynasm!(self.s ; .arch x64 ; mov [BYTE rsp + (at as i8)], Rq(scratch));
         }
+        if self.in_window {
+            self.trap_to(Kind::ExecWindow);
+        }
         if let Some(from) = slow {
             // After the slow path nothing is in RCX.
             self.let_go();
@@ -830,17 +850,20 @@ impl<'a> Emitter<'a> {
             {
                 let access = access_of(guest, access, None)?;
                 let slow = Some(self.check_direct(base, displacement, access, 1));
-                return Ok(Place { base, index: Some((1, 0)), displacement, slow });
+                return Ok(Place::by(base, Some((1, 0)), displacement, slow));
             }
             // What may reach into the next page wants its address in R14.
             if let Some(short) = self.short_address(guest).filter(|_| guest.memory_size().size() < 16) {
                 let slow = self.check(access_of(guest, access, Some(i64::from(short) as u64))?);
-                return Ok(Place { base: 1, index: None, displacement: short, slow: Some(slow) });
+                return Ok(Place::by(1, None, short, Some(slow)));
             }
             let fixed = self.address(guest);
             let slow = self.check(access_of(guest, access, fixed)?);
-            return Ok(Place { base: 14, index: Some((1, 0)), displacement: 0, slow: Some(slow) });
+            return Ok(Place::by(14, Some((1, 0)), 0, Some(slow)));
         };
+        if self.groups.groups[member.group].window {
+            return self.window_place(member);
+        }
         let mut slow = None;
         if let Some(aligned) = alignment(guest).filter(|_| !member.aligned) {
             self.reach(member);
@@ -856,22 +879,22 @@ impl<'a> Emitter<'a> {
             // Only the truncated address is known to be in the group's range.
             self.reach(member);
             self.linear(member.own, 14);
-            return Ok(Place { base: 14, index: Some((1, 0)), displacement: 0, slow });
+            return Ok(Place::by(14, Some((1, 0)), 0, slow));
         }
         let Form { base, index, displacement } = member.rest;
         let displacement = i32::try_from(displacement).map_err(|_| Unsupported)?;
         Ok(match (base, index) {
             (None, None) => {
                 let anchor = self.reach_by_any(member);
-                Place { base: anchor, index: None, displacement, slow }
+                Place::by(anchor, None, displacement, slow)
             }
             (Some(one), None) => {
                 let (anchor, one) = self.reach_beside(member, one);
-                Place { base: one, index: Some((anchor, 0)), displacement, slow }
+                Place::by(one, Some((anchor, 0)), displacement, slow)
             }
             (None, Some((one, scale))) => {
                 let (anchor, one) = self.reach_beside(member, one);
-                Place { base: anchor, index: Some((one, scale)), displacement, slow }
+                Place::by(anchor, Some((one, scale)), displacement, slow)
             }
             (Some(base), Some((index, scale))) => {
                 self.reach(member);
@@ -879,7 +902,7 @@ impl<'a> Emitter<'a> {
                 dynasm!(self.s ; .arch x64 ; lea rcx, [rcx + Rq(base)]);
                 self.held = None;
                 let index = self.value(index.into(), 14);
-                Place { base: 1, index: Some((index, scale)), displacement, slow }
+                Place::by(1, Some((index, scale)), displacement, slow)
             }
         })
     }

@@ -5,16 +5,32 @@
 
 use crate::classify::Live;
 use crate::emit::{Emitter, Unsupported};
-use crate::frame::at;
+use crate::frame::{at, sized};
+use crate::group::Member;
+use crate::host;
 use crate::islands::CHECK;
 use crate::memory::{Access, address_is_64};
 use crate::site::Kind;
+use crate::values::Form;
 use dynasmrt::{DynasmApi, dynasm};
 use iced_x86::{Code, EncodingKind, Instruction, MemoryOperand, Mnemonic, Register};
 
 /// Where the indices are, and the elements.
 const INDICES: i32 = at::SPLIT_COPY;
 const ELEMENTS: i32 = at::SPLIT_COPY + 64;
+
+/// The address of what an index of zero reads, if all indices, of 32 bits, reach less than 16 GiB from there.
+pub fn base_of(i: &Instruction) -> Option<Form> {
+    // Elsewhere than here, elements beyond one that cannot be read may have been read all the same.
+    let near = host::reads_in_order() && sizes(i.mnemonic()).is_some_and(|(index, _)| index == 4);
+    let segment = matches!(i.memory_segment(), Register::FS | Register::GS);
+    let based = i.memory_base().is_gpr64() && !segment && near;
+    based.then(|| Form {
+        base: Some(i.memory_base().number() as u8),
+        index: None,
+        displacement: (i.memory_displacement64() as i32).into(),
+    })
+}
 
 /// Bytes of an index and of an element.
 pub fn sizes(mnemonic: Mnemonic) -> Option<(usize, usize)> {
@@ -43,6 +59,9 @@ impl Emitter<'_> {
         // The wider of the two is as wide as the instruction.
         let lanes = if index_size > size { index.size() / index_size } else { to.size() / size };
         self.need(Live::Full);
+        if let Some(member) = self.groups.member(self.accesses().operand) {
+            return self.gather_in_window(i, member);
+        }
         self.let_go();
         self.move_vector(index.number(), lanes * index_size, INDICES, true)?;
         let all = (1_i32 << lanes) - 1;
@@ -93,6 +112,18 @@ impl Emitter<'_> {
         }
         self.let_go();
         self.slow(&slow, Kind::Exec);
+        Ok(())
+    }
+
+    /// The same instruction, with what is at its base in the window, and all that its indices reach near enough.
+    fn gather_in_window(&mut self, i: &Instruction, member: Member) -> Result<(), Unsupported> {
+        let place = self.window_place(member)?;
+        let mut i = *i;
+        i.set_memory_base(sized(Register::RAX, place.base.ok_or(Unsupported)?));
+        i.set_segment_prefix(Register::GS);
+        self.encode(&i)?;
+        // What has been read when an element cannot be read is there, and no longer in the mask: its function reads the rest.
+        self.trap_to(Kind::ExecWindow);
         Ok(())
     }
 

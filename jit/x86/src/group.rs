@@ -10,8 +10,10 @@
 use crate::classify::{Emit, System, alignment};
 use crate::emit::Guest;
 use crate::frame::{Home, home};
+use crate::gather;
 use crate::rounds::FARTHEST;
 use crate::values::{FAR, Form, Registers, Root, Value, Values};
+use crate::window;
 use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 use ringworld_core::{PAGE_MASK, PAGE_SHIFT};
 
@@ -32,6 +34,9 @@ pub enum Grouping {
     /// None.
     None,
 }
+
+/// Number of the guest's stack pointer.
+const RSP: u8 = 4;
 
 const NO_SLOT: usize = usize::MAX;
 /// Groups that may get members at a time.
@@ -124,6 +129,8 @@ pub struct Group {
     stack: bool,
     /// All its members' addresses are those of pinned registers and a constant.
     direct: bool,
+    /// It is accessed in a [window](crate::window), wherever in it.
+    pub window: bool,
 }
 
 impl Group {
@@ -138,12 +145,12 @@ impl Group {
     }
 
     fn is_placed(&self) -> bool {
-        self.slot != NO_SLOT
+        self.slot != NO_SLOT || self.window
     }
 
     /// Whether it is elsewhere in the next round of a loop.
     pub fn moves(&self) -> bool {
-        self.entry.is_some() && self.stride.is_some_and(|stride| stride != 0)
+        !self.window && self.entry.is_some() && self.stride.is_some_and(|stride| stride != 0)
     }
 
     /// Whether what is aligned stays so when it moves by `stride`.
@@ -212,6 +219,8 @@ struct Key {
     /// Of an address without registers: whether it is pushed or popped, by way of a register that holds it. Others are at a
     /// displacement from the group's first byte, as the whole address is more than one can hold; so the two share no group.
     stack: bool,
+    /// See [`Group::window`].
+    window: bool,
 }
 
 /// The state of the search.
@@ -221,6 +230,8 @@ struct Search {
     /// If groups are to end [where pages do](Grouping::ByPage): what registers are at the start, and the bits of a sum that an
     /// address has.
     by_page: Option<(Registers, u64)>,
+    /// If the block has a window: its chunk, and what registers are at the start.
+    window: Option<(u8, Registers)>,
     /// The groups that may still get members.
     open: [Option<(Key, usize)>; OPEN],
     groups: Vec<Group>,
@@ -255,9 +266,10 @@ impl Search {
         let base = base.and_then(|value| value.root);
         let index = index.and_then(|(value, scale)| Some((value.root?, scale)));
         let fixed = base.is_none() && index.is_none();
-        let at = if fixed { Some(from) } else { self.likely(own) };
+        let window = !stack && self.is_shown(own);
+        let at = if fixed { Some(from) } else { self.likely(own) }.filter(|_| !window);
         let page = at.map(|at| at >> PAGE_SHIFT);
-        let key = Key { base, index, page, stack: stack && fixed };
+        let key = Key { base, index, page, stack: stack && fixed, window };
         if at.is_some_and(|at| (at ^ at.wrapping_add(size - 1)) >> PAGE_SHIFT != 0) {
             return None;
         }
@@ -270,7 +282,7 @@ impl Search {
         {
             let group = &mut self.groups[number];
             let (min, max) = (group.min.min(from), group.max.max(to));
-            if fixed || max.checked_sub(min).is_some_and(|span| span <= SPAN) {
+            if fixed || window || max.checked_sub(min).is_some_and(|span| span <= SPAN) {
                 (group.min, group.max) = (min, max);
                 group.write |= write;
                 group.members += 1;
@@ -311,8 +323,26 @@ impl Search {
             anchor: Anchor::Distance,
             stack: false,
             direct,
+            window,
         });
         self.add(number, own, from, moved)
+    }
+
+    /// Whether an access is likely to be in the block's window.
+    fn is_shown(&self, own: Form) -> bool {
+        let Some((chunk, registers)) = &self.window else { return false };
+        let known = |n: u8| self.values.known(n, registers);
+        match (own.base, own.index) {
+            (None, None) => window::chunk_of(own.displacement as u64) == Some(*chunk),
+            (None, Some(_)) => *chunk == 0,
+            (Some(base), _) if self.values.of(base).root.is_some_and(|root| root.register == RSP) => false,
+            (Some(base), index) => {
+                let index = index.and_then(|(n, scale)| Some(known(n)? << scale)).unwrap_or(0);
+                let address = |base: u64| base.wrapping_add(index).wrapping_add_signed(own.displacement);
+                known(base)
+                    .is_none_or(|base| [base, address(base)].map(window::chunk_of).contains(&Some(*chunk)))
+            }
+        }
     }
 
     /// The address of an access, if groups are to end where pages do and it is likely to be this one.
@@ -336,7 +366,7 @@ impl Search {
     /// in a page now (`registers` is what they are at the start of the block).
     fn table(&mut self, own: Form, size: i64, write: bool, registers: &Registers) -> Option<u16> {
         let (base, (index, scale)) = (own.base?, own.index?);
-        if !self.values.is_byte(index) {
+        if !self.values.is_byte(index) || self.is_shown(own) {
             return None;
         }
         let size = size + (0xff << scale);
@@ -372,9 +402,11 @@ impl Search {
                 group.entry.filter(|_| own && near).map(|form| Form { displacement: group.min, ..form });
             group.stride = group.entry.and_then(|form| {
                 let (base, index) = strides(values, form)?;
-                Some(base.wrapping_add(index)).filter(|stride| stride.unsigned_abs() <= FARTHEST)
+                let farthest = if group.window { window::FARTHEST } else { FARTHEST };
+                Some(base.wrapping_add(index)).filter(|stride| stride.unsigned_abs() <= farthest)
             });
-            group.entry = group.entry.filter(|_| group.members > 1 || group.stride.is_some());
+            let worth = group.members > 1 && !group.window;
+            group.entry = group.entry.filter(|_| worth || group.stride.is_some());
         }
     }
 
@@ -385,7 +417,7 @@ impl Search {
         let mut taken = [0; SLOTS];
         if looping {
             let mut known: Vec<&mut Group> =
-                self.groups.iter_mut().filter(|group| group.entry.is_some()).collect();
+                self.groups.iter_mut().filter(|group| group.entry.is_some() && !group.window).collect();
             known.sort_by_key(|group| core::cmp::Reverse(group.members));
             for group in known {
                 match taken.iter().position(|&last| last == 0) {
@@ -411,7 +443,7 @@ impl Search {
             let strides = group.entry.filter(|_| easy).and_then(|form| strides(&self.values, form));
             let (base, index) = strides.map_or((false, false), |(base, index)| (base != 0, index != 0));
             group.anchor = match (base, index) {
-                _ if group.stack => Anchor::Distance,
+                _ if group.stack || group.window => Anchor::Distance,
                 (true, false) if group.key.index.is_some() => Anchor::Index,
                 (false, true) if group.key.base.is_some() => Anchor::Base,
                 // All its members' registers are at hand.
@@ -461,26 +493,27 @@ fn strides(values: &Values, form: Form) -> Option<(i64, i64)> {
 }
 
 /// Finds the groups of a block, whose end leads back to its instruction `head` if that is known.
-/// `registers` are the general ones, where the block is likely to begin, and whether groups are to end where pages do by them.
+/// `registers` are the general ones, where the block is likely to begin, and whether groups are to end where pages do by them; and the
+/// chunk that the block has a window of.
 pub fn find_all(
     guests: &[Guest],
     word: u32,
     head: Option<usize>,
-    (registers, by_page): (&[u64], bool),
+    (registers, by_page, window): (&[u64], bool, Option<u8>),
     factory: &mut InstructionInfoFactory,
     accesses: &mut MemoryAccesses,
 ) -> Groups {
     let mut registers: Registers = core::array::from_fn(|n| registers.get(n).copied());
     let Some(head) = head.filter(|&head| head > 0) else {
-        return find(guests, word, head.is_some(), (&registers, by_page), factory, accesses);
+        return find(guests, word, head.is_some(), (&registers, by_page, window), factory, accesses);
     };
-    let mut all = find(&guests[..head], word, false, (&registers, by_page), factory, accesses);
+    let mut all = find(&guests[..head], word, false, (&registers, by_page, window), factory, accesses);
     let mut values = Values::default();
     for guest in &guests[..head] {
         values.follow(&guest.decoded, guest.emit, word, factory);
     }
     registers = core::array::from_fn(|n| values.known(n as u8, &registers));
-    let inner = find(&guests[head..], word, true, (&registers, by_page), factory, accesses);
+    let inner = find(&guests[head..], word, true, (&registers, by_page, window), factory, accesses);
     all.accesses.resize(head, Accesses::default());
     let (groups, members) = (all.groups.len(), all.members.len());
     let number = |number: Option<u16>| number.map(|number| number + members as u16);
@@ -502,7 +535,7 @@ fn find(
     guests: &[Guest],
     word: u32,
     looping: bool,
-    (registers, by_page): (&Registers, bool),
+    (registers, by_page, window): (&Registers, bool, Option<u8>),
     factory: &mut InstructionInfoFactory,
     accesses: &mut MemoryAccesses,
 ) -> Groups {
@@ -520,7 +553,11 @@ fn find(
     }
     let mut found = Vec::with_capacity(guests.len());
     let mask = if word == 8 { u64::MAX } else { 0xffff_ffff };
-    let mut search = Search { by_page: by_page.then_some((*registers, mask)), ..Search::default() };
+    let mut search = Search {
+        by_page: by_page.then_some((*registers, mask)),
+        window: window.map(|chunk| (chunk, *registers)),
+        ..Search::default()
+    };
     for (n, guest) in guests.iter().enumerate() {
         search.now = n;
         let i = &guest.decoded;
@@ -534,6 +571,7 @@ fn find(
             let access = accesses.of(factory, i, n);
             let write = !matches!(access, OpAccess::Read | OpAccess::CondRead);
             let size = i.memory_size().size() as i64;
+            let window = search.window.take_if(|_| matches!(emit, Some(Emit::X87(_))));
             if (1..=64).contains(&size) {
                 let aligned = alignment(i);
                 let table = if word == 8 && aligned.is_none() {
@@ -543,6 +581,12 @@ fn find(
                 };
                 now.operand = table.or_else(|| search.member(form, size, write, aligned, false));
             }
+            search.window = search.window.take().or(window);
+        }
+        if emit == Some(Emit::Gather)
+            && let Some(form) = gather::base_of(i).filter(|form| search.is_shown(*form))
+        {
+            now.operand = search.member(form, 4, false, None, false);
         }
         now.stack = match emit {
             Some(Emit::Push | Emit::System(System::Pushf) | Emit::Call) => {

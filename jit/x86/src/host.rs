@@ -79,9 +79,20 @@ fn lahf() -> bool {
     core::arch::x86_64::__cpuid(0x8000_0001).ecx & 1 != 0
 }
 
+/// Whether programs may set the base of GS: the processor can, and the kernel lets them (Linux, AT_HWCAP2 of x86).
+pub fn has_fsgsbase() -> bool {
+    // SAFETY: reads what the kernel has said at the start.
+    unsafe { libc::getauxval(libc::AT_HWCAP2) & 2 != 0 }
+}
+
 /// Whether LOOP is no slower than other branches: it is on AMD's processors since 2011 (on Intel's, it takes several
 /// operations).
 pub fn has_fast_loop() -> bool {
+    Silicon::host() == Silicon::Amd
+}
+
+/// Whether gathers read one element after the other (Intel's may read more than those before one that cannot be read, SDM 2, VPGATHERDD).
+pub fn reads_in_order() -> bool {
     Silicon::host() == Silicon::Amd
 }
 

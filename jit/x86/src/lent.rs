@@ -29,6 +29,7 @@ impl Emitter<'_> {
             .groups
             .iter()
             .enumerate()
+            .filter(|(_, group)| !group.window)
             .filter_map(|(n, group)| group.entry.map(|_| (group.members(), n)))
             .collect();
         if groups.is_empty() || !self.groups.easy {

@@ -34,6 +34,7 @@ mod system;
 mod trace;
 mod translator;
 mod values;
+mod window;
 mod x87;
 
 pub use classify::{Emit, Live, emit_of};

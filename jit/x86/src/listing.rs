@@ -60,6 +60,8 @@ impl Translator {
             Kind::Stale => ("stale", block()),
             Kind::Null => ("return to address 0", Some(0)),
             Kind::Unfit => ("unfit", None),
+            Kind::ExecWindow => ("exec window", run()),
+            Kind::Window => ("window", block()),
         };
         Some((what, rip?))
     }

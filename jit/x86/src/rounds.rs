@@ -90,6 +90,10 @@ impl Emitter<'_> {
             let group = self.groups.groups[n];
             let Some(entry) = group.entry else { continue };
             self.established |= 1 << n;
+            if group.window {
+                self.check_window(entry);
+                continue;
+            }
             self.establish(entry, group, (0, 0), self.lent_to(n).unwrap_or(1));
         }
         self.n = head as u32;

@@ -31,9 +31,13 @@ pub enum Kind {
     /// Vector state was to be made live and cannot be; of which instruction is known by the host address that the stub was to
     /// go back to.
     Unfit,
+    /// As `Exec`, of an access that was not to be had in a window.
+    ExecWindow,
+    /// A block whose window is not open, see [`crate::window`].
+    Window,
 }
 
-const KINDS: [Kind; 12] = {
+const KINDS: [Kind; 14] = {
     use Kind::*;
     [
         Exec,
@@ -48,6 +52,8 @@ const KINDS: [Kind; 12] = {
         Null,
         ExecX87,
         Unfit,
+        ExecWindow,
+        Window,
     ]
 };
 

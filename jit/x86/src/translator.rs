@@ -13,6 +13,7 @@ use crate::site::{self, Kind, Link, LinkDraft, Need, Run, Site};
 use crate::stubs::{self, Start, Stubs};
 use crate::system::POPF_OTHERS;
 use crate::trace::{Extent, Follow, Trace, bytes_of};
+use crate::window::{self, Patience};
 use crate::x87::{self, X87Frame};
 use iced_x86::{Code, Encoder, InstructionInfoFactory};
 use ringworld_core::{FastMap, PAGE_MASK, PAGE_SIZE, hash_by_page, prefetch};
@@ -20,6 +21,7 @@ use ringworld_jit_rt::{
     Arena, ArenaError, FAR_JUMPS, JUMP_SHIFT, JUMPS, JumpCache, RETURN_BITS, ReturnCache, Sink, Traps,
 };
 use ringworld_mmu::tlb::TLB_ENTRIES;
+use ringworld_mmu::window::CHUNK_SHIFT;
 use ringworld_x86::control::{cr4, mxcsr};
 use ringworld_x86::flags::bits;
 use ringworld_x86::insn::{REG_RIP, seg};
@@ -115,6 +117,10 @@ pub struct JitStats {
     pub flushes: u64,
     /// Entries into translated code.
     pub entries: u64,
+    /// Blocks that access memory in windows (see ARCHITECTURE.md).
+    pub windowed: u64,
+    /// Their accesses to pages that were not shown there.
+    pub window_faults: u64,
     /// Instructions run by their function from translated code.
     pub executed: u64,
     /// The same by form (`iced_x86::Code` as a number).
@@ -158,6 +164,7 @@ pub struct Translator {
     counted: usize,
     /// Where blocks begin that go on in other pages.
     pub(crate) hot: FastMap<u64, ()>,
+    pub(crate) patience: Patience,
     code_epoch: u64,
     /// Where blocks that need vector state begin and have been left to the interpreter as that could not be made live; some of them.
     refused: Box<[u64; REFUSED]>,
@@ -227,6 +234,7 @@ impl Translator {
             heat: vec![Heat::default(); HEAT].into_boxed_slice(),
             counted: 0,
             hot: FastMap::default(),
+            patience: Patience::default(),
             code_epoch: 0,
             refused: Box::new([0; REFUSED]),
             traps,
@@ -265,6 +273,7 @@ impl Translator {
         self.links.clear();
         self.needs.clear();
         self.hot.clear();
+        self.patience.forget();
         self.refused.fill(0);
         self.traps.clear();
         self.jumps.iter_mut().for_each(JumpCache::clear);
@@ -417,6 +426,13 @@ impl Translator {
         let arena_start = self.arena_start();
         let base = self.arena.next();
         let jumps = &self.jumps[usize::from(cpu.mode.guest())];
+        let may_show = grouping == Grouping::Whole && cpu.mode.long64() && self.patience.has_windows(rip);
+        let is_hot = self.hot.contains_key(&rip);
+        let window = if may_show && is_hot {
+            window::choose(&trace.guests, self.has_traps, &cpu.regs, &mut self.info)
+        } else {
+            None
+        };
         let fdp = !cpu.model.has(Feature::FdpExceptionOnly);
         let mut emit = |short| {
             let mut emitter = Emitter::new(
@@ -432,6 +448,7 @@ impl Translator {
                 (jumps.base(), (self.returns.linear_base(), self.returns.code_base())),
                 (short, fdp, self.has_traps, cpu.model.is_amd()),
             );
+            emitter.window = window;
             let entries =
                 emitter.block(&trace.guests, &checks, second_check, (grouping, trace.head), &cpu.regs);
             let stale_exits = emitter.stale_exits();
@@ -470,19 +487,23 @@ impl Translator {
             host_len: self.sink.len(),
             count: count as u8,
             vectors: !self.drafts.needs.is_empty(),
-            samples: if trace.more { 0 } else { SAMPLES },
+            // Kernels live in the upper half, where no windows are.
+            samples: if trace.more || may_show && !is_hot && rip >> 47 == 0 { 0 } else { SAMPLES },
             bytes: bytes..self.bytes.len(),
             extents: extents..self.extents.len(),
             pages,
             second: second.map(|(_, following)| following.physical),
             incoming: SmallVec::new(),
             stale: false,
+            window,
+            faults: 0,
             suspended: None,
             stale_exits: stale_exits.map(|exit| start + exit),
         });
         self.by_key.insert(key, id);
         self.trace = trace;
         self.stats.blocks += 1;
+        self.stats.windowed += u64::from(window.is_some());
         self.stats.instructions += u64::from(count);
         self.stats.host_bytes += self.sink.len() as u64;
         self.stats.nanoseconds += begin.elapsed().as_nanos() as u64;
@@ -533,7 +554,7 @@ impl Translator {
             frame.x87.store(cpu);
         }
         match kind {
-            Kind::Exec | Kind::ExecLast | Kind::ExecX87 => {
+            Kind::Exec | Kind::ExecLast | Kind::ExecX87 | Kind::ExecWindow => {
                 let Run { insn, rip, refund } = &self.runs[index as usize];
                 let (rip, refund) = (*rip, i64::from(*refund));
                 self.stats.executed += 1;
@@ -554,12 +575,13 @@ impl Translator {
                 cpu.end_shadow();
                 let goes_on = match kind {
                     Kind::ExecLast => false,
+                    Kind::ExecWindow if !self.show_page(frame, cpu) => false,
                     _ if cpu.block_end == 0 || !self.stays_live(frame, cpu, reload) => false,
                     Kind::ExecX87 => {
                         self.wants_traps |= !self.has_traps && x87::is_unmasked(cpu);
                         frame.x87.load(cpu, self.has_traps)
                     }
-                    Kind::Exec if x87 => {
+                    Kind::Exec | Kind::ExecWindow if x87 => {
                         // If it cannot be live any more, the block asks again.
                         frame.x87.load(cpu, self.has_traps);
                         true
@@ -607,6 +629,16 @@ impl Translator {
                 }
                 // One without whole groups is there because the other cannot go on.
                 let id = self.find(cpu, grouping);
+                self.enter_block(frame, cpu, id, (reload, x87))
+            }
+            Kind::Window => {
+                let Some(block) = self.blocks.get(index as usize) else { return 0 };
+                let (rip, taken) = (block.key.0, i64::from(block.count));
+                cpu.regs[REG_RIP as usize] = CodeSegment::of(cpu).offset(rip);
+                frame.taken -= taken;
+                cpu.icount = frame.icount();
+                // Without one, it is translated again.
+                let id = self.has_window(cpu, index).then_some(index);
                 self.enter_block(frame, cpu, id, (reload, x87))
             }
             Kind::Unfit => {
@@ -714,6 +746,7 @@ impl Native for Translator {
         if cpu.icount >= limit {
             return false;
         }
+        let limit = limit.min(cpu.icount.saturating_add(window::LONGEST));
         if self.wants_traps {
             self.catch_exceptions(cpu);
         }
@@ -895,6 +928,8 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         x87: X87Frame::EMPTY,
         unfit: start.unfit,
         far_jump_mask: (FAR_JUMPS as u64 - 1) << JUMP_SHIFT,
+        chunk_bits: !0 << CHUNK_SHIFT,
+        minus_gs: 1,
     };
     refresh_all(&mut new, cpu);
     // SAFETY: `frame` is the space that the entry stub has made on the stack.
