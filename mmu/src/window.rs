@@ -233,3 +233,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;

@@ -195,8 +195,10 @@ impl Emulated {
         }
         match &mut self.translator {
             Some(translator) => {
-                // Both ways, whatever the host prefers.
-                translator.set_short_jumps((self.sequences / FORGET).is_multiple_of(2));
+                // All ways, whatever the host prefers.
+                let way = self.sequences / FORGET;
+                translator.set_short_jumps(way.is_multiple_of(2));
+                translator.set_samples(if way & 2 == 0 { 4 } else { 0 });
                 self.interpreter.run_with(&mut self.cpu, limit, translator, &mut NoObserver);
             }
             None => {

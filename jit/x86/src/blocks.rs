@@ -2,7 +2,7 @@
 //! resumed, and given up.
 
 use crate::site::{self, Link};
-use crate::translator::{Heat, Key, MAX_KILLS, SAMPLES, Translator, heat_slot};
+use crate::translator::{Heat, Key, MAX_KILLS, Translator, heat_slot};
 use core::ops::Range;
 use ringworld_core::PAGE_MASK;
 use ringworld_jit_rt::Arena;
@@ -27,8 +27,9 @@ pub(crate) struct Block {
     pub(crate) count: u8,
     /// It needs vector state.
     pub(crate) vectors: bool,
-    /// How often the budget has ended before it; nobody asks if it would not become another one.
+    /// How often the budget has ended before it, if it would become another one then.
     pub(crate) samples: u8,
+    pub(crate) asked: bool,
     /// The bytes that it was made of, and where in its pages they are: in [`Translator::bytes`] and [`Translator::extents`].
     pub(crate) bytes: Range<usize>,
     pub(crate) extents: Range<usize>,
@@ -108,9 +109,9 @@ impl Translator {
     /// The budget has ended before a block.
     pub(crate) fn sample(&mut self, id: u32) {
         let block = &mut self.blocks[id as usize];
-        if block.samples < SAMPLES && !block.stale {
+        if block.asked && !block.stale {
             block.samples += 1;
-            if block.samples == SAMPLES {
+            if block.samples >= self.options.samples {
                 self.hot.insert(block.key.0, ());
                 self.discard(id);
             }

@@ -41,9 +41,6 @@ const HEAT: usize = 1 << 20;
 const PERIOD: usize = 4 * HEAT;
 /// Each time that code is overwritten after its translation doubles the runs before the next one, so often.
 pub(crate) const MAX_KILLS: u8 = 2;
-/// Times that the budget ends before a block until it is translated again, through other pages: those are copies of what is
-/// there, which only what takes a good part of the time is worth (all of a boot's: a third more to translate).
-pub(crate) const SAMPLES: u8 = 4;
 /// Runs and links, and blocks, that there is room for from the start; what is not touched costs nothing.
 const SITES: usize = 1 << 19;
 const BLOCKS: usize = 1 << 16;
@@ -88,13 +85,23 @@ pub struct JitOptions {
     pub threshold: u8,
     /// Longest block in instructions, up to 64; twice that if it is a loop.
     pub max_block: usize,
+    /// Times that the budget ends before a block until it is translated again, with windows, and through other pages: those are
+    /// copies of what is there, which only what takes a good part of the time is worth (all of a boot's: a third more to translate).
+    /// With 0 all is translated so at once, and windows may take any time.
+    pub samples: u8,
     /// Checks jump by LOOP and JRCXZ, instead of over a near jump: faster where the host's LOOP is as fast as other branches.
     pub short_jumps: bool,
 }
 
 impl Default for JitOptions {
     fn default() -> Self {
-        Self { arena: 128 << 20, threshold: 24, max_block: MAX_BLOCK, short_jumps: host::has_fast_loop() }
+        Self {
+            arena: 128 << 20,
+            threshold: 24,
+            max_block: MAX_BLOCK,
+            samples: 4,
+            short_jumps: host::has_fast_loop(),
+        }
     }
 }
 
@@ -234,7 +241,7 @@ impl Translator {
             heat: vec![Heat::default(); HEAT].into_boxed_slice(),
             counted: 0,
             hot: FastMap::default(),
-            patience: Patience::default(),
+            patience: Patience::new(options.samples == 0),
             code_epoch: 0,
             refused: Box::new([0; REFUSED]),
             traps,
@@ -258,6 +265,17 @@ impl Translator {
     /// How checks jump in what is translated from now on, see [`JitOptions::short_jumps`].
     pub fn set_short_jumps(&mut self, short: bool) {
         self.options.short_jumps = short;
+    }
+
+    /// How much is translated at once as if it took the time, see [`JitOptions::samples`].
+    pub fn set_samples(&mut self, samples: u8) {
+        self.options.samples = samples;
+        self.patience.is_endless = samples == 0;
+    }
+
+    /// Whether a block at an address is known to take a good part of the time.
+    fn takes_time(&self, rip: u64) -> bool {
+        self.options.samples == 0 || self.hot.contains_key(&rip)
     }
 
     /// Forgets all translated code. None of it may be running.
@@ -372,7 +390,7 @@ impl Translator {
         let longest = self.options.max_block.clamp(1, MAX_BLOCK);
         let follow = match grouping {
             Grouping::None => Follow::Nothing,
-            _ if self.hot.contains_key(&rip) => Follow::Pages,
+            _ if self.takes_time(rip) => Follow::Pages,
             _ => Follow::Page,
         };
         trace.decode(cpu, page, (rip, segment), longest, follow, &mut self.info);
@@ -427,8 +445,8 @@ impl Translator {
         let base = self.arena.next();
         let jumps = &self.jumps[usize::from(cpu.mode.guest())];
         let may_show = grouping == Grouping::Whole && cpu.mode.long64() && self.patience.has_windows(rip);
-        let is_hot = self.hot.contains_key(&rip);
-        let window = if may_show && is_hot {
+        let takes_time = self.takes_time(rip);
+        let window = if may_show && takes_time {
             window::choose(&trace.guests, self.has_traps, &cpu.regs, &mut self.info)
         } else {
             None
@@ -488,7 +506,8 @@ impl Translator {
             count: count as u8,
             vectors: !self.drafts.needs.is_empty(),
             // Kernels live in the upper half, where no windows are.
-            samples: if trace.more || may_show && !is_hot && rip >> 47 == 0 { 0 } else { SAMPLES },
+            asked: trace.more || may_show && rip >> 47 == 0 && !takes_time,
+            samples: 0,
             bytes: bytes..self.bytes.len(),
             extents: extents..self.extents.len(),
             pages,

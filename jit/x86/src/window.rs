@@ -107,15 +107,21 @@ pub struct Patience {
     at: u64,
     /// Blocks that are to have no windows.
     without: FastMap<u64, ()>,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self { has_windows: host::has_fsgsbase(), left: MOST_AT_ONCE, at: 0, without: FastMap::default() }
-    }
+    /// As many as there are.
+    pub is_endless: bool,
 }
 
 impl Patience {
+    pub fn new(is_endless: bool) -> Self {
+        Self {
+            has_windows: host::has_fsgsbase(),
+            left: MOST_AT_ONCE,
+            at: 0,
+            without: FastMap::default(),
+            is_endless,
+        }
+    }
+
     /// Whether a block may have one.
     pub fn has_windows(&self, rip: u64) -> bool {
         self.has_windows && !self.without.contains_key(&rip)
@@ -133,7 +139,7 @@ impl Patience {
             self.at = icount;
         }
         self.left = (self.left + more).min(MOST_AT_ONCE).saturating_sub(1);
-        self.left != 0
+        self.left != 0 || self.is_endless
     }
 }
 

@@ -51,7 +51,7 @@ fn handle(signal: libc::c_int) -> Option<libc::sigaction> {
 }
 
 impl Native {
-    /// Takes over SIGTRAP, SIGSEGV, SIGBUS and SIGILL of this process, and SIGFPE while a case runs.
+    /// Takes over SIGTRAP, SIGBUS and SIGILL of this process, and SIGFPE and SIGSEGV while a case runs.
     pub fn new() -> Result<Self> {
         // SAFETY: reads the auxiliary vector.
         let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
@@ -63,7 +63,7 @@ impl Native {
         // SAFETY: the stack lives for ever.
         let set = unsafe { libc::sigaltstack(&stack, core::ptr::null_mut()) };
         ensure!(set == 0, "sigaltstack: {}", Error::last_os_error());
-        for signal in [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL] {
+        for signal in [libc::SIGTRAP, libc::SIGBUS, libc::SIGILL] {
             ensure!(handle(signal).is_some(), "sigaction: {}", Error::last_os_error());
         }
         // SAFETY: the handler is installed; nothing else uses JUMP, as there is one runner a process.
@@ -99,12 +99,14 @@ impl Native {
 
     /// Runs one case.
     pub fn run(&mut self, case: &Case) -> Outcome {
-        // The translator wants it otherwise.
-        let before = handle(libc::SIGFPE);
+        // The translator wants them otherwise.
+        let before = [libc::SIGFPE, libc::SIGSEGV].map(|signal| (signal, handle(signal)));
         let outcome = self.run_handled(case);
-        if let Some(before) = before {
-            // SAFETY: that is what there was.
-            unsafe { libc::sigaction(libc::SIGFPE, &before, core::ptr::null_mut()) };
+        for (signal, before) in before {
+            if let Some(before) = before {
+                // SAFETY: that is what there was.
+                unsafe { libc::sigaction(signal, &before, core::ptr::null_mut()) };
+            }
         }
         outcome
     }

@@ -93,7 +93,8 @@ impl Lister {
         self.memory.write(GuestPhys(START), code).expect("in memory");
         let mut decoder = Decoder::with_ip(bits, code, START, DecoderOptions::NONE);
         let guest = (&mut decoder).into_iter().count();
-        let options = JitOptions { arena: 64 << 10, threshold: 0, max_block: guest, short_jumps: true };
+        let options =
+            JitOptions { arena: 64 << 10, threshold: 0, max_block: guest, samples: 4, short_jumps: true };
         let mut translator = Translator::with(options).expect("a host that can run translated code");
         let mut cpu = self.cpu(bits);
         // Blocks are translated where they are first run; with one instruction left nothing follows.

@@ -468,7 +468,7 @@ fn a_guest_with_more_code_than_the_arena_runs_on() {
         rig
     };
     let (mut small, mut interpreted) = (prepare(), prepare());
-    small.native = Native::with(64 << 10, 64, true);
+    small.native = Native::with(64 << 10, 64, true, 4);
     interpreted.native = Native(None);
     for rig in [&mut small, &mut interpreted] {
         rig.run(1_000_000);

@@ -43,6 +43,7 @@ mod transfers;
 #[path = "../../../../cpu/x86/tests/system/v8086.rs"]
 mod v8086;
 mod vectors;
+mod windows;
 mod x87;
 
 use ringworld_jit_x86::{JitOptions, Translator};
@@ -52,8 +53,8 @@ use ringworld_x86::{Cpu, native};
 struct Native(Option<Translator>);
 
 impl Native {
-    fn with(arena: usize, max_block: usize, short_jumps: bool) -> Self {
-        let options = JitOptions { arena, threshold: 0, max_block, short_jumps };
+    fn with(arena: usize, max_block: usize, short_jumps: bool, samples: u8) -> Self {
+        let options = JitOptions { arena, threshold: 0, max_block, samples, short_jumps };
         Self(Some(Translator::with(options).expect("a host that can run translated code")))
     }
 }
@@ -61,7 +62,7 @@ impl Native {
 impl Default for Native {
     /// Translates everything before it runs for the first time.
     fn default() -> Self {
-        Self::with(1 << 20, 64, true)
+        Self::with(1 << 20, 64, true, 4)
     }
 }
 

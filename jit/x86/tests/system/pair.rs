@@ -49,19 +49,24 @@ pub fn compare(prepare: impl Fn() -> Rig, most: u64) -> Rig {
 
 fn each(prepare: impl Fn() -> Rig, most: u64, check: impl Fn(&Rig, u64, &str)) -> Rig {
     let mut last = None;
-    // (block length, instructions between stops, short jumps): stops cut blocks at every place.
-    for (max_block, step, short) in [
-        (64, 100_000, true),
-        (64, 100_000, false),
-        (64, 1, true),
-        (64, 3, false),
-        (7, 5, true),
-        (1, 100_000, false),
-        (2, 7, true),
+    // (block length, instructions between stops, short jumps, windows): stops cut blocks at every place.
+    for (max_block, step, short, windows) in [
+        (64, 100_000, true, false),
+        (64, 100_000, false, false),
+        (64, 1, true, false),
+        (64, 3, false, false),
+        (7, 5, true, false),
+        (1, 100_000, false, false),
+        (2, 7, true, false),
+        (64, 100_000, true, true),
+        (64, 100_000, false, true),
+        (64, 5, true, true),
+        (5, 33, true, true),
     ] {
-        let what = format!("blocks of {max_block}, stops after {step}, short jumps: {short}");
+        let what =
+            format!("blocks of {max_block}, stops after {step}, short jumps: {short}, windows: {windows}");
         let mut translated = prepare();
-        translated.native = Native::with(1 << 20, max_block, short);
+        translated.native = Native::with(1 << 20, max_block, short, if windows { 0 } else { 4 });
         let mut interpreted = prepare();
         interpreted.native = Native(None);
         let (mut run, mut stops) = (0, 0);
