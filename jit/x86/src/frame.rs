@@ -104,6 +104,8 @@ pub struct Frame {
     pub far_jump_mask: u64,
     /// The bits of an address that say which chunk it is in, see [`crate::window`].
     pub chunk_bits: u64,
+    /// See [`crate::window`].
+    pub step_bits: u64,
     /// The negated base of the host's GS; 1 if that is not known.
     pub minus_gs: u64,
 }
@@ -181,6 +183,7 @@ pub mod at {
     pub const X87_FDS: i32 = X87 + offset_of!(X87Frame, fds) as i32;
     pub const X87_MASKS: i32 = X87 + offset_of!(X87Frame, masks) as i32;
     pub const CHUNK_BITS: i32 = offset_of!(Frame, chunk_bits) as i32;
+    pub const STEP_BITS: i32 = offset_of!(Frame, step_bits) as i32;
     pub const MINUS_GS: i32 = offset_of!(Frame, minus_gs) as i32;
     pub const TSC_KNOWN: i32 = offset_of!(Frame, tsc_known) as i32;
 }

@@ -131,6 +131,8 @@ pub struct Group {
     direct: bool,
     /// It is accessed in a [window](crate::window), wherever in it.
     pub window: bool,
+    /// By number, registers that what it is about moves by.
+    pub steps: u16,
 }
 
 impl Group {
@@ -232,6 +234,8 @@ struct Search {
     by_page: Option<(Registers, u64)>,
     /// If the block has a window: its chunk, and what registers are at the start.
     window: Option<(u8, Registers)>,
+    /// The part's end leads to its start.
+    looping: bool,
     /// The groups that may still get members.
     open: [Option<(Key, usize)>; OPEN],
     groups: Vec<Group>,
@@ -265,6 +269,16 @@ impl Search {
         }
         let base = base.and_then(|value| value.root);
         let index = index.and_then(|(value, scale)| Some((value.root?, scale)));
+        let (mut base, mut index, mut steps) = (base, index, 0);
+        if self.looping && !stack && self.is_shown(own) {
+            // The window is wide enough for all rounds.
+            for root in base.iter_mut().chain(index.iter_mut().map(|(root, _)| root)) {
+                if let Some(walk) = self.values.walk(*root) {
+                    *root = walk.from;
+                    steps |= 1 << walk.by;
+                }
+            }
+        }
         let fixed = base.is_none() && index.is_none();
         let window = !stack && self.is_shown(own);
         let at = if fixed { Some(from) } else { self.likely(own) }.filter(|_| !window);
@@ -285,6 +299,7 @@ impl Search {
             if fixed || window || max.checked_sub(min).is_some_and(|span| span <= SPAN) {
                 (group.min, group.max) = (min, max);
                 group.write |= write;
+                group.steps |= steps;
                 group.members += 1;
                 group.last = self.now;
                 group.direct &= direct;
@@ -324,6 +339,7 @@ impl Search {
             stack: false,
             direct,
             window,
+            steps,
         });
         self.add(number, own, from, moved)
     }
@@ -401,12 +417,17 @@ impl Search {
             group.entry =
                 group.entry.filter(|_| own && near).map(|form| Form { displacement: group.min, ..form });
             group.stride = group.entry.and_then(|form| {
-                let (base, index) = strides(values, form)?;
+                let (base, index) = strides(values, form, group.window.then_some(&mut group.steps))?;
                 let farthest = if group.window { window::FARTHEST } else { FARTHEST };
                 Some(base.wrapping_add(index)).filter(|stride| stride.unsigned_abs() <= farthest)
             });
             let worth = group.members > 1 && !group.window;
-            group.entry = group.entry.filter(|_| worth || group.stride.is_some());
+            let fixed = (0..16).all(|n| group.steps >> n & 1 == 0 || values.is_unchanged(n));
+            group.entry = group.entry.filter(|_| (worth || group.stride.is_some()) && fixed);
+            // Without a check before the loop, where that leads is not known: it is no group.
+            if group.steps != 0 && group.entry.is_none() {
+                (group.window, group.members, group.steps) = (false, 0, 0);
+            }
         }
     }
 
@@ -440,7 +461,7 @@ impl Search {
             && word == 8
             && known().all(|group| group.stride.is_some_and(|stride| group.keeps_alignment(stride)));
         for group in &mut self.groups {
-            let strides = group.entry.filter(|_| easy).and_then(|form| strides(&self.values, form));
+            let strides = group.entry.filter(|_| easy).and_then(|form| strides(&self.values, form, None));
             let (base, index) = strides.map_or((false, false), |(base, index)| (base != 0, index != 0));
             group.anchor = match (base, index) {
                 _ if group.stack || group.window => Anchor::Distance,
@@ -481,13 +502,20 @@ impl Search {
     }
 }
 
-/// How far base and scaled index move from the start of a block to its end, where `values` are what is known.
-fn strides(values: &Values, form: Form) -> Option<(i64, i64)> {
-    let moved = |n: u8| {
-        let value = values.of(n);
-        (value.root == Some(Root { register: n, version: 0 })).then_some(value.delta)
+/// How far base and scaled index move from the start of a block to its end, where `values` are what is known; beside the registers that
+/// are noted in `steps`.
+fn strides(values: &Values, form: Form, mut steps: Option<&mut u16>) -> Option<(i64, i64)> {
+    let mut moved = |n: u8| {
+        let start = Root { register: n, version: 0 };
+        let Value { root, delta } = values.of(n);
+        if root == Some(start) {
+            return Some(delta);
+        }
+        let walk = values.walk(root?).filter(|walk| walk.from == start)?;
+        **steps.as_mut()? |= 1 << walk.by;
+        Some(delta)
     };
-    let base = form.base.map_or(Some(0), moved)?;
+    let base = form.base.map_or(Some(0), &mut moved)?;
     let index = form.index.map_or(Some(0), |(n, scale)| Some(moved(n)? << scale))?;
     Some((base, index))
 }
@@ -556,6 +584,7 @@ fn find(
     let mut search = Search {
         by_page: by_page.then_some((*registers, mask)),
         window: window.map(|chunk| (chunk, *registers)),
+        looping,
         ..Search::default()
     };
     for (n, guest) in guests.iter().enumerate() {

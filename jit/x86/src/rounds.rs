@@ -86,6 +86,8 @@ impl Emitter<'_> {
         if self.groups.easy {
             self.measure_all();
         }
+        let steps = self.groups.groups.iter().fold(0, |all, group| all | group.steps);
+        (0..16).filter(|n| steps >> n & 1 != 0).for_each(|n| self.check_step(n));
         for n in 0..self.groups.groups.len() {
             let group = self.groups.groups[n];
             let Some(entry) = group.entry else { continue };

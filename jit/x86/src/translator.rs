@@ -948,6 +948,7 @@ extern "sysv64" fn prepare(frame: *mut Frame, start: *mut Start) {
         unfit: start.unfit,
         far_jump_mask: (FAR_JUMPS as u64 - 1) << JUMP_SHIFT,
         chunk_bits: !0 << CHUNK_SHIFT,
+        step_bits: window::STEP_BITS,
         minus_gs: 1,
     };
     refresh_all(&mut new, cpu);

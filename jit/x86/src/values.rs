@@ -68,6 +68,15 @@ pub struct Root {
     pub version: u32,
 }
 
+/// How a register came by its value: from another one of its own, by additions and subtractions of a register that does not change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Walk {
+    /// The value at the start of the block, but for a constant.
+    pub from: Root,
+    /// The register.
+    pub by: u8,
+}
+
 /// What a register holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Value {
@@ -84,6 +93,8 @@ pub type Registers = [Option<u64>; 16];
 pub struct Values {
     now: [Value; 16],
     versions: [u32; 16],
+    /// Of the present versions.
+    walks: [Option<Walk>; 16],
     /// Registers that are known to hold no more than a byte.
     bytes: u16,
 }
@@ -91,7 +102,7 @@ pub struct Values {
 impl Default for Values {
     fn default() -> Self {
         let start = |n: usize| Value { root: Some(Root { register: n as u8, version: 0 }), delta: 0 };
-        Self { now: core::array::from_fn(start), versions: [0; 16], bytes: 0 }
+        Self { now: core::array::from_fn(start), versions: [0; 16], walks: [None; 16], bytes: 0 }
     }
 }
 
@@ -110,6 +121,26 @@ impl Values {
             None => 0,
         };
         Some(root.wrapping_add_signed(delta))
+    }
+
+    /// Whether a register holds what it held at the start.
+    pub fn is_unchanged(&self, n: u8) -> bool {
+        self.of(n) == Value { root: Some(Root { register: n, version: 0 }), delta: 0 }
+    }
+
+    /// How a value came about, if a register still has it.
+    pub fn walk(&self, Root { register, version }: Root) -> Option<Walk> {
+        let n = usize::from(register & 15);
+        self.walks[n].filter(|_| self.versions[n] == version)
+    }
+
+    /// After the addition or subtraction of a register: the walk of the sum.
+    fn walked(&self, n: u8, by: u8) -> Option<Walk> {
+        let root = self.of(n).root.filter(|_| self.is_unchanged(by))?;
+        match self.walk(root) {
+            Some(walk) => Some(walk).filter(|walk| walk.by == by),
+            None => (root.version == 0).then_some(Walk { from: root, by }),
+        }
     }
 
     /// Whether a register holds no more than a byte.
@@ -162,6 +193,7 @@ impl Values {
     fn forget(&mut self, n: usize) {
         let n = n & 15;
         self.bytes &= !(1 << n);
+        self.walks[n] = None;
         self.versions[n] += 1;
         let root = Root { register: n as u8, version: self.versions[n] };
         self.now[n] = Value { root: Some(root), delta: 0 };
@@ -189,6 +221,19 @@ impl Values {
         let register = i.op0_register();
         let n = register.number();
         let whole = register.is_gpr() && register.size() == word as usize;
+        if emit == Some(Emit::Same)
+            && matches!(i.mnemonic(), Mnemonic::Add | Mnemonic::Sub)
+            && i.op0_kind() == OpKind::Register
+            && i.op1_kind() == OpKind::Register
+            && i.op1_register() != register
+            && whole
+            && word == 8
+        {
+            let walk = self.walked(n as u8, i.op1_register().number() as u8);
+            self.forget(n);
+            self.walks[n] = walk;
+            return;
+        }
         let moved = |values: &Self, by: i64| {
             let Value { root, delta } = values.now[n & 15];
             Some(Value { root, delta: delta.wrapping_add(by) })

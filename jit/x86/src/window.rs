@@ -33,8 +33,12 @@ use ringworld_x86::Cpu;
 pub const LONGEST: u64 = 1 << 18;
 /// Longest way of a group from one round to the next.
 pub const FARTHEST: u64 = 1 << 13;
-// Displacements and gathers' indices take the rest of it.
-const _: () = assert!(LONGEST * FARTHEST < GUARD - (4 << 30) - (16 << 30));
+/// Log2 of the longest way by a register.
+const STEP: u32 = 14;
+/// The bits that must be zero of such a register plus the longest way.
+pub const STEP_BITS: u64 = !0 << (STEP + 1);
+// Base and scaled index, either way; displacements and gathers' indices take the rest of it.
+const _: () = assert!(LONGEST * (FARTHEST + (9 << STEP)) < GUARD - (4 << 30) - (16 << 30));
 
 /// Pages that may be shown in a row, and instructions that one more is worth.
 const MOST_AT_ONCE: u64 = 128;
@@ -231,6 +235,18 @@ impl Emitter<'_> {
         dynasm!(self.s ; .arch x64 ; pext rcx, Rq(from), [rsp + at::CHUNK_BITS]);
         self.lea_base(1, true, 1, self.unit() - i32::from(chunk));
         let from = self.unless_unit();
+        self.cold_elsewhere_in_memory(from);
+        self.keep_in_reach(PLAIN);
+    }
+
+    /// As [`Self::check_window`], unless a register that others move by in a loop is small enough.
+    pub(crate) fn check_step(&mut self, by: usize) {
+        self.keep_in_reach(CHECK);
+        self.let_go();
+        let by = self.value(by, 14);
+        self.lea_base(14, true, by, 1 << STEP);
+        dynasm!(self.s ; .arch x64 ; pext rcx, r14, [rsp + at::STEP_BITS]);
+        let from = self.unless_rcx_zero();
         self.cold_elsewhere_in_memory(from);
         self.keep_in_reach(PLAIN);
     }

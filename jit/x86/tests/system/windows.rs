@@ -281,3 +281,51 @@ fn code_lives_in_the_page() {
         })
     });
 }
+
+/// Pointers and an index that move by registers: by little, by more than a loop's window is good for, by what changes in the loop; and
+/// a copy of one of them.
+#[test]
+fn pointers_move_by_registers() {
+    for step in [8, 24, 0x1008, 0x3ff8, 0x4000, 0x8_0000, 8_u64.wrapping_neg(), 1 << 40] {
+        for changes in [false, true] {
+            run(|| {
+                let mut rig = program(|a| {
+                    let mut again = a.create_label();
+                    a.mov(r8, step)?;
+                    a.mov(r10, step)?;
+                    a.mov(ebx, 0x100_0000)?;
+                    a.mov(esi, 0x200_0000)?;
+                    a.mov(r14d, 0x300_0000)?;
+                    a.xor(ebp, ebp)?;
+                    a.mov(ecx, 25)?;
+                    a.set_label(&mut again)?;
+                    a.add(rax, qword_ptr(rbx + rbp))?;
+                    a.add(rbp, r8)?;
+                    a.mov(rdx, rsi)?;
+                    a.xor(rax, qword_ptr(rbx + rbp * 8 + 8))?;
+                    a.mov(qword_ptr(rsi), rax)?;
+                    a.sub(rdx, r8)?;
+                    a.mov(dword_ptr(rdx + 0x40), eax)?;
+                    a.sub(rsi, r8)?;
+                    a.add(rsi, 16)?;
+                    a.add(r14, r10)?;
+                    a.add(qword_ptr(r14), rcx)?;
+                    if changes {
+                        a.lea(r8, ptr(r8 + r8 * 2))?;
+                    }
+                    a.dec(ecx)?;
+                    a.jne(again)?;
+                    a.hlt()
+                });
+                // The pages beyond memory are where others are.
+                for n in 0..512 {
+                    rig.poke(TABLES + 0x2000 + 8 * n, ((n % 2 + 2) << 21) | 0x87);
+                }
+                for n in [0, 1] {
+                    rig.poke(TABLES + 0x2000 + 8 * n, (n << 21) | 0x87);
+                }
+                rig
+            });
+        }
+    }
+}
