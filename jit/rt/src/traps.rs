@@ -17,8 +17,8 @@ pub struct Traps {
 thread_local! {
     /// Those of the code that this thread runs.
     static RUNNING: Cell<*const Traps> = const { Cell::new(ptr::null()) };
-    /// What the last of them could not access; zero if it was no address.
-    static FAULT: Cell<usize> = const { Cell::new(0) };
+    /// Of the last of them, what could not be accessed.
+    static FAULT: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// The signals that come here, and what they did before; `None` if that could not be asked.
@@ -70,9 +70,9 @@ impl Traps {
         result
     }
 
-    /// The address that this thread's last trap could not access.
+    /// The host address that this thread's last trap could not access, zero if that is not known; `None` if it was arithmetic.
     pub fn take_fault() -> Option<usize> {
-        Some(FAULT.take()).filter(|address| *address != 0)
+        FAULT.take()
     }
 
     fn find(&self, address: usize) -> Option<usize> {
@@ -93,8 +93,8 @@ unsafe extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, 
         match traps.as_ref().and_then(|traps| traps.find(*rip as usize)) {
             Some(to) => {
                 *rip = to as i64;
-                // Zero of what is not canonical.
-                let address = if signal == libc::SIGSEGV { (*info).si_addr().addr() } else { 0 };
+                // Zero of what is not canonical, or not aligned.
+                let address = (signal == libc::SIGSEGV).then(|| (*info).si_addr().addr());
                 _ = FAULT.try_with(|fault| fault.set(address));
             }
             None => {

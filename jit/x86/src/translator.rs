@@ -584,6 +584,9 @@ impl Translator {
                 cpu.icount = frame.icount().wrapping_sub(refund as u64);
                 cpu.block_end = usize::MAX;
                 if let Err(stop) = (insn.exec)(cpu, insn) {
+                    if kind == Kind::ExecWindow {
+                        self.show_page(frame, cpu, true);
+                    }
                     cpu.regs[REG_RIP as usize] = rip;
                     cpu.stopped(stop);
                     cpu.end_shadow();
@@ -594,7 +597,7 @@ impl Translator {
                 cpu.end_shadow();
                 let goes_on = match kind {
                     Kind::ExecLast => false,
-                    Kind::ExecWindow if !self.show_page(frame, cpu) => false,
+                    Kind::ExecWindow if !self.show_page(frame, cpu, false) => false,
                     _ if cpu.block_end == 0 || !self.stays_live(frame, cpu, reload) => false,
                     Kind::ExecX87 => {
                         self.wants_traps |= !self.has_traps && x87::is_unmasked(cpu);

@@ -148,11 +148,12 @@ impl Patience {
 }
 
 impl Translator {
-    /// After an access that was not to be had in a window has been done by its function: puts its page there. False if the block
-    /// is to have windows no longer, and left.
-    pub(crate) fn show_page(&mut self, frame: &Frame, cpu: &mut Cpu) -> bool {
+    /// After an instruction whose access was not to be had in a window has been run by its function, or has come to `nothing`: puts
+    /// the page there. False if the block is to have windows no longer, and left.
+    pub(crate) fn show_page(&mut self, frame: &Frame, cpu: &mut Cpu, nothing: bool) -> bool {
+        let Some(host) = Traps::take_fault() else { return true };
         self.stats.window_faults += 1;
-        let shown = Traps::take_fault().is_some_and(|host| cpu.tlb.show_page(host, &cpu.memory));
+        let shown = nothing || cpu.tlb.show_page(host, &cpu.memory);
         let goes_on = frame.resume as usize;
         let id = self.blocks.partition_point(|block| block.start <= goes_on).saturating_sub(1);
         let Some(block) = self.blocks.get_mut(id) else { return false };
