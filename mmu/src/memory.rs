@@ -1,4 +1,5 @@
-//! Guest physical memory: RAM and ROM in one anonymous mapping, with per-page dirty and code tracking.
+//! Guest physical memory: RAM and ROM in one anonymous mapping, but for the pages that are mapped twice ([`crate::share`]), with
+//! per-page dirty and code tracking.
 //!
 //! Nothing here calls back. Who keeps something derived from memory (decoded or translated code, a write path that
 //! skips the tracking) marks it and compares [`GuestMemory::code_epoch`] and [`GuestMemory::code_page_epoch`] later.
