@@ -60,6 +60,9 @@ impl Shared {
     /// Which of these pages are in the file.
     pub(crate) fn among(&self, range: Range<usize>) -> Vec<usize> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if range.len() <= inner.pages.len() {
+            return range.filter(|index| inner.pages.contains_key(index)).collect();
+        }
         let mut among: Vec<usize> =
             inner.pages.keys().copied().filter(|index| range.contains(index)).collect();
         among.sort_unstable();

@@ -489,6 +489,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         if let Some(old) = self.keys[n].replace(key.clone()) {
             self.by_key.remove(&old);
             self.recent = [const { None }; RECENT];
+            self.arrays(id).close_windows();
             self.arrays(id).clear();
         }
         self.by_key.insert(key.clone(), id);
@@ -680,7 +681,9 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
             if let Some(key) = self.keys[n].take_if(|key| dead(key)) {
                 self.by_key.remove(&key);
                 self.recent = [const { None }; RECENT];
-                self.arrays(ContextId(n as u16)).clear();
+                let arrays = self.arrays(ContextId(n as u16));
+                arrays.close_windows();
+                arrays.clear();
             }
         }
     }

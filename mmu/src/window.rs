@@ -171,7 +171,7 @@ impl Translations {
         true
     }
 
-    fn close_windows(&mut self) {
+    pub(crate) fn close_windows(&mut self) {
         if self.opened.take().is_some() {
             self.windows = [0; CHUNKS];
         }

@@ -19,10 +19,13 @@ use iced_x86::{Code, EncodingKind, Instruction, MemoryOperand, Mnemonic, Registe
 const INDICES: i32 = at::SPLIT_COPY;
 const ELEMENTS: i32 = at::SPLIT_COPY + 64;
 
-/// The address of what an index of zero reads, if all indices, of 32 bits, reach less than 16 GiB from there.
+/// The address of what an index of zero reads, if all indices, of 32 bits, reach less than 16 GiB from there, and what the host has done
+/// when an element cannot be read is what the instruction's function would have: elements beyond it have not been read, and the
+/// destination, whose rest models clear at different times, has none.
 pub fn base_of(i: &Instruction) -> Option<Form> {
-    // Elsewhere than here, elements beyond one that cannot be read may have been read all the same.
-    let near = host::reads_in_order() && sizes(i.mnemonic()).is_some_and(|(index, _)| index == 4);
+    let whole =
+        i.code().encoding() == EncodingKind::VEX && i.op0_register().is_ymm() && host::vector_bytes() == 32;
+    let near = whole && host::reads_in_order() && sizes(i.mnemonic()).is_some_and(|(index, _)| index == 4);
     let segment = matches!(i.memory_segment(), Register::FS | Register::GS);
     let based = i.memory_base().is_gpr64() && !segment && near;
     based.then(|| Form {

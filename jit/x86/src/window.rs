@@ -42,7 +42,7 @@ const _: () = assert!(LONGEST * (FARTHEST + (9 << STEP)) < GUARD - (4 << 30) - (
 
 /// Pages that may be shown in a row, and instructions that one more is worth.
 const MOST_AT_ONCE: u64 = 128;
-const INSTRUCTIONS_FOR_ONE: u64 = 1 << 20;
+const INSTRUCTIONS_FOR_ONE: u64 = 1 << 21;
 /// Pages that are shown to a block before it gets on without; what comes to nothing counts as so many.
 const MOST_OF_BLOCK: u16 = 4096;
 const VAIN: u16 = 64;
