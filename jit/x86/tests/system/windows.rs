@@ -218,6 +218,11 @@ fn gathers_fault_in_the_middle() {
             a.vmovdqu(ymm2, ymmword_ptr(DATA + 0x40))?;
             a.vpgatherdq_3(ymm3, ptr(rsi + xmm1 * 8), ymm2)?;
             a.vpaddq(ymm5, ymm5, ymm3)?;
+            // What is beyond the destination is cleared when the first element is there, or at the end.
+            a.vmovdqu(ymm6, ymmword_ptr(DATA))?;
+            a.vpcmpeqd(xmm2, xmm2, xmm2)?;
+            a.vpgatherdd_3(xmm6, ptr(rsi + xmm1 * 4), xmm2)?;
+            a.vpaddd(ymm4, ymm4, ymm6)?;
             a.add(rsi, 0x84)?;
             a.dec(ecx)?;
             a.jne(again)?;
