@@ -159,6 +159,11 @@ impl Drop for Windows {
 }
 
 impl Translations {
+    /// Whether no window of another chunk is open: going from one to the other takes the host longer than many look-ups.
+    pub fn may_open(&self, chunk: u64) -> bool {
+        self.windows.iter().enumerate().all(|(other, window)| *window == 0 || other as u64 == chunk)
+    }
+
     fn open_window(&mut self, chunk: u64) -> bool {
         let Some(place) = self.windows.get_mut(chunk as usize) else { return false };
         if *place != 0 {
@@ -213,9 +218,9 @@ impl Translations {
 }
 
 impl<K: Eq + Hash + Clone> Tlb<K> {
-    /// Opens a window of the arrays that accesses use now to a chunk. If there are too many, other contexts lose theirs.
+    /// Opens a window of the arrays that accesses use now to a chunk, if there is none to another one. If there are too many, other contexts lose theirs.
     pub fn open_window(&mut self, chunk: u64) -> bool {
-        let Some(arrays) = self.current_mut() else { return false };
+        let Some(arrays) = self.current_mut().filter(|arrays| arrays.may_open(chunk)) else { return false };
         if arrays.open_window(chunk) {
             return true;
         }

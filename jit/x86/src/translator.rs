@@ -448,6 +448,7 @@ impl Translator {
         let takes_time = self.takes_time(rip);
         let window = if may_show && takes_time {
             window::choose(&trace.guests, self.has_traps, &cpu.regs, &mut self.info)
+                .filter(|&chunk| cpu.tlb.current().may_open(chunk.into()))
         } else {
             None
         };
