@@ -9,7 +9,7 @@
 //! if it does not. Shifted by twelve, that is 1 or something else, which translated code can test by LOOP, without touching
 //! the flags.
 
-use crate::window::{CHUNKS, Windows};
+use crate::window::{CHUNKS, Opened};
 use core::hash::Hash;
 use core::ptr::NonNull;
 use ringworld_core::{FastMap, GuestVirt, PAGE_MASK};
@@ -103,7 +103,7 @@ pub struct Translations {
     pub(crate) write_epoch: u64,
     /// By chunk (see [`crate::window`]), what a window's host addresses are minus linear ones; zero without one.
     pub windows: [u64; CHUNKS],
-    pub(crate) opened: Option<Box<Windows>>,
+    pub(crate) opened: Option<Box<Opened>>,
 }
 
 /// In [`Translations::physical`]: the page is global.
@@ -142,21 +142,21 @@ impl Translations {
     /// The page of a slot is about to change.
     #[inline]
     fn drop_from_window(&mut self, n: usize) {
-        if let Some(windows) = &mut self.opened {
-            windows.drop_page(n, page(self.read[n]));
+        if let Some(opened) = self.opened.as_mut().filter(|opened| opened.has(n)) {
+            opened.drop_page(n, page(self.read[n]));
         }
     }
 
     /// Many are.
     #[inline]
-    fn drop_from_windows(&mut self) {
-        if let Some(windows) = &mut self.opened {
-            windows.drop_pages();
+    fn drop_all_from_window(&mut self) {
+        if let Some(opened) = &mut self.opened {
+            opened.drop_pages();
         }
     }
 
     fn clear(&mut self) {
-        self.drop_from_windows();
+        self.drop_all_from_window();
         if self.used.len() < JOURNAL {
             let mut used = core::mem::take(&mut self.used);
             used.drain(..).for_each(|n| self.clear_slot(usize::from(n)));
@@ -178,7 +178,7 @@ impl Translations {
         if !self.has_global {
             return self.clear();
         }
-        self.drop_from_windows();
+        self.drop_all_from_window();
         if self.local.len() < JOURNAL {
             let mut local = core::mem::take(&mut self.local);
             local.drain(..).for_each(|n| self.clear_local_slot(usize::from(n)));
@@ -201,7 +201,7 @@ impl Translations {
 
     /// Drops all writes.
     fn clear_writes(&mut self) {
-        self.drop_from_windows();
+        self.drop_all_from_window();
         if self.used.len() < JOURNAL {
             self.used.iter().for_each(|&n| self.write[usize::from(n)] = no_page(n.into()));
         } else {
@@ -214,7 +214,7 @@ impl Translations {
         if self.write_epoch != epoch {
             return;
         }
-        self.drop_from_windows();
+        self.drop_all_from_window();
         let Self { write, physical, used, .. } = self;
         let mut drop = |n: usize| {
             if (physical[n] >> 12) as usize & (WRITERS - 1) == at {
@@ -489,7 +489,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
         if let Some(old) = self.keys[n].replace(key.clone()) {
             self.by_key.remove(&old);
             self.recent = [const { None }; RECENT];
-            self.arrays(id).close_windows();
+            self.arrays(id).close_window();
             self.arrays(id).clear();
         }
         self.by_key.insert(key.clone(), id);
@@ -682,7 +682,7 @@ impl<K: Eq + Hash + Clone> Tlb<K> {
                 self.by_key.remove(&key);
                 self.recent = [const { None }; RECENT];
                 let arrays = self.arrays(ContextId(n as u16));
-                arrays.close_windows();
+                arrays.close_window();
                 arrays.clear();
             }
         }

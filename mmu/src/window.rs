@@ -106,45 +106,36 @@ fn reserve(at: *mut libc::c_void, bytes: usize, flags: libc::c_int) -> Option<us
     (start != libc::MAP_FAILED).then(|| start.expose_provenance())
 }
 
-/// The windows of a context.
+/// The window of a context.
 #[derive(Debug)]
-pub(crate) struct Windows {
-    all: Vec<Window>,
-    /// A bit for each slot of the arrays whose page is in a window.
+pub(crate) struct Opened {
+    window: Window,
+    /// A bit for each slot of the arrays whose page is in it.
     slots: [u64; TLB_ENTRIES / 64],
     /// So many.
     count: usize,
 }
 
-impl Windows {
-    const fn has(&self, n: usize) -> bool {
+impl Opened {
+    /// Whether the page of a slot is in the window.
+    pub(crate) const fn has(&self, n: usize) -> bool {
         self.slots[n / 64] >> (n % 64) & 1 != 0
     }
 
-    fn window(&self, linear: u64) -> Option<&Window> {
-        self.all.iter().find(|window| window.chunk == linear >> CHUNK_SHIFT)
-    }
-
-    /// The page of a slot is in no window any more.
+    /// It is not any more.
     #[cold]
     pub(crate) fn drop_page(&mut self, n: usize, linear: u64) {
-        if self.has(n) {
-            if let Some(window) = self.window(linear) {
-                window.unmap(window.page(linear), PAGE_SIZE as usize);
-            }
-            self.slots[n / 64] &= !(1 << (n % 64));
-            self.count -= 1;
-            PAGES.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.window.unmap(self.window.page(linear), PAGE_SIZE as usize);
+        self.slots[n / 64] &= !(1 << (n % 64));
+        self.count -= 1;
+        PAGES.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Nor is any other.
     #[cold]
     pub(crate) fn drop_pages(&mut self) {
         if self.count != 0 {
-            for window in &self.all {
-                window.unmap(ptr::with_exposed_provenance_mut(window.start), RESERVED);
-            }
+            self.window.unmap(ptr::with_exposed_provenance_mut(self.window.start), RESERVED);
             self.slots.fill(0);
             PAGES.fetch_sub(self.count, Ordering::Relaxed);
             self.count = 0;
@@ -152,7 +143,7 @@ impl Windows {
     }
 }
 
-impl Drop for Windows {
+impl Drop for Opened {
     fn drop(&mut self) {
         PAGES.fetch_sub(self.count, Ordering::Relaxed);
     }
@@ -161,7 +152,7 @@ impl Drop for Windows {
 impl Translations {
     /// Whether no window of another chunk is open: going from one to the other takes the host longer than many look-ups.
     pub fn may_open(&self, chunk: u64) -> bool {
-        self.windows.iter().enumerate().all(|(other, window)| *window == 0 || other as u64 == chunk)
+        self.opened.as_ref().is_none_or(|opened| opened.window.chunk == chunk)
     }
 
     fn open_window(&mut self, chunk: u64) -> bool {
@@ -171,12 +162,11 @@ impl Translations {
         }
         let Some(window) = Window::new(chunk) else { return false };
         *place = window.distance();
-        let none = || Box::new(Windows { all: Vec::new(), slots: [0; TLB_ENTRIES / 64], count: 0 });
-        self.opened.get_or_insert_with(none).all.push(window);
+        self.opened = Some(Box::new(Opened { window, slots: [0; TLB_ENTRIES / 64], count: 0 }));
         true
     }
 
-    pub(crate) fn close_windows(&mut self) {
+    pub(crate) fn close_window(&mut self) {
         if self.opened.take().is_some() {
             self.windows = [0; CHUNKS];
         }
@@ -185,7 +175,7 @@ impl Translations {
     /// Puts the page whose place in a window is at `host` there, as far as the arrays have it; false if that changes nothing.
     fn show(&mut self, host: usize, write: bool, memory: &GuestMemory) -> bool {
         let Some(opened) = &mut self.opened else { return false };
-        let Some(linear) = opened.all.iter().find_map(|window| window.linear(host)) else { return false };
+        let Some(linear) = opened.window.linear(host) else { return false };
         let linear = linear & !PAGE_MASK;
         let n = slot(linear);
         if !Self::matches(self.read[n], linear, 1) {
@@ -200,11 +190,10 @@ impl Translations {
             return false;
         }
         let Some(place) = memory.share(page.index) else { return false };
-        let Some(window) = opened.window(linear) else { return false };
         if !opened.has(n) && !take(&PAGES, MOST_PAGES) {
             return false;
         }
-        let shown = window.map(linear, place, write);
+        let shown = opened.window.map(linear, place, write);
         if !opened.has(n) {
             if shown {
                 opened.slots[n / 64] |= 1 << (n % 64);
@@ -218,13 +207,14 @@ impl Translations {
 }
 
 impl<K: Eq + Hash + Clone> Tlb<K> {
-    /// Opens a window of the arrays that accesses use now to a chunk, if there is none to another one. If there are too many, other contexts lose theirs.
+    /// Opens a window of the arrays that accesses use now to a chunk, if there is none to another one. If there are too many, other
+    /// contexts lose theirs.
     pub fn open_window(&mut self, chunk: u64) -> bool {
         let Some(arrays) = self.current_mut().filter(|arrays| arrays.may_open(chunk)) else { return false };
         if arrays.open_window(chunk) {
             return true;
         }
-        self.others_mut().for_each(Translations::close_windows);
+        self.others_mut().for_each(Translations::close_window);
         self.current_mut().is_some_and(|arrays| arrays.open_window(chunk))
     }
 

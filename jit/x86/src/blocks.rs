@@ -27,8 +27,9 @@ pub(crate) struct Block {
     pub(crate) count: u8,
     /// It needs vector state.
     pub(crate) vectors: bool,
-    /// How often the budget has ended before it, if it would become another one then.
+    /// How often the budget has ended before it, if that is counted.
     pub(crate) samples: u8,
+    /// It is: the block would become another one, see [`crate::JitOptions::samples`].
     pub(crate) asked: bool,
     /// The bytes that it was made of, and where in its pages they are: in [`Translator::bytes`] and [`Translator::extents`].
     pub(crate) bytes: Range<usize>,

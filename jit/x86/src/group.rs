@@ -270,7 +270,8 @@ impl Search {
         let base = base.and_then(|value| value.root);
         let index = index.and_then(|(value, scale)| Some((value.root?, scale)));
         let (mut base, mut index, mut steps) = (base, index, 0);
-        if self.looping && !stack && self.is_shown(own) {
+        let window = !stack && self.is_shown(own);
+        if self.looping && window {
             // The window is wide enough for all rounds.
             for root in base.iter_mut().chain(index.iter_mut().map(|(root, _)| root)) {
                 if let Some(walk) = self.values.walk(*root) {
@@ -280,7 +281,6 @@ impl Search {
             }
         }
         let fixed = base.is_none() && index.is_none();
-        let window = !stack && self.is_shown(own);
         let at = if fixed { Some(from) } else { self.likely(own) }.filter(|_| !window);
         let page = at.map(|at| at >> PAGE_SHIFT);
         let key = Key { base, index, page, stack: stack && fixed, window };
