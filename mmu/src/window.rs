@@ -150,18 +150,20 @@ impl Drop for Opened {
 }
 
 impl Translations {
-    /// Whether no window of another chunk is open: going from one to the other takes the host longer than many look-ups.
+    /// Whether no window of another chunk shows anything: going from one to the other takes the host longer than many look-ups. One
+    /// that shows nothing is what another process has left, or an earlier time.
     pub fn may_open(&self, chunk: u64) -> bool {
-        self.opened.as_ref().is_none_or(|opened| opened.window.chunk == chunk)
+        self.opened.as_ref().is_none_or(|opened| opened.window.chunk == chunk || opened.count == 0)
     }
 
     fn open_window(&mut self, chunk: u64) -> bool {
-        let Some(place) = self.windows.get_mut(chunk as usize) else { return false };
+        let Some(place) = self.windows.get(chunk as usize) else { return false };
         if *place != 0 {
             return true;
         }
+        self.close_window();
         let Some(window) = Window::new(chunk) else { return false };
-        *place = window.distance();
+        self.windows[chunk as usize] = window.distance();
         self.opened = Some(Box::new(Opened { window, slots: [0; TLB_ENTRIES / 64], count: 0 }));
         true
     }

@@ -138,6 +138,9 @@ fn other_contexts_see_nothing_of_it() {
     memory.write_u8(GuestPhys(0x9000), 3).expect("in memory");
     assert_eq!((access.read(host), access.read(other)), (Some(0), Some(3)));
     assert!(tlb.open_window(CHUNK) && !tlb.open_window(CHUNK + 1), "one chunk a context");
+    tlb.flush();
+    assert!(tlb.open_window(CHUNK + 1), "the other one shows nothing");
+    assert_eq!(tlb.current().windows[CHUNK as usize], 0);
     tlb.select(two, true);
     assert!(!tlb.open_window(CHUNK), "all its accesses take the slow path");
 }
